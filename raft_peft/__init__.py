@@ -1,0 +1,42 @@
+"""Regression-aware fine-tuning (RAFT) of language models: predict a number, train on its squared error."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from raft_peft.config import RegressionAwareConfig
+    from raft_peft.distribution import GridDistribution
+    from raft_peft.grid import NumberGrid
+    from raft_peft.predictor import RegressionPredictor
+    from raft_peft.trainer import RegressionAwareTrainer
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "GridDistribution",
+    "NumberGrid",
+    "RegressionAwareConfig",
+    "RegressionAwareTrainer",
+    "RegressionPredictor",
+]
+
+# Loaded when first asked for, so that importing the package loads neither torch nor transformers.
+_MODULES = {
+    "GridDistribution": "raft_peft.distribution",
+    "NumberGrid": "raft_peft.grid",
+    "RegressionAwareConfig": "raft_peft.config",
+    "RegressionAwareTrainer": "raft_peft.trainer",
+    "RegressionPredictor": "raft_peft.predictor",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_MODULES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

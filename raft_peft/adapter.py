@@ -1,0 +1,102 @@
+"""What is written beside the adapter, so that a saved folder predicts by itself, and reading it back."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from raft_peft import __version__
+from raft_peft.grid import NumberGrid
+
+RAFT_CONFIG_NAME = "raft_config.json"
+
+_VERSIONED = ("transformers", "peft", "trl", "torch")
+
+
+def installed_versions() -> dict[str, str]:
+    """The versions of this package and of those it builds on."""
+    return {"raft-peft": __version__, **{name: version(name) for name in _VERSIONED}}
+
+
+@dataclass
+class RaftConfig:
+    """The contents of `raft_config.json`.
+
+    Attributes:
+        values: the numbers of the grid.
+        texts: the text of each number.
+        token_ids: the token ids of each number as first resolved in training, or None where no row was seen.
+        token_texts: what the tokenizer decoded these ids to.
+        separator: the text between prompt and number, or None for the default.
+        max_length: the most tokens of a prompt, or None.
+        renormalize: whether probabilities are divided by their sum over the grid.
+        method: how the model predicts.
+        decision: the decision rule.
+        base_model: name or path of the model under the adapter.
+        dtype: the dtype of the weights in training, in which predictions are the same after loading.
+        versions: the versions of the libraries that wrote the folder.
+    """
+
+    values: list[float]
+    texts: list[str]
+    token_ids: list[list[int]] | None = None
+    token_texts: list[str] | None = None
+    separator: str | None = None
+    max_length: int | None = None
+    renormalize: bool = False
+    method: str = "raft"
+    decision: str = "mean"
+    base_model: str | None = None
+    dtype: str | None = None
+    versions: dict[str, str] = field(default_factory=installed_versions)
+
+    @property
+    def grid(self) -> NumberGrid:
+        return NumberGrid(dict(zip(self.values, self.texts, strict=True)))
+
+    def save(self, folder: str | Path) -> None:
+        """Write `raft_config.json` into a folder."""
+        text = json.dumps(asdict(self), indent=2, ensure_ascii=False)
+        (Path(folder) / RAFT_CONFIG_NAME).write_text(text + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: str | Path) -> RaftConfig:
+        """Read a `raft_config.json`.
+
+        Raises:
+            ValueError: the file is not a RAFT configuration.
+        """
+        try:
+            contents = json.loads(Path(path).read_text(encoding="utf-8"))
+            config = cls(**contents)
+            _ = config.grid
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"{path} is not a usable RAFT configuration: {error}. Save the model again with "
+                "`trainer.save_model(folder)`, or pass `grid=` to use the model without the file."
+            ) from error
+        if config.method != "raft" or config.decision != "mean":
+            raise ValueError(
+                f"{path} asks for method {config.method!r} with decision {config.decision!r}, which this version of "
+                "raft-peft does not know. Upgrade: pip install -U raft-peft."
+            )
+        return config
+
+    def check_tokens(self, tokenizer: Any) -> None:
+        """Make sure that the saved ids still mean the same texts.
+
+        Raises:
+            ValueError: the tokenizer is another one than in training.
+        """
+        if self.token_ids is None or self.token_texts is None:
+            return
+        for value, ids, text in zip(self.values, self.token_ids, self.token_texts, strict=True):
+            found = tokenizer.decode(ids, skip_special_tokens=False)
+            if found != text:
+                raise ValueError(
+                    f"The grid value {value:g} was trained as the token ids {ids}, {text!r}, but the tokenizer found "
+                    f"reads them as {found!r}. Load the tokenizer that was saved with the adapter."
+                )

@@ -1,0 +1,45 @@
+"""Batches: rows of different length, padded on the left so that the final position is the last column."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.nn.functional import pad
+from torch.nn.utils.rnn import pad_sequence
+
+
+@dataclass
+class RegressionCollator:
+    """Makes a batch from encoded rows.
+
+    Args:
+        pad_token_id: fills the rows; masked out, so it may be the eos token.
+        pad_to_multiple_of: rounds the length of the batch up to a multiple.
+
+    Returns:
+        A dict of `input_ids` and `attention_mask` of shape (batch, length), `grid_token_ids` of shape
+        (batch, grid), and `labels`, float32 of shape (batch,), where the rows have a `label`.
+    """
+
+    pad_token_id: int
+    pad_to_multiple_of: int | None = None
+
+    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
+        input_ids = [torch.as_tensor(row["input_ids"]) for row in rows]
+        batch = {
+            "input_ids": self._pad(input_ids, self.pad_token_id),
+            "attention_mask": self._pad([torch.ones_like(ids) for ids in input_ids], 0),
+            "grid_token_ids": torch.stack([torch.as_tensor(row["grid_token_ids"]) for row in rows]),
+        }
+        if "label" in rows[0]:
+            batch["labels"] = torch.tensor([row["label"] for row in rows], dtype=torch.float32)
+        return batch
+
+    def _pad(self, rows: list[torch.Tensor], value: int) -> torch.Tensor:
+        padded = pad_sequence(rows, batch_first=True, padding_value=value, padding_side="left")
+        if self.pad_to_multiple_of is not None:
+            padded = pad(padded, (-padded.shape[1] % self.pad_to_multiple_of, 0), value=value)
+        return padded

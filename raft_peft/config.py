@@ -1,0 +1,131 @@
+"""The settings of a regression-aware run."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+import torch
+from transformers import TrainingArguments
+from transformers.utils import is_torch_bf16_gpu_available
+from trl import SFTConfig
+
+_LOWER_IS_BETTER = ("rmse", "mae", "loss")
+
+# Settings of SFTConfig that speak of tokens, or of a loss over them: the value that can be honoured, and what to do.
+_UNSUPPORTED = {
+    "packing": (
+        False,
+        "A packed row has one final position for many prompts. Leave packing off; "
+        "`train_sampling_strategy='group_by_length'` saves the padding.",
+    ),
+    "eval_packing": (None, "Every prompt is scored at its own final position. Leave eval_packing unset."),
+    "padding_free": (
+        False,
+        "Rows are padded on the left and scored at their last token. Use "
+        "`train_sampling_strategy='group_by_length'` to save the padding.",
+    ),
+    "completion_only_loss": (None, "The loss is on the number alone, never on tokens. Leave it unset."),
+    "assistant_only_loss": (False, "The loss is on the number alone, never on tokens. Leave it off."),
+    "loss_type": ("nll", "The loss is the squared error of the expected number. Leave loss_type at its default."),
+    "label_smoothing_factor": (0.0, "It smooths a token cross-entropy, and there is none. Set it to 0."),
+    "dataset_text_field": ("text", "Rows are `prompt` and a label. Rename the column of the text to `prompt`."),
+    "dataset_kwargs": (None, "Rows with `input_ids` and a label are recognised as tokenized. Leave it unset."),
+    "label_names": (None, "Set `label_column` to the name of the column that holds the label."),
+    "average_tokens_across_devices": (True, "The loss is a mean over the examples of all devices. Leave it on."),
+    "batch_eval_metrics": (False, "Correlations need all predictions, and numbers take little memory. Leave it off."),
+    "eval_do_concat_batches": (True, "Metrics are computed over all rows at once. Leave it on."),
+    "prediction_loss_only": (False, "Metrics need predictions, one number a row. Leave it off."),
+}
+
+
+@dataclass
+class RegressionAwareConfig(SFTConfig):
+    """Settings of [`RegressionAwareTrainer`]: those of TRL's `SFTConfig`, and these.
+
+    Parameters:
+        label_column: name of the dataset column that holds the target number. A numeric `completion` is read in
+            its place where the column is missing.
+        separator: text between the prompt and the number. None puts one space after a plain prompt that does not
+            end in white space, and nothing after a chat template's generation prompt.
+        renormalize: divide the probabilities by their sum over the grid, in training and in prediction (the paper's
+            Table 16). Off, they are over the whole vocabulary (its eq. 10).
+
+    These defaults differ from `SFTConfig`:
+        - `learning_rate`: 2e-4, for LoRA, instead of 2e-5.
+        - `lr_scheduler_type`: cosine instead of linear, after `warmup_steps` of a tenth of the run.
+        - `truncation_mode`: keep_end, the one mode that keeps the place where the number begins.
+        - `bf16`: where unset, on for an accelerator that can do it and off elsewhere, the CPU included.
+        - `greater_is_better`: follows `metric_for_best_model`; False for rmse, mae and loss.
+
+    Raises:
+        ValueError: a setting of `SFTConfig` that cannot be honoured, with the reason and what to use instead.
+    """
+
+    learning_rate: float = field(default=2e-4, metadata={"help": "The initial learning rate."})
+    lr_scheduler_type: str = field(default="cosine", metadata={"help": "The learning rate schedule."})
+    warmup_steps: float = field(
+        default=0.1,
+        metadata={"help": "Warm-up of the learning rate: a number of steps, or below 1 a share of all steps."},
+    )
+    truncation_mode: str = field(
+        default="keep_end",
+        metadata={
+            "help": "How a prompt longer than `max_length` is cut. `'keep_end'` drops its beginning, since the number "
+            "stands at its end.",
+            "choices": ["keep_end"],
+        },
+    )
+    label_column: str = field(
+        default="label",
+        metadata={"help": "Name of the dataset column that holds the target number."},
+    )
+    separator: str | None = field(
+        default=None,
+        metadata={
+            "help": "Text between the prompt and the number. By default one space after a plain prompt that does not "
+            "end in white space, and nothing after a chat template's generation prompt."
+        },
+    )
+    renormalize: bool = field(
+        default=False,
+        metadata={
+            "help": "Divide the probabilities by their sum over the grid, in training and in prediction. Off, they "
+            "are over the whole vocabulary."
+        },
+    )
+
+    def __post_init__(self) -> None:
+        for name, (supported, cure) in _UNSUPPORTED.items():
+            value = getattr(self, name)
+            if value != supported and not (supported in (None, False) and value in (None, False)):
+                raise ValueError(f"`{name}={value!r}` cannot be used with a regression loss. {cure}")
+        if self.truncation_mode != "keep_end":
+            raise ValueError(
+                f"`truncation_mode={self.truncation_mode!r}` would cut off the end of the prompt, where the number "
+                "begins. Use 'keep_end'."
+            )
+        if self.metric_for_best_model is not None and self.greater_is_better is None:  # type: ignore[has-type]
+            self.greater_is_better = not self.metric_for_best_model.endswith(_LOWER_IS_BETTER)
+        if self.bf16 is None:  # type: ignore[has-type]
+            self.bf16 = not self.fp16 and is_torch_bf16_gpu_available()
+        if self.bf16 and not torch.accelerator.is_available():
+            self.use_cpu = True  # bf16 on the CPU is asked for; without this, transformers demands a GPU
+        with warnings.catch_warnings():
+            # TRL deprecates the mode for its token losses, while this trainer cuts prompts itself; and transformers
+            # deprecates the name under which TRL turns on activation checkpointing.
+            for name in ("keep_end", "gradient_checkpointing"):
+                warnings.filterwarnings("ignore", message=f".*{name}.* is deprecated", category=FutureWarning)
+            super().__post_init__()
+
+    @classmethod
+    def from_training_arguments(cls, args: TrainingArguments) -> RegressionAwareConfig:
+        """The settings of a run that was configured for `Trainer` or `SFTTrainer`, as far as they can be honoured."""
+        accepted = {setting.name for setting in fields(cls) if setting.init}
+        settings: dict[str, Any] = {
+            setting.name: getattr(args, setting.name) for setting in fields(args) if setting.name in accepted
+        }
+        if settings.get("truncation_mode") == "keep_start":  # SFTConfig's default, meant for completions
+            del settings["truncation_mode"]
+        return cls(**settings)

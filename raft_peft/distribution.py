@@ -1,0 +1,66 @@
+"""The distribution over the grid that the model holds for each prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True)
+class GridDistribution:
+    """Probabilities of the numbers of a grid, for a batch of prompts.
+
+    Attributes:
+        log_probs: log p(str(y) | x) in nats, float32, of shape (batch, grid). Normalised over the whole vocabulary,
+            so that the probabilities of a row sum to at most one.
+        values: the numbers y in the unit of the labels, float32, of shape (grid,).
+    """
+
+    log_probs: torch.Tensor
+    values: torch.Tensor
+
+    @classmethod
+    def from_logits(
+        cls, logits: torch.Tensor, token_ids: torch.Tensor, values: torch.Tensor | Sequence[float]
+    ) -> GridDistribution:
+        """Read the grid off the logits of the next token, in float32 whatever their dtype.
+
+        Args:
+            logits: logits over the whole vocabulary, of shape (batch, vocabulary).
+            token_ids: the token of each grid value, of shape (batch, grid), since it may depend on the prompt.
+            values: the grid's numbers, of shape (grid,).
+        """
+        logits = logits.float()
+        log_probs = logits.gather(-1, token_ids) - logits.logsumexp(-1, keepdim=True)
+        return cls(log_probs, torch.as_tensor(values, dtype=torch.float32, device=logits.device))
+
+    def __len__(self) -> int:
+        return self.log_probs.shape[0]
+
+    @property
+    def probs(self) -> torch.Tensor:
+        """p(str(y) | x), of shape (batch, grid)."""
+        return self.log_probs.exp()
+
+    @property
+    def mass(self) -> torch.Tensor:
+        """The probability that the model answers with a number of the grid, of shape (batch,)."""
+        return self.probs.sum(-1)
+
+    @property
+    def mass_off_grid(self) -> torch.Tensor:
+        """The probability that the model answers with anything else, of shape (batch,)."""
+        return (1 - self.mass).clamp(min=0)
+
+    @property
+    def entropy(self) -> torch.Tensor:
+        """Entropy in nats of the distribution renormalised over the grid, of shape (batch,); 0 to log(grid)."""
+        log_probs = self.renormalized().log_probs
+        # entr(p) = -p log p with the limit 0 at p = 0
+        return torch.special.entr(log_probs.exp()).sum(-1)
+
+    def renormalized(self) -> GridDistribution:
+        """The distribution given that the answer is on the grid: p divided by its sum (the paper's Table 16)."""
+        return GridDistribution(self.log_probs.log_softmax(-1), self.values)

@@ -1,0 +1,75 @@
+"""Metrics of regression, on NumPy arrays of shape (examples,)."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+
+Numbers = npt.ArrayLike
+
+
+def rmse(prediction: Numbers, target: Numbers) -> float:
+    """Root of the mean squared error, in the unit of the target.
+
+    >>> rmse([1, 2], [1, 4])
+    1.4142135623730951
+    """
+    return float(np.sqrt(np.mean(_errors(prediction, target) ** 2)))
+
+
+def mae(prediction: Numbers, target: Numbers) -> float:
+    """Mean absolute error, in the unit of the target.
+
+    >>> mae([1, 2], [1, 4])
+    1.0
+    """
+    return float(np.mean(np.abs(_errors(prediction, target))))
+
+
+def pearson(prediction: Numbers, target: Numbers) -> float:
+    """Pearson's correlation, -1 to 1; NaN with a warning where either side is constant."""
+    from scipy import stats
+
+    return _correlation("Pearson", lambda x, y: stats.pearsonr(x, y).statistic, prediction, target)
+
+
+def spearman(prediction: Numbers, target: Numbers) -> float:
+    """Spearman's rank correlation, -1 to 1; NaN with a warning where either side is constant."""
+    from scipy import stats
+
+    return _correlation("Spearman", lambda x, y: stats.spearmanr(x, y).statistic, prediction, target)
+
+
+def regression_metrics(prediction: Numbers, target: Numbers) -> dict[str, float]:
+    """All of the above under the names `rmse`, `mae`, `pearson`, `spearman`."""
+    return {metric.__name__: metric(prediction, target) for metric in (rmse, mae, pearson, spearman)}
+
+
+def _errors(prediction: Numbers, target: Numbers) -> np.ndarray:
+    prediction, target = np.asarray(prediction, dtype=np.float64), np.asarray(target, dtype=np.float64)
+    if prediction.shape != target.shape or prediction.ndim != 1 or prediction.size == 0:
+        raise ValueError(
+            "Metrics need predictions and targets of the same shape (examples,), at least one; got "
+            f"{prediction.shape} and {target.shape}."
+        )
+    return prediction - target
+
+
+def _correlation(
+    name: str, correlation: Callable[[np.ndarray, np.ndarray], float], prediction: Numbers, target: Numbers
+) -> float:
+    _errors(prediction, target)
+    x, y = np.asarray(prediction, dtype=np.float64), np.asarray(target, dtype=np.float64)
+    if not (np.isfinite(x).all() and np.isfinite(y).all()):
+        return float("nan")
+    if np.ptp(x) == 0 or np.ptp(y) == 0:
+        constant = "predictions" if np.ptp(x) == 0 else "targets"
+        warnings.warn(
+            f"{name}'s correlation is undefined: the {constant} are all {x[0] if np.ptp(x) == 0 else y[0]}.",
+            stacklevel=3,
+        )
+        return float("nan")
+    return float(correlation(x, y))

@@ -1,0 +1,32 @@
+import torch
+
+from raft_peft.collate import RegressionCollator
+
+ROWS = [
+    {"input_ids": [5, 6, 7], "grid_token_ids": [1, 2], "label": 3},
+    {"input_ids": [8], "grid_token_ids": [1, 4], "label": 0.1},
+]
+
+
+def test_pads_on_the_left_and_keeps_labels_as_floats():
+    batch = RegressionCollator(pad_token_id=0)(ROWS)
+    assert batch["input_ids"].tolist() == [[5, 6, 7], [0, 0, 8]]
+    assert batch["attention_mask"].tolist() == [[1, 1, 1], [0, 0, 1]]
+    assert batch["grid_token_ids"].tolist() == [[1, 2], [1, 4]]
+    torch.testing.assert_close(batch["labels"], torch.tensor([3.0, 0.1]))
+
+
+def test_a_pad_token_that_is_also_a_token_is_masked_only_as_padding():
+    batch = RegressionCollator(pad_token_id=8)(ROWS)
+    assert batch["attention_mask"].tolist() == [[1, 1, 1], [0, 0, 1]]
+
+
+def test_rounds_the_length_up():
+    batch = RegressionCollator(pad_token_id=0, pad_to_multiple_of=4)(ROWS)
+    assert batch["input_ids"].tolist() == [[0, 5, 6, 7], [0, 0, 0, 8]]
+    assert batch["attention_mask"].sum().item() == 4
+
+
+def test_rows_without_labels_make_a_batch_without():
+    batch = RegressionCollator(pad_token_id=0)([{"input_ids": [1], "grid_token_ids": [1, 2]}])
+    assert "labels" not in batch

@@ -1,0 +1,91 @@
+import pytest
+import torch
+from transformers import TrainingArguments
+from trl import ModelConfig, SFTConfig, TrlParser
+
+from raft_peft import RegressionAwareConfig
+
+
+def test_names_do_not_collide_with_those_of_trl():
+    own = set(RegressionAwareConfig.__annotations__)
+    inherited = set(SFTConfig.__dataclass_fields__)
+    assert own - inherited == {"label_column", "separator", "renormalize"}
+    assert own & inherited == {"learning_rate", "lr_scheduler_type", "warmup_steps", "truncation_mode"}
+
+
+@pytest.mark.parametrize(
+    ("metric", "greater"),
+    [
+        ("rmse", False),
+        ("eval_mae", False),
+        ("loss", False),
+        ("eval_dev_rmse", False),
+        ("pearson", True),
+        ("eval_spearman", True),
+    ],
+)
+def test_the_best_model_is_the_best(metric, greater):
+    assert RegressionAwareConfig("out", metric_for_best_model=metric).greater_is_better is greater
+
+
+def test_the_users_word_on_the_best_model_stands():
+    assert RegressionAwareConfig("out", metric_for_best_model="rmse", greater_is_better=True).greater_is_better
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"packing": True},
+        {"eval_packing": True},
+        {"padding_free": True},
+        {"completion_only_loss": True},
+        {"assistant_only_loss": True},
+        {"loss_type": "dft"},
+        {"label_smoothing_factor": 0.1},
+        {"dataset_text_field": "review"},
+        {"dataset_kwargs": {"skip_prepare_dataset": True}},
+        {"label_names": ["stars"]},
+        {"average_tokens_across_devices": False},
+        {"batch_eval_metrics": True},
+        {"eval_do_concat_batches": False},
+        {"prediction_loss_only": True},
+        {"truncation_mode": "keep_start"},
+    ],
+)
+def test_what_cannot_be_honoured_is_refused_with_the_name(setting):
+    with pytest.raises(ValueError, match=f"`{next(iter(setting))}="):
+        RegressionAwareConfig("out", **setting)
+
+
+def test_bf16_follows_the_hardware():
+    has_accelerator = torch.accelerator.is_available()
+    if not has_accelerator:
+        assert RegressionAwareConfig("out").bf16 is False
+    asked = RegressionAwareConfig("out", bf16=True)
+    assert asked.bf16
+    assert asked.use_cpu is not has_accelerator
+
+
+@pytest.mark.parametrize("args", [SFTConfig("out", use_cpu=True, max_length=77), TrainingArguments("out", seed=3)])
+def test_other_arguments_are_converted(args):
+    config = RegressionAwareConfig.from_training_arguments(args)
+    assert config.seed == args.seed
+    assert config.learning_rate == args.learning_rate
+    assert config.max_length == getattr(args, "max_length", 1024)
+
+
+def test_what_cannot_be_honoured_is_refused_in_a_conversion_too():
+    with pytest.raises(ValueError, match="packing"):
+        RegressionAwareConfig.from_training_arguments(SFTConfig("out", packing=True, use_cpu=True))
+
+
+def test_the_command_line():
+    parser = TrlParser((RegressionAwareConfig, ModelConfig))
+    config, _ = parser.parse_args_and_config(
+        ["--output_dir", "out", "--label_column", "stars", "--renormalize", "--separator", ": ", "--bf16", "False"]
+    )
+    assert (config.label_column, config.renormalize, config.separator) == ("stars", True, ": ")
+    text = " ".join(parser.format_help().split())
+    for name in ("label_column", "separator", "renormalize"):
+        help_text = RegressionAwareConfig.__dataclass_fields__[name].metadata["help"]
+        assert " ".join(help_text.split())[:60] in text

@@ -1,0 +1,51 @@
+import math
+
+import pytest
+import torch
+
+from raft_peft import GridDistribution, decisions
+
+# One row, four tokens with probabilities 0.1, 0.2, 0.3 and 0.4; the grid 10, 20, 30 on the first three.
+LOGITS = torch.tensor([[0.1, 0.2, 0.3, 0.4]]).log()
+IDS = torch.tensor([[0, 1, 2]])
+
+
+def test_probabilities_are_over_the_whole_vocabulary():
+    distribution = GridDistribution.from_logits(LOGITS + 7, IDS, [10, 20, 30])
+    torch.testing.assert_close(distribution.probs, torch.tensor([[0.1, 0.2, 0.3]]))
+    torch.testing.assert_close(distribution.mass, torch.tensor([0.6]))
+    torch.testing.assert_close(distribution.mass_off_grid, torch.tensor([0.4]))
+
+
+def test_the_mean():
+    # 10 x 0.1 + 20 x 0.2 + 30 x 0.3 = 14; divided by the mass 0.6 it is 23.333
+    distribution = GridDistribution.from_logits(LOGITS, IDS, [10, 20, 30])
+    torch.testing.assert_close(decisions.mean(distribution), torch.tensor([14.0]))
+    torch.testing.assert_close(decisions.mean(distribution, renormalize=True), torch.tensor([14 / 0.6]))
+
+
+def test_entropy_is_that_of_the_renormalised_grid():
+    distribution = GridDistribution.from_logits(LOGITS, IDS, [10, 20, 30])
+    expected = -sum(p * math.log(p) for p in (1 / 6, 1 / 3, 1 / 2))
+    assert distribution.entropy.item() == pytest.approx(expected, rel=1e-6)
+    certain = GridDistribution.from_logits(torch.tensor([[300.0, 0.0, 0.0]]), torch.tensor([[0, 1]]), [1, 2])
+    assert certain.entropy.item() == 0
+
+
+def test_each_row_may_have_its_own_tokens():
+    logits = torch.randn(2, 6, generator=torch.Generator().manual_seed(0))
+    ids = torch.tensor([[0, 1], [4, 3]])
+    expected = torch.stack([logits.softmax(-1)[0, [0, 1]], logits.softmax(-1)[1, [4, 3]]])
+    torch.testing.assert_close(GridDistribution.from_logits(logits, ids, [1, 2]).probs, expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_float32_whatever_the_logits(dtype):
+    distribution = GridDistribution.from_logits(LOGITS.to(dtype), IDS, [10, 20, 30])
+    assert distribution.log_probs.dtype == torch.float32
+
+
+def test_extreme_logits_stay_finite():
+    distribution = GridDistribution.from_logits(torch.tensor([[1e4, -1e4, 0.0]]), torch.tensor([[0, 1]]), [1, 5])
+    assert decisions.mean(distribution).item() == 1
+    assert distribution.log_probs.isfinite().all()

@@ -1,0 +1,156 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoTokenizer
+
+from raft_peft import NumberGrid, RegressionPredictor
+
+GRID = [0, 1, 2, 3, 4]
+
+
+@pytest.fixture
+def predictor(tiny_llama, tokenizer):
+    return RegressionPredictor(tiny_llama, tokenizer, GRID)
+
+
+def by_hand(model, tokenizer, prompt):
+    with torch.no_grad():
+        p = model(torch.tensor([tokenizer(prompt).input_ids])).logits[0, -1].softmax(-1)
+    return sum(y * p[tokenizer.convert_tokens_to_ids(f"Ġ{y}")].item() for y in GRID)
+
+
+def test_numbers_come_back_in_order(predictor, tiny_llama, tokenizer, rows):
+    prompts = [row["prompt"] for row in rows] * 40  # several windows of sorted batches
+    predictions = predictor.predict(prompts, batch_size=3, show_progress=False)
+    assert predictions.shape == (320,)
+    assert predictions.dtype == np.float32
+    expected = [by_hand(tiny_llama, tokenizer, row["prompt"]) for row in rows] * 40
+    np.testing.assert_allclose(predictions, expected, atol=1e-5)
+
+
+def test_an_iterator_is_read_a_window_at_a_time(predictor):
+    read = []
+
+    def prompts():
+        for number in range(1000):
+            read.append(number)
+            yield f"item {number} is"
+
+    encode, most = predictor._encoder.encode, []
+    predictor._encoder.encode = lambda rows, first_row: most.append((len(rows), len(read))) or encode(rows, first_row)
+    assert predictor.predict(prompts(), batch_size=2).shape == (1000,)
+    assert most[0] == (128, 128)
+    assert max(count for count, _ in most) == 128
+
+
+def test_the_distribution(predictor, rows):
+    distribution = predictor.predict_distribution([row["prompt"] for row in rows])
+    assert distribution.log_probs.shape == (8, 5)
+    torch.testing.assert_close(distribution.mass + distribution.mass_off_grid, torch.ones(8))
+    assert ((distribution.entropy >= 0) & (distribution.entropy <= np.log(5) + 1e-6)).all()
+
+
+def test_renormalised(tiny_llama, tokenizer):
+    predictor = RegressionPredictor(tiny_llama, tokenizer, GRID, renormalize=True)
+    distribution = predictor.predict_distribution(["the score is"])
+    expected = (distribution.probs * distribution.values).sum() / distribution.mass.sum()
+    assert predictor.predict(["the score is"]) == pytest.approx(expected.item())
+
+
+def test_chats_rows_and_prompts_that_end_differently(predictor):
+    chat = [{"role": "user", "content": "Rate it"}]
+    text = "user: Rate it\nassistant:\n"
+    predictions = predictor.predict([chat, text, {"prompt": chat}, {"prompt": text}, "the score is", "the score is "])
+    np.testing.assert_allclose(predictions[:4], predictions[0], atol=1e-6)
+    assert predictions.shape == (6,)
+
+
+def test_no_prompts(predictor):
+    assert predictor.predict([]).shape == (0,)
+
+
+@pytest.mark.parametrize("prompts", ["one prompt", {"prompt": "x"}, [{"role": "user", "content": "x"}]])
+def test_one_prompt_that_is_not_in_a_list(predictor, prompts):
+    with pytest.raises(ValueError, match=r"must be a list of .* pass a list of one"):
+        predictor.predict(prompts)
+
+
+def test_a_wrong_prompt_is_named_by_its_number(predictor):
+    with pytest.raises(ValueError, match="row 130: The prompt is empty"):
+        predictor.predict(["fine"] * 130 + [""], batch_size=2)
+    with pytest.raises(ValueError, match="batch_size=0"):
+        predictor.predict(["fine"], batch_size=0)
+
+
+class TestFromPretrained:
+    @pytest.fixture
+    def folder(self, tiny_llama, tokenizer, tmp_path):
+        tiny_llama.save_pretrained(tmp_path)
+        tokenizer.save_pretrained(tmp_path)
+        return tmp_path
+
+    def test_zero_shot_from_a_base_model_and_a_grid(self, folder, tiny_llama, tokenizer):
+        predictor = RegressionPredictor.from_pretrained(folder, grid={y: str(y) for y in GRID}, dtype="float32")
+        expected = by_hand(tiny_llama, tokenizer, "the score is")
+        np.testing.assert_allclose(predictor.predict(["the score is"]), [expected], atol=1e-5)
+
+    def test_a_grid_is_needed(self, folder):
+        with pytest.raises(ValueError, match=r"has no raft_config.json.*Pass grid="):
+            RegressionPredictor.from_pretrained(folder)
+
+    def test_model_options_are_passed_on(self, folder):
+        predictor = RegressionPredictor.from_pretrained(
+            str(folder), GRID, dtype=torch.bfloat16, attn_implementation="eager", device_map="cpu"
+        )
+        assert predictor.model.dtype == torch.bfloat16
+        assert predictor.model.config._attn_implementation == "eager"
+
+    def test_saved_settings_and_their_replacement(self, folder):
+        config = {"values": [1, 2], "texts": ["1", "2"], "renormalize": True, "max_length": 9, "separator": " "}
+        (folder / "raft_config.json").write_text(json.dumps(config))
+        predictor = RegressionPredictor.from_pretrained(folder)
+        assert predictor.renormalize
+        assert predictor.grid == NumberGrid([1, 2])
+        assert predictor._encoder.max_length == 9
+        assert not RegressionPredictor.from_pretrained(folder, renormalize=False).renormalize
+        assert RegressionPredictor.from_pretrained(folder, grid=GRID).grid == NumberGrid(GRID)
+
+    def test_another_tokenizer_in_the_folder_is_noticed(self, folder, smollm2_tokenizer, tokenizer):
+        ids = [[tokenizer.convert_tokens_to_ids(token)] for token in ("Ġ1", "Ġ2")]
+        config = {"values": [1, 2], "texts": ["1", "2"], "token_ids": ids, "token_texts": [" 1", " 2"]}
+        (folder / "raft_config.json").write_text(json.dumps(config))
+        RegressionPredictor.from_pretrained(folder)
+        smollm2_tokenizer.save_pretrained(folder)
+        with pytest.raises(ValueError, match="Load the tokenizer that was saved with the adapter"):
+            RegressionPredictor.from_pretrained(folder)
+
+
+def test_left_and_right_padding_tokenizers_agree(tiny_llama, tokenizer, rows):
+    prompts = [row["prompt"] for row in rows]
+    results = []
+    for side in ("left", "right"):
+        tokenizer.padding_side = side
+        results.append(RegressionPredictor(tiny_llama, tokenizer, GRID).predict(prompts))
+    np.testing.assert_array_equal(*results)
+
+
+def test_a_real_model_by_hand(smollm2):
+    """SmolLM2, zero-shot: the probabilities of the whole vocabulary at the last token of each prompt alone."""
+    predictor = RegressionPredictor.from_pretrained(smollm2, grid=range(6), dtype="float32")
+    tokenizer = AutoTokenizer.from_pretrained(smollm2)
+    chat = [{"role": "user", "content": "How many legs has an insect, halved? Answer with a digit."}]
+    prompts = ["The number of legs of a dog is", "Stars:", "From 0 to 5, how good is this soup? I say\n"]
+    texts = [
+        prompts[0] + " ",
+        prompts[1] + " ",
+        prompts[2],
+        tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True),
+    ]
+    expected = []
+    for text in texts:
+        with torch.no_grad():
+            p = predictor.model(torch.tensor([tokenizer(text).input_ids])).logits[0, -1].double().softmax(-1)
+        expected.append(sum(y * p[tokenizer.convert_tokens_to_ids(str(y))].item() for y in range(6)))
+    np.testing.assert_allclose(predictor.predict([*prompts, chat], batch_size=4), expected, atol=1e-5)
