@@ -10,6 +10,7 @@ from typing import Any
 
 from raft_peft import __version__
 from raft_peft.grid import NumberGrid
+from raft_peft.methods import METHODS, MethodSettings
 
 RAFT_CONFIG_NAME = "raft_config.json"
 
@@ -21,9 +22,9 @@ def installed_versions() -> dict[str, str]:
     return {"raft-peft": __version__, **{name: version(name) for name in _VERSIONED}}
 
 
-@dataclass
-class RaftConfig:
-    """The contents of `raft_config.json`.
+@dataclass(kw_only=True)
+class RaftConfig(MethodSettings):
+    """The contents of `raft_config.json`: those of [`MethodSettings`], and these.
 
     Attributes:
         values: the numbers of the grid.
@@ -32,9 +33,8 @@ class RaftConfig:
         token_texts: what the tokenizer decoded these ids to.
         separator: the text between prompt and number, or None for the default.
         max_length: the most tokens of a prompt, or None.
-        renormalize: whether probabilities are divided by their sum over the grid.
-        method: how the model predicts.
-        decision: the decision rule.
+        head: the class of a head that is not the method's own, which loading has to be given; None for the method's
+            own.
         base_model: name or path of the model under the adapter.
         dtype: the dtype of the weights in training, in which predictions are the same after loading.
         versions: the versions of the libraries that wrote the folder.
@@ -46,9 +46,7 @@ class RaftConfig:
     token_texts: list[str] | None = None
     separator: str | None = None
     max_length: int | None = None
-    renormalize: bool = False
-    method: str = "raft"
-    decision: str = "mean"
+    head: str | None = None
     base_model: str | None = None
     dtype: str | None = None
     versions: dict[str, str] = field(default_factory=installed_versions)
@@ -73,15 +71,18 @@ class RaftConfig:
             contents = json.loads(Path(path).read_text(encoding="utf-8"))
             config = cls(**contents)
             _ = config.grid
+            known_method = config.method in METHODS
+            if known_method:
+                config.check_method()
         except (TypeError, ValueError) as error:
             raise ValueError(
                 f"{path} is not a usable RAFT configuration: {error}. Save the model again with "
                 "`trainer.save_model(folder)`, or pass `grid=` to use the model without the file."
             ) from error
-        if config.method != "raft" or config.decision != "mean":
+        if not known_method:
             raise ValueError(
-                f"{path} asks for method {config.method!r} with decision {config.decision!r}, which this version of "
-                "raft-peft does not know. Upgrade: pip install -U raft-peft."
+                f"{path} asks for method {config.method!r}, which this version of raft-peft does not know. Upgrade: "
+                "pip install -U raft-peft."
             )
         return config
 

@@ -10,6 +10,8 @@ import torch
 from torch.nn.functional import pad
 from torch.nn.utils.rnn import pad_sequence
 
+from raft_peft.completion import IGNORED
+
 
 @dataclass
 class RegressionCollator:
@@ -21,7 +23,8 @@ class RegressionCollator:
 
     Returns:
         A dict of `input_ids` and `attention_mask` of shape (batch, length), `grid_token_ids` of shape
-        (batch, grid), and `labels`, float32 of shape (batch,), where the rows have a `label`.
+        (batch, grid); where the rows have a `label`, `labels`, float32 of shape (batch,); and where they have
+        `target_ids`, these, padded on the right with -100, of shape (batch, tokens).
     """
 
     pad_token_id: int
@@ -36,6 +39,9 @@ class RegressionCollator:
         }
         if "label" in rows[0]:
             batch["labels"] = torch.tensor([row["label"] for row in rows], dtype=torch.float32)
+        if "target_ids" in rows[0]:
+            target_ids = [torch.as_tensor(row["target_ids"]) for row in rows]
+            batch["target_ids"] = pad_sequence(target_ids, batch_first=True, padding_value=IGNORED)
         return batch
 
     def _pad(self, rows: list[torch.Tensor], value: int) -> torch.Tensor:

@@ -11,6 +11,8 @@ from transformers import TrainingArguments
 from transformers.utils import is_torch_bf16_gpu_available
 from trl import SFTConfig
 
+from raft_peft.methods import MethodSettings
+
 _LOWER_IS_BETTER = ("rmse", "mae", "loss")
 
 # Settings of SFTConfig that speak of tokens, or of a loss over them: the value that can be honoured, and what to do.
@@ -41,7 +43,7 @@ _UNSUPPORTED = {
 
 
 @dataclass
-class RegressionAwareConfig(SFTConfig):
+class RegressionAwareConfig(MethodSettings, SFTConfig):
     """Settings of [`RegressionAwareTrainer`]: those of TRL's `SFTConfig`, and these.
 
     Parameters:
@@ -49,8 +51,9 @@ class RegressionAwareConfig(SFTConfig):
             its place where the column is missing.
         separator: text between the prompt and the number. None puts one space after a plain prompt that does not
             end in white space, and nothing after a chat template's generation prompt.
-        renormalize: divide the probabilities by their sum over the grid, in training and in prediction (the paper's
-            Table 16). Off, they are over the whole vocabulary (its eq. 10).
+        init: pretrained, or random, where the model that the trainer is given by name starts from random weights.
+        method, decision, renormalize, attention, num_samples, weights, special_token, mlp_width, pooling: see
+            [`MethodSettings`].
 
     These defaults differ from `SFTConfig`:
         - `learning_rate`: 2e-4, for LoRA, instead of 2e-5.
@@ -88,11 +91,12 @@ class RegressionAwareConfig(SFTConfig):
             "end in white space, and nothing after a chat template's generation prompt."
         },
     )
-    renormalize: bool = field(
-        default=False,
+    init: str = field(
+        default="pretrained",
         metadata={
-            "help": "Divide the probabilities by their sum over the grid, in training and in prediction. Off, they "
-            "are over the whole vocabulary."
+            "help": "pretrained, or random, where the model named starts from random weights, of its architecture "
+            "alone.",
+            "choices": ["pretrained", "random"],
         },
     )
 
@@ -101,6 +105,9 @@ class RegressionAwareConfig(SFTConfig):
             value = getattr(self, name)
             if value != supported and not (supported in (None, False) and value in (None, False)):
                 raise ValueError(f"`{name}={value!r}` cannot be used with a regression loss. {cure}")
+        self.check_method()
+        if self.init not in ("pretrained", "random"):
+            raise ValueError(f"`init={self.init!r}` does not exist. Use 'pretrained' or 'random'.")
         if self.truncation_mode != "keep_end":
             raise ValueError(
                 f"`truncation_mode={self.truncation_mode!r}` would cut off the end of the prompt, where the number "

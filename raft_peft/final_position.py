@@ -1,10 +1,11 @@
-"""The logits of the last real token of each row, and of no other."""
+"""What the model says at the last real token of each row: the logits there, and of no other position."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -28,9 +29,33 @@ def check_final_logits(model: Any) -> None:
         )
 
 
-def final_position_outputs(
-    model: Any, input_ids: torch.Tensor, attention_mask: torch.Tensor, *, unwrapped: Any = None, **kwargs: Any
-) -> tuple[torch.Tensor, Any]:
+@dataclass(frozen=True)
+class FinalPosition:
+    """What the model says at the last real token of each row.
+
+    Attributes:
+        logits: over the vocabulary, of shape (batch, vocabulary).
+        attention_mask: 1 on real tokens, 0 on padding, which is on the left, of shape (batch, length).
+        hidden_states: the output embeddings of all positions, before the head over the vocabulary, of shape
+            (batch, length, hidden); None where they were not asked for.
+        outputs: all that the model returned.
+    """
+
+    logits: torch.Tensor
+    attention_mask: torch.Tensor
+    hidden_states: torch.Tensor | None
+    outputs: Any
+
+
+def read_final_position(
+    model: Any,
+    input_ids: torch.Tensor,
+    attention_mask: torch.Tensor,
+    *,
+    unwrapped: Any = None,
+    hidden_states: bool = False,
+    **kwargs: Any,
+) -> FinalPosition:
     """Run the model's own forward, keeping the logits of the final position alone.
 
     Whatever the architecture does behind its head (soft-capping, scaling) is done, since its own forward does it.
@@ -41,24 +66,72 @@ def final_position_outputs(
         input_ids: tokens, of shape (batch, length).
         attention_mask: 1 on real tokens and 0 on padding, of shape (batch, length).
         unwrapped: the model without its wrapper, where it has one.
+        hidden_states: whether to keep the output embeddings of all positions.
         kwargs: passed on to the forward.
-
-    Returns:
-        The logits over the vocabulary of shape (batch, vocabulary), and the outputs of the model.
     """
-    unwrapped = model if unwrapped is None else unwrapped
     # Padding goes to the left, so that every row's last real token is in the last column.
     order = attention_mask.argsort(dim=1, stable=True)
     input_ids, attention_mask = input_ids.gather(1, order), attention_mask.gather(1, order)
-    inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "logits_to_keep": 1, **kwargs}
+    unwrapped = model if unwrapped is None else unwrapped
+    kept: list[torch.Tensor] = []
+    hook = (
+        _backbone(unwrapped).register_forward_hook(lambda *call: kept.append(call[-1][0])) if hidden_states else None
+    )
+    try:
+        outputs = last_logits(model, input_ids, attention_mask, 1, unwrapped=unwrapped, **kwargs)
+    finally:
+        if hook is not None:
+            hook.remove()
+    return FinalPosition(outputs.logits[:, -1], attention_mask, kept[0] if kept else None, outputs)
+
+
+def last_logits(
+    model: Any,
+    input_ids: torch.Tensor,
+    attention_mask: torch.Tensor,
+    keep: int,
+    *,
+    unwrapped: Any = None,
+    **kwargs: Any,
+) -> Any:
+    """The model's outputs with the logits of the last columns alone, of shape (batch, keep, vocabulary)."""
+    unwrapped = model if unwrapped is None else unwrapped
+    inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "logits_to_keep": keep, **kwargs}
     parameters = _forward_parameters(unwrapped)
     if "position_ids" in parameters:
         inputs["position_ids"] = (attention_mask.cumsum(1) - 1).clamp(min=0)
     if "use_cache" in parameters:
         inputs["use_cache"] = False
     with _head_in_its_own_dtype(unwrapped):
-        outputs = model(**inputs)
-    return outputs.logits[:, -1], outputs
+        return model(**inputs)
+
+
+def check_bidirectional(model: Any) -> None:
+    """Refuse a model whose tokens cannot be made to attend to those behind them.
+
+    It is tried on two tokens, of which the first must change with the second.
+
+    Raises:
+        ValueError: the installed transformers cannot do it for this architecture.
+    """
+    device = model.get_input_embeddings().weight.device
+    pairs = torch.tensor([[0, 1], [0, 2]], device=device)
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            final = read_final_position(model, pairs, torch.ones_like(pairs), hidden_states=True, is_causal=False)
+        first = final.hidden_states[:, 0]  # type: ignore[index]
+        if not torch.equal(first[0], first[1]):
+            return
+    except TypeError:  # a forward that takes no `is_causal`
+        pass
+    finally:
+        model.train(was_training)
+    raise ValueError(
+        f"{type(_base_model(model)).__name__} attends to earlier tokens only, and this version of transformers cannot "
+        "change that. Set attention='causal'."
+    )
 
 
 @contextmanager
@@ -88,6 +161,11 @@ def _head_in_its_own_dtype(model: Any) -> Iterator[None]:
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _backbone(model: Any) -> Any:
+    """The part of the model that gives the output embeddings."""
+    return _base_model(model).get_decoder()
 
 
 def _base_model(model: Any) -> Any:

@@ -134,10 +134,12 @@ class ResolvedGrid:
     Attributes:
         prompt_ids: the ids of the prompt, leading special tokens included, ending where the number begins.
         token_ids: for each value of the grid, in order, the ids of the number; usually one id each.
+        target_ids: the ids of the target's text after the same prompt; empty where none was asked for.
     """
 
     prompt_ids: tuple[int, ...]
     token_ids: tuple[tuple[int, ...], ...]
+    target_ids: tuple[int, ...] = ()
 
 
 def default_separator(text: str) -> str:
@@ -146,7 +148,7 @@ def default_separator(text: str) -> str:
 
 
 def resolve_in_contexts(
-    grid: NumberGrid, tokenizer: Any, contexts: Sequence[Context]
+    grid: NumberGrid, tokenizer: Any, contexts: Sequence[Context], targets: Sequence[str] | None = None
 ) -> list[ResolvedGrid | ValueError]:
     """Resolve the grid in many contexts with one call of the tokenizer.
 
@@ -154,22 +156,34 @@ def resolve_in_contexts(
     sentences share with the tokenized prompt + separator are the prompt, the rest is the number. So " 3" is the one
     token `Ġ3` where the vocabulary has it, and `Ġ`, `3` where it has not; then the lone space ends the prompt.
 
+    Args:
+        grid: the numbers.
+        tokenizer: a Hugging Face tokenizer.
+        contexts: what stands before the number.
+        targets: for each context a text to resolve with the grid, such as that of a number between grid values.
+
     Returns:
         For each context the resolved grid, or the error that says why it has none. Errors are returned, not raised,
         so that the caller can name every row that is wrong.
     """
-    sentences = [context.text + context.separator + text for context in contexts for text in ("", *grid.texts)]
+    texts = [("", *grid.texts)] * len(contexts)
+    if targets is not None:
+        texts = [(*row, target) for row, target in zip(texts, targets, strict=True)]
+    sentences = [
+        context.text + context.separator + text for context, row in zip(contexts, texts, strict=True) for text in row
+    ]
     if not sentences:
         return []
     encoded = tokenizer(sentences, add_special_tokens=False)["input_ids"]
     leading_ids = _leading_special_ids(tokenizer)
-    stride = len(grid) + 1
+    stride = len(texts[0])
     resolved: list[ResolvedGrid | ValueError] = []
     for row, context in enumerate(contexts):
         opening, *whole = encoded[row * stride : (row + 1) * stride]
         try:
-            prompt_length = _prompt_length(grid, tokenizer, context, opening, whole)
-            token_ids = tuple(tuple(ids[prompt_length:]) for ids in whole)
+            prompt_length = _prompt_length(texts[row][1:], tokenizer, context, opening, whole)
+            number_ids = [tuple(ids[prompt_length:]) for ids in whole]
+            token_ids = tuple(number_ids[: len(grid)])
             _check_number_tokens(grid, tokenizer, context, token_ids)
         except ValueError as error:
             resolved.append(error)
@@ -177,7 +191,7 @@ def resolve_in_contexts(
         prompt_ids = tuple(opening[:prompt_length])
         if context.add_special_tokens and prompt_ids[: len(leading_ids)] != leading_ids:
             prompt_ids = leading_ids + prompt_ids
-        resolved.append(ResolvedGrid(prompt_ids, token_ids))
+        resolved.append(ResolvedGrid(prompt_ids, token_ids, *number_ids[len(grid) :]))
     return resolved
 
 
@@ -228,7 +242,7 @@ def _leading_special_ids(tokenizer: Any) -> tuple[int, ...]:
 
 
 def _prompt_length(
-    grid: NumberGrid, tokenizer: Any, context: Context, opening: list[int], whole: list[list[int]]
+    texts: Sequence[str], tokenizer: Any, context: Context, opening: list[int], whole: list[list[int]]
 ) -> int:
     if not context.text.strip():
         raise ValueError("The prompt is empty. The model needs a text after which the number stands.")
@@ -240,7 +254,7 @@ def _prompt_length(
     if tokenizer.decode(opening[length:], skip_special_tokens=False).strip():
         index = shared.index(length)
         raise ValueError(
-            f"The number {grid.texts[index]!r} merges into the end of the prompt {_tail(context.text)!r}: the "
+            f"The number {texts[index]!r} merges into the end of the prompt {_tail(context.text)!r}: the "
             f"tokenizer gives {_token_texts(tokenizer, opening[length:])} without the number and "
             f"{_token_texts(tokenizer, whole[index][length:])} with it. End the prompt with a space or a new line, "
             "or set another separator."

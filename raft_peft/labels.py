@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from numbers import Real
 from typing import Any
 
-from raft_peft.grid import NumberGrid
+from raft_peft.grid import NumberGrid, number_text
 from raft_peft.prompts import rows_error
 
 
@@ -41,6 +41,39 @@ def read_labels(
     if errors:
         raise rows_error(errors)
     return labels
+
+
+def target_texts(labels: Sequence[float], grid: NumberGrid, first_row: int = 0) -> list[str]:
+    """The text that each target is written as: the grid's own where it is on the grid, else the shortest decimal text.
+
+    Raises:
+        ValueError: the grid writes numbers as something else, and has no text for some. The message names the rows.
+    """
+    texts = dict(grid)
+    without = [(row, label) for row, label in enumerate(labels, first_row) if label not in texts]
+    if without and not grid.is_plain:
+        reason = (
+            f"has no text: this grid writes numbers as {', '.join(grid.texts)}. Round the label to the grid, or use a "
+            "method that needs no text, such as raft."
+        )
+        raise rows_error([(row, f"the label {number_text(label)} {reason}") for row, label in without])
+    return [texts.get(label, number_text(label)) for label in labels]
+
+
+def check_within(labels: Sequence[float], grid: NumberGrid, first_row: int = 0) -> None:
+    """Raise a ValueError that names the rows whose label lies outside the grid's range."""
+    low, high = label_range(grid, renormalize=True)
+    outside = [
+        (
+            row,
+            f"the label {number_text(label)} lies outside {number_text(low)} to {number_text(high)}, the range of the "
+            "grid, where the loss would have no lower bound. Scale the labels, or widen the grid.",
+        )
+        for row, label in enumerate(labels, first_row)
+        if not low <= label <= high
+    ]
+    if outside:
+        raise rows_error(outside)
 
 
 def label_range(grid: NumberGrid, *, renormalize: bool) -> tuple[float, float]:

@@ -15,13 +15,14 @@ from tqdm.auto import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import cached_file
 
-from raft_peft import decisions
 from raft_peft.adapter import RAFT_CONFIG_NAME, RaftConfig
 from raft_peft.collate import RegressionCollator
 from raft_peft.distribution import GridDistribution
-from raft_peft.final_position import check_final_logits, final_position_outputs
 from raft_peft.grid import NumberGrid
+from raft_peft.heads import Head
+from raft_peft.methods import MethodSettings
 from raft_peft.prompts import EncodedPrompt, PromptEncoder
+from raft_peft.readout import HEAD_FILE, Readout
 
 ADAPTER_CONFIG_NAME = "adapter_config.json"
 # Prompts are sorted by length among this many batches: long enough to save padding, short enough for any memory.
@@ -42,7 +43,12 @@ class RegressionPredictor:
         grid: the numbers that it may answer with, as for [`RegressionAwareTrainer`].
         separator: text between prompt and number; None for the default, see [`RegressionAwareConfig`].
         max_length: the most tokens of a prompt; a longer one loses its beginning. None for no limit.
-        renormalize: whether probabilities are divided by their sum over the grid.
+        head: a head of yours, for a model that was trained with it.
+        grid_token_ids: the token of each grid value in training, for a head that starts from them.
+        settings: of [`MethodSettings`]: `method`, `decision`, `renormalize` and so on.
+
+    Raises:
+        ValueError: settings that do not exist or do not go together, or a model that cannot be read like this.
     """
 
     def __init__(
@@ -53,14 +59,18 @@ class RegressionPredictor:
         *,
         separator: str | None = None,
         max_length: int | None = None,
-        renormalize: bool = False,
+        head: Head | None = None,
+        grid_token_ids: Sequence[int] | None = None,
+        **settings: Any,
     ):
-        check_final_logits(model)
+        self.settings = MethodSettings(**settings)
+        self.settings.check_method()
         self.model = model.eval()
         self.tokenizer = tokenizer
         self.grid = NumberGrid(grid)
-        self.renormalize = renormalize
         self._encoder = PromptEncoder(tokenizer, self.grid, separator=separator, max_length=max_length)
+        ids = None if grid_token_ids is None else tuple(grid_token_ids)
+        self.readout = Readout(model, tokenizer, self.grid, self.settings, grid_token_ids=ids, head=head)
         pad_token_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
         self._collator = RegressionCollator(pad_token_id=pad_token_id or 0)
 
@@ -75,7 +85,11 @@ class RegressionPredictor:
         device_map: Any = None,
         separator: str | None = None,
         max_length: int | None = None,
+        method: str | None = None,
+        decision: str | None = None,
         renormalize: bool | None = None,
+        num_samples: int | None = None,
+        head: Head | None = None,
         **model_kwargs: Any,
     ) -> RegressionPredictor:
         """Load what `trainer.save_model` wrote, or a base model for zero-shot prediction.
@@ -86,12 +100,16 @@ class RegressionPredictor:
             dtype: of the weights. By default as in training; for zero-shot, as the model was saved.
             quantization_config: such as a `BitsAndBytesConfig`.
             device_map: by default all on the GPU where there is one, else on the CPU.
-            separator, max_length, renormalize: instead of the saved settings.
+            separator, max_length, decision, renormalize: instead of the saved settings.
+            method, num_samples: see [`MethodSettings`]; by default as trained, or raft. One without parameters of its
+                own reads any model: `rail`, `zero_shot`.
+            head: the head of yours that the model was trained with, made as it was then; its parameters are loaded.
             model_kwargs: passed on to the model's `from_pretrained`, such as `attn_implementation`, `revision` or
                 `token`.
 
         Raises:
-            ValueError: no `raft_config.json` and no grid; a `raft_config.json` that does not fit the tokenizer.
+            ValueError: no `raft_config.json` and no grid; a `raft_config.json` that does not fit the tokenizer; a head
+                that is missing or does not fit.
         """
         name = str(folder_or_model)
         hub: dict[str, Any] = {
@@ -111,12 +129,24 @@ class RegressionPredictor:
         tokenizer = AutoTokenizer.from_pretrained(
             name, trust_remote_code=model_kwargs.get("trust_remote_code", False), **hub
         )
+        settings: dict[str, Any] = {}
+        grid_token_ids = None
         if saved is not None:
             saved.check_tokens(tokenizer)
+            if saved.head is not None and head is None:
+                raise ValueError(
+                    f"{name!r} was trained with a head of your own, {saved.head}. Pass `head=`, made as it was in "
+                    f"training; "
+                    "its parameters are loaded."
+                )
             dtype = saved.dtype if dtype is None else dtype
             separator = saved.separator if separator is None else separator
             max_length = saved.max_length if max_length is None else max_length
-            renormalize = saved.renormalize if renormalize is None else renormalize
+            grid_token_ids = None if saved.token_ids is None else [ids[0] for ids in saved.token_ids]
+            if method in (None, saved.method):
+                settings = saved.method_settings()
+        asked = {"method": method, "decision": decision, "renormalize": renormalize, "num_samples": num_samples}
+        settings |= {setting: value for setting, value in asked.items() if value is not None}
         if dtype is not None:
             model_kwargs["dtype"] = dtype
         if quantization_config is not None:
@@ -128,14 +158,26 @@ class RegressionPredictor:
         is_adapter = _find_file(name, ADAPTER_CONFIG_NAME, hub) is not None
         auto_model = AutoPeftModelForCausalLM if is_adapter else AutoModelForCausalLM
         model = auto_model.from_pretrained(name, **model_kwargs)
-        return cls(
+        predictor = cls(
             model,
             tokenizer,
             NumberGrid(grid),
             separator=separator,
             max_length=max_length,
-            renormalize=bool(renormalize),
+            head=head,
+            grid_token_ids=grid_token_ids,
+            **settings,
         )
+        if predictor.readout.has_parameters:
+            head_path = _find_file(name, HEAD_FILE, hub)
+            if head_path is None:
+                raise ValueError(
+                    f"{name!r} has no {HEAD_FILE}, and the head of method {predictor.settings.method!r} has "
+                    f"parameters. "
+                    "Load a folder that RegressionAwareTrainer.save_model wrote with it, or use method='rail'."
+                )
+            predictor.readout.load_head(head_path)
+        return predictor
 
     def predict(
         self, prompts: Iterable[Any], batch_size: int = 16, *, show_progress: bool | None = None
@@ -152,8 +194,7 @@ class RegressionPredictor:
         Returns:
             The numbers in the unit of the labels, float32, of shape (prompts,), in the order of the prompts.
         """
-        distribution = self.predict_distribution(prompts, batch_size, show_progress=show_progress)
-        return decisions.mean(distribution, renormalize=self.renormalize).numpy()
+        return self._predict(prompts, batch_size, show_progress)[0].numpy()
 
     def predict_distribution(
         self, prompts: Iterable[Any], batch_size: int = 16, *, show_progress: bool | None = None
@@ -161,32 +202,56 @@ class RegressionPredictor:
         """The whole distribution over the grid for each prompt: probabilities, mass on and off the grid, entropy.
 
         Takes what `predict` takes. The result is on the CPU, over the whole vocabulary, not renormalised.
+
+        Raises:
+            ValueError: the method gives a number alone.
         """
+        log_probs = self._predict(prompts, batch_size, show_progress)[1]
+        if log_probs is None:
+            raise ValueError(
+                f"Method {self.settings.method!r} gives one number a prompt, and no distribution over the grid. Use "
+                "`predict`, or a method that does, such as raft."
+            )
+        return GridDistribution(log_probs, self.readout.values)
+
+    def _predict(
+        self, prompts: Iterable[Any], batch_size: int, show_progress: bool | None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Numbers of shape (prompts,), and where there is a distribution its log-probabilities, in order."""
         if batch_size < 1:
             raise ValueError(f"batch_size={batch_size} must be 1 or more.")
         rows = _rows(prompts)
         total = len(prompts) if isinstance(prompts, Sized) else None
         show_progress = (total is None or total > batch_size) if show_progress is None else show_progress
+        numbers: list[torch.Tensor] = []
         log_probs: list[torch.Tensor] = []
         with tqdm(total=total, unit="prompt", disable=not show_progress) as progress:
             for window in _chunks(rows, batch_size * _BATCHES_SORTED_TOGETHER):
-                encoded = self._encoder.encode(window, first_row=sum(map(len, log_probs)))
-                scored = torch.empty(len(encoded), len(self.grid))
+                encoded = self._encoder.encode(window, first_row=sum(map(len, numbers)))
                 by_length = sorted(range(len(encoded)), key=lambda index: -len(encoded[index].input_ids))
+                read = []
                 for batch in _chunks(by_length, batch_size):
-                    scored[batch] = self._score([encoded[index] for index in batch])
+                    read.append(self._read([encoded[index] for index in batch]))
                     progress.update(len(batch))
-                log_probs.append(scored)
-        values = torch.tensor(self.grid.values)
-        return GridDistribution(torch.cat(log_probs) if log_probs else torch.empty(0, len(values)), values)
+                in_order = torch.tensor(by_length).argsort()
+                numbers.append(torch.cat([reading[0] for reading in read])[in_order])
+                distributions = [row for _, row in read if row is not None]
+                if distributions:
+                    log_probs.append(torch.cat(distributions)[in_order])
+        if not numbers:
+            return torch.empty(0), torch.empty(0, len(self.readout.values))
+        return torch.cat(numbers), torch.cat(log_probs) if log_probs else None
 
     @torch.inference_mode()
-    def _score(self, prompts: Sequence[EncodedPrompt]) -> torch.Tensor:
-        batch = self._collator([vars(prompt) for prompt in prompts])
+    def _read(self, prompts: Sequence[EncodedPrompt]) -> tuple[torch.Tensor, torch.Tensor | None]:
+        batch = self._collator([{"input_ids": p.input_ids, "grid_token_ids": p.grid_token_ids} for p in prompts])
         batch = {name: tensor.to(self.model.device) for name, tensor in batch.items()}
-        logits, _ = final_position_outputs(self.model, batch["input_ids"], batch["attention_mask"])
-        token_ids = batch["grid_token_ids"].to(logits.device)
-        return GridDistribution.from_logits(logits, token_ids, self.grid.values).log_probs.cpu()
+        output, _ = self.readout.read_head(self.model, batch)
+        reading = self.readout.read(output, self.model, batch)
+        return (
+            reading.predictions.cpu(),
+            None if reading.distribution is None else reading.distribution.log_probs.cpu(),
+        )
 
 
 def _rows(prompts: Iterable[Any]) -> Iterator[Mapping[str, Any]]:

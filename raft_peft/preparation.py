@@ -9,12 +9,12 @@ import numpy as np
 from datasets import Dataset, Features, IterableDataset, List, Value
 
 from raft_peft.grid import number_text
-from raft_peft.labels import has_label, label_range, read_labels
+from raft_peft.labels import check_within, has_label, label_range, read_labels, target_texts
 from raft_peft.prompts import PromptEncoder
 
 logger = logging.getLogger(__name__)
 
-ENCODED_COLUMNS = ["input_ids", "grid_token_ids", "label"]
+ENCODED_COLUMNS = ["input_ids", "grid_token_ids", "label", "target_ids"]
 
 
 def first_row(dataset: Dataset | IterableDataset, name: str) -> dict[str, Any]:
@@ -42,6 +42,8 @@ def encode_dataset(
     label_column: str,
     require_label: bool = True,
     renormalize: bool = False,
+    with_target_text: bool = False,
+    within_grid: bool = False,
     num_proc: int | None = None,
 ) -> Dataset | IterableDataset:
     """Encode every row, check every label, and say how many rows were cut or cannot be expressed.
@@ -53,10 +55,13 @@ def encode_dataset(
         label_column: the column of the label; a numeric `completion` stands in for it.
         require_label: whether rows without any label are an error, or are encoded without.
         renormalize: whether predictions are renormalised over the grid, which decides the labels within reach.
+        with_target_text: whether to encode the label as text too, with the end-of-sequence token behind it.
+        within_grid: whether a label outside the grid's range is an error, not a warning.
         num_proc: processes to encode with (datasets of known length only).
 
     Returns:
-        A dataset of `input_ids`, `grid_token_ids` and, where the rows have one, `label` as float64.
+        A dataset of `input_ids`, `grid_token_ids`, and, where the rows have a label, `label` as float64 and where
+        asked for `target_ids`.
 
     Raises:
         ValueError: the dataset is empty, holds images, or has rows that cannot be encoded or have no usable label.
@@ -81,22 +86,35 @@ def encode_dataset(
             f"of the target to {label_column!r}, or set label_column to its name."
         )
 
+    if with_target_text and encoder.tokenizer.eos_token_id is None:
+        raise ValueError(
+            "The tokenizer has no end-of-sequence token to put behind the target. Set tokenizer.eos_token."
+        )
+
     def encode(batch: dict[str, list], indices: list[int]) -> dict[str, list]:
         rows = [dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)]
-        prompts = encoder.encode(rows, indices[0])
+        labels = read_labels(rows, encoder.grid, label_column, indices[0]) if labelled else []
+        if within_grid:
+            check_within(labels, encoder.grid, indices[0])
+        targets = target_texts(labels, encoder.grid, indices[0]) if labelled and with_target_text else None
+        prompts = encoder.encode(rows, indices[0], targets)
         encoded: dict[str, list] = {
             "input_ids": [prompt.input_ids for prompt in prompts],
             "grid_token_ids": [prompt.grid_token_ids for prompt in prompts],
             "was_cut": [prompt.was_cut for prompt in prompts],
         }
         if labelled:
-            encoded["label"] = read_labels(rows, encoder.grid, label_column, indices[0])
+            encoded["label"] = labels
+        if targets is not None:
+            encoded["target_ids"] = [[*prompt.target_ids, encoder.tokenizer.eos_token_id] for prompt in prompts]
         return encoded
 
     # Written out, since datasets would infer integers from a first batch of whole labels and cast the rest to them.
     features = {"input_ids": List(Value("int64")), "grid_token_ids": List(Value("int64")), "was_cut": Value("bool")}
     if labelled:
         features["label"] = Value("float64")
+        if with_target_text:
+            features["target_ids"] = List(Value("int64"))
     options: dict[str, Any] = {
         "batched": True,
         "with_indices": True,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from raft_peft.grid import Context, NumberGrid, default_separator, resolve_in_contexts, single_token_ids
@@ -21,11 +21,13 @@ class EncodedPrompt:
         input_ids: the tokens of the prompt; the number would be the next token.
         grid_token_ids: the token of each grid value after this prompt, in the grid's order.
         was_cut: whether the beginning was cut off to fit `max_length`.
+        target_ids: the tokens of the target's text, where one was given.
     """
 
     input_ids: list[int]
     grid_token_ids: list[int]
     was_cut: bool
+    target_ids: list[int] = field(default_factory=list)
 
 
 class PromptEncoder:
@@ -58,7 +60,9 @@ class PromptEncoder:
         self.max_length = max_length
         self.processor = tokenizer if processor is None else processor
 
-    def encode(self, rows: Sequence[Mapping[str, Any]], first_row: int = 0) -> list[EncodedPrompt]:
+    def encode(
+        self, rows: Sequence[Mapping[str, Any]], first_row: int = 0, targets: Sequence[str] | None = None
+    ) -> list[EncodedPrompt]:
         """Encode rows, each holding `prompt` (text or chat messages) or `input_ids`.
 
         A chat row may also hold `tools` and `chat_template_kwargs`, as TRL's rows may.
@@ -66,6 +70,7 @@ class PromptEncoder:
         Args:
             rows: the rows.
             first_row: the number of the first of them in its dataset, for error messages.
+            targets: the text of each row's target, to be encoded behind its prompt.
 
         Raises:
             ValueError: rows that cannot be encoded: an empty prompt, a prompt into which the number merges, a grid
@@ -82,7 +87,8 @@ class PromptEncoder:
             raise rows_error(errors)
 
         encoded = []
-        resolved_grids = resolve_in_contexts(self.grid, self.tokenizer, [context for _, context in readings])
+        contexts = [context for _, context in readings]
+        resolved_grids = resolve_in_contexts(self.grid, self.tokenizer, contexts, targets)
         for number, ((ids_before, _), resolved) in enumerate(zip(readings, resolved_grids, strict=True), first_row):
             try:
                 if isinstance(resolved, ValueError):
@@ -93,7 +99,8 @@ class PromptEncoder:
                 continue
             prompt_ids = [*ids_before, *resolved.prompt_ids]
             input_ids = self._cut(prompt_ids)
-            encoded.append(EncodedPrompt(input_ids, grid_token_ids, len(input_ids) < len(prompt_ids)))
+            was_cut = len(input_ids) < len(prompt_ids)
+            encoded.append(EncodedPrompt(input_ids, grid_token_ids, was_cut, list(resolved.target_ids)))
         if errors:
             raise rows_error(errors)
         return encoded

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -13,6 +14,8 @@ from datasets import Dataset, IterableDataset
 from peft import PeftConfig, TaskType
 from torch.utils.data import DataLoader, SequentialSampler
 from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
     BitsAndBytesConfig,
     DataCollator,
     EvalPrediction,
@@ -21,22 +24,25 @@ from transformers import (
     ProcessorMixin,
     TrainerCallback,
     TrainingArguments,
+    set_seed,
 )
 from transformers.trainer_utils import PredictionOutput
 from trl import SFTTrainer
 from trl.trainer.utils import get_config_model_id
 
-from raft_peft import decisions
 from raft_peft.adapter import RaftConfig
 from raft_peft.collate import RegressionCollator
 from raft_peft.config import RegressionAwareConfig
 from raft_peft.distribution import GridDistribution
-from raft_peft.final_position import check_final_logits, final_position_outputs
+from raft_peft.final_position import check_final_logits
 from raft_peft.grid import NumberGrid
-from raft_peft.losses import squared_error
+from raft_peft.heads import Head
+from raft_peft.losses import DistributionLoss, Loss, cross_entropy, squared_error
+from raft_peft.methods import METHODS
 from raft_peft.metrics import regression_metrics
 from raft_peft.preparation import ENCODED_COLUMNS, encode_dataset, first_row
 from raft_peft.prompts import PromptEncoder
+from raft_peft.readout import HEAD_FILE, HEAD_NAME, Readout
 
 EvalDataset: TypeAlias = Dataset | IterableDataset | dict[str, Dataset | IterableDataset]
 
@@ -48,19 +54,21 @@ class RegressionPredictionOutput(PredictionOutput):
         predictions: one number a row, of shape (rows,), in the order of the dataset and the unit of the labels.
         label_ids: the labels, of shape (rows,), or None where the dataset has none.
         metrics: the metrics, where the dataset has labels.
-        distribution: the probabilities of the grid behind each number, over the whole vocabulary.
+        distribution: the probabilities of the grid behind each number, over the whole vocabulary; None where the
+            method gives a number alone.
     """
 
-    distribution: GridDistribution
+    distribution: GridDistribution | None
 
 
 class RegressionAwareTrainer(SFTTrainer):
     """Fine-tunes a language model to predict a number (RAFT, Lukasik et al., ICLR 2025).
 
-    The prediction is the expectation of a grid of numbers under the model's next-token distribution, the loss its
-    squared error (the paper's eq. 10). Everything else is [`~trl.SFTTrainer`]'s. Overridden are: the preparation of
-    datasets, the collator, the loss and its normalisation, the evaluation step, `predict`, the order of evaluation,
-    and what is saved (`raft_config.json` in addition).
+    By default the prediction is the expectation of a grid of numbers under the model's next-token distribution, the
+    loss its squared error (the paper's eq. 10); `args.method` chooses among the methods that the paper compares.
+    Everything else is [`~trl.SFTTrainer`]'s. Overridden are: the preparation of datasets, the collator, the loss and
+    its normalisation, the evaluation step, `predict`, the order of evaluation, and what is saved (`raft_config.json`
+    in addition).
 
     ```python
     trainer = RegressionAwareTrainer(
@@ -78,6 +86,9 @@ class RegressionAwareTrainer(SFTTrainer):
         train_dataset: rows of `prompt` (text or chat messages) or `input_ids`, and a float `label`. Only `train()`
             needs it; without it the trainer evaluates and predicts zero-shot.
         eval_dataset: the same, or a dict of such datasets.
+        head: a head of yours instead of the method's own, see [`Head`].
+        loss: a loss of yours instead of the method's own: a callable from predictions and targets of shape (batch,) to
+            losses of shape (batch,), such as `torch.nn.HuberLoss(reduction="none")`, or a [`DistributionLoss`].
         compute_metrics: gets an `EvalPrediction` of `predictions` and `label_ids`, both numbers of shape (rows,); its
             metrics are added to rmse, mae, pearson, spearman, grid_mass and loss.
         data_collator: by default [`RegressionCollator`]; another must give the same keys.
@@ -97,10 +108,11 @@ class RegressionAwareTrainer(SFTTrainer):
         "title": "Better autoregressive regression with LLMs via regression-aware fine-tuning",
         "citation": """@inproceedings{lukasik2025better,
     title        = {Better autoregressive regression with {LLM}s via regression-aware fine-tuning},
-    author       = {Lukasik, Michal and Meng, Zhao and Narasimhan, Harikrishna and Chang, Yin-Wen and Menon, Aditya Krishna and Yu, Felix and Kumar, Sanjiv},
+    author       = {Lukasik, Michal and Meng, Zhao and Narasimhan, Harikrishna and Chang, Yin-Wen and
+                    Menon, Aditya Krishna and Yu, Felix and Kumar, Sanjiv},
     year         = 2025,
     booktitle    = {The Thirteenth International Conference on Learning Representations},
-}""",  # noqa: E501
+}""",
     }
     # The loss is divided by the examples of the whole optimizer step, see compute_loss.
     loss_is_scaled_for_ga = True
@@ -111,6 +123,8 @@ class RegressionAwareTrainer(SFTTrainer):
         args: RegressionAwareConfig | TrainingArguments | None = None,
         *,
         grid: Iterable[float] | Mapping[float, str] | NumberGrid,
+        head: Head | None = None,
+        loss: Loss | DistributionLoss | None = None,
         data_collator: DataCollator | None = None,
         train_dataset: Dataset | IterableDataset | None = None,
         eval_dataset: EvalDataset | None = None,
@@ -131,6 +145,13 @@ class RegressionAwareTrainer(SFTTrainer):
             args = RegressionAwareConfig(f"{name.rstrip('/').split('/')[-1]}-RAFT")
         elif not isinstance(args, RegressionAwareConfig):
             args = RegressionAwareConfig.from_training_arguments(args)
+        method = METHODS[args.method]
+        if loss is not None and method.trains_text:
+            raise ValueError(
+                f"`loss` cannot be used with method {args.method!r}, whose loss is over the target's text."
+            )
+        if args.init == "random":
+            model = _random_model(model, args, quantization_config, peft_config)
         if not isinstance(model, str):
             check_final_logits(model)
         for name, dataset in _named_datasets(train_dataset, eval_dataset):
@@ -138,7 +159,9 @@ class RegressionAwareTrainer(SFTTrainer):
 
         self.args = args
         self.grid = NumberGrid(grid)
-        self._grid_token_ids: list[int] | None = None
+        self._grid_token_ids: tuple[int, ...] | None = None
+        self._custom_head = head
+        self._loss = method.loss(args) if loss is None and method.loss is not None else loss
         self._user_compute_metrics = compute_metrics
         # SFTTrainer wants a training dataset; zero-shot prediction has none.
         stand_in = Dataset.from_dict({"input_ids": [[0]], "grid_token_ids": [[0] * len(self.grid)], "label": [0.0]})
@@ -162,8 +185,15 @@ class RegressionAwareTrainer(SFTTrainer):
             self.data_collator = RegressionCollator(
                 pad_token_id=self._tokenizer.pad_token_id, pad_to_multiple_of=args.pad_to_multiple_of
             )
-        check_final_logits(self.model)
         _refuse_sequence_sharding(self.accelerator.parallelism_config)
+        self.readout = Readout(
+            self.model,
+            self._tokenizer,
+            self.grid,
+            args,
+            grid_token_ids=self._grid_token_ids,
+            head=head,
+        )
 
     # Datasets
 
@@ -199,10 +229,12 @@ class RegressionAwareTrainer(SFTTrainer):
                 label_column=self.args.label_column,
                 require_label=require_label,
                 renormalize=self.args.renormalize,
+                with_target_text=METHODS[self.args.method].trains_text,
+                within_grid=METHODS[self.args.method].labels_within_grid,
                 num_proc=self.args.dataset_num_proc,
             )
         if self._grid_token_ids is None and encoded is not dataset:
-            self._grid_token_ids = list(next(iter(encoded))["grid_token_ids"])
+            self._grid_token_ids = tuple(next(iter(encoded))["grid_token_ids"])
         return encoded
 
     def _set_signature_columns_if_needed(self) -> None:
@@ -216,6 +248,11 @@ class RegressionAwareTrainer(SFTTrainer):
                 "There is nothing to train on. Pass `train_dataset` to RegressionAwareTrainer: rows of `prompt` and a "
                 "float `label`. Without it, `evaluate(dataset)` and `predict(dataset)` work zero-shot."
             )
+        if self._loss is None and not self.readout.method.trains_text:
+            raise ValueError(
+                f"Method {self.args.method!r} predicts zero-shot and has no loss to train on. Set `method` to raft or "
+                "another that trains, or pass `loss`."
+            )
         return super().train(*args, **kwargs)
 
     def compute_loss(
@@ -225,43 +262,70 @@ class RegressionAwareTrainer(SFTTrainer):
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
-        """The squared error of the batch, over the number of examples of the whole optimizer step."""
-        distribution, outputs = self._distribution(model, inputs)
-        errors = squared_error(self._decide(distribution), inputs["labels"])
+        """The loss of the batch, over the number of examples of the whole optimizer step."""
+        output, losses, outputs = self._forward(model, inputs)
+        if losses is None:
+            raise ValueError("The rows have no label to train on. Give them a float `label`.")
         auxiliary_steps = 1
         if num_items_in_batch is None:
-            loss = errors.mean()
+            loss = losses.mean()
         else:
             # DDP averages the gradients of the processes, while the count is that of all of them
-            loss = errors.sum() / num_items_in_batch * (self.accelerator.num_processes // self._tp_size)
+            loss = losses.sum() / num_items_in_batch * (self.accelerator.num_processes // self._tp_size)
             auxiliary_steps = self.current_gradient_accumulation_steps
         if self.aux_loss_enabled:
             loss = loss + self.router_aux_loss_coef * outputs.aux_loss / auxiliary_steps
         if self.model.training:
-            self._log_batch(inputs, distribution)
+            self._log_batch(inputs, output)
         return (loss, outputs) if return_outputs else loss
 
-    def _distribution(self, model: Any, inputs: dict[str, torch.Tensor]) -> tuple[GridDistribution, Any]:
-        extra = {"output_router_logits": True} if self.aux_loss_enabled else {}
-        logits, outputs = final_position_outputs(
-            model,
-            inputs["input_ids"],
-            inputs["attention_mask"],
-            unwrapped=self.accelerator.unwrap_model(model, keep_torch_compile=False),
-            **extra,
+    def _forward(
+        self, model: Any, inputs: dict[str, torch.Tensor]
+    ) -> tuple[GridDistribution | torch.Tensor, torch.Tensor | None, Any]:
+        """The head's output, the loss of each row where there are labels, and all that the model returned."""
+        options: dict[str, Any] = {"unwrapped": self._unwrapped(model)}
+        if self.aux_loss_enabled:
+            options["output_router_logits"] = True
+        if "target_ids" in inputs:
+            completion, distribution = self.readout.read_target(model, inputs, **options)
+            return distribution, cross_entropy(completion.log_probs, completion.mask), completion.outputs
+        output, outputs = self.readout.read_head(model, inputs, **options)
+        return output, self._losses(output, inputs["labels"]) if "labels" in inputs else None, outputs
+
+    def _losses(self, output: GridDistribution | torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        labels = labels.to(output.log_probs.device if isinstance(output, GridDistribution) else output.device)
+        if isinstance(self._loss, DistributionLoss):
+            if not isinstance(output, GridDistribution):
+                raise ValueError(
+                    f"{type(self._loss).__name__} reads a distribution, and {type(self.readout.head).__name__} gives "
+                    f"one "
+                    "number a row. Use a loss of the prediction, or a head that gives a GridDistribution."
+                )
+            losses = self._loss(output, labels)
+        else:
+            losses = (self._loss or squared_error)(self.readout.expectation(output), labels)
+        if losses.shape != labels.shape:
+            raise ValueError(
+                f"The loss gives the shape {tuple(losses.shape)} for a batch of {len(labels)}; it must give one "
+                f"value an "
+                "example, not reduced: with torch's losses, reduction='none'."
+            )
+        return losses
+
+    def _unwrapped(self, model: Any) -> Any:
+        return self.accelerator.unwrap_model(model, keep_torch_compile=False)
+
+    def _log_batch(self, inputs: dict[str, torch.Tensor], output: GridDistribution | torch.Tensor) -> None:
+        rows = inputs["attention_mask"]
+        mass = (
+            output.mass.detach().sum() if isinstance(output, GridDistribution) else torch.zeros((), device=rows.device)
         )
-        return GridDistribution.from_logits(logits, inputs["grid_token_ids"], self.grid.values), outputs
-
-    def _decide(self, distribution: GridDistribution) -> torch.Tensor:
-        return decisions.mean(distribution, renormalize=self.args.renormalize)
-
-    def _log_batch(self, inputs: dict[str, torch.Tensor], distribution: GridDistribution) -> None:
-        counts = torch.stack([inputs["attention_mask"].sum(), distribution.mass.detach().sum()])
-        tokens, mass = self.accelerator.gather(counts[None]).sum(0).tolist()
-        rows = len(distribution) * self.accelerator.num_processes
+        counts = torch.stack([rows.sum(), mass.to(rows.device)])
+        tokens, mass_of_all = self.accelerator.gather(counts[None]).sum(0).tolist()
         self._total_train_tokens += int(tokens) // self._tp_size
         self._metrics["train"]["num_tokens"] = [self._total_train_tokens]
-        self._metrics["train"]["grid_mass"].append(mass / rows)
+        if isinstance(output, GridDistribution):
+            self._metrics["train"]["grid_mass"].append(mass_of_all / (len(rows) * self.accelerator.num_processes))
 
     def _get_num_items_in_batch(
         self, batch_samples: list[dict[str, torch.Tensor]], device: torch.device
@@ -280,31 +344,39 @@ class RegressionAwareTrainer(SFTTrainer):
         inputs: dict[str, torch.Tensor],
         prediction_loss_only: bool,
         ignore_keys: list[str] | None = None,
-    ) -> tuple[None, tuple[torch.Tensor, torch.Tensor], torch.Tensor | None]:
-        """Predictions of shape (batch,) and log-probabilities of shape (batch, grid).
+    ) -> tuple[None, dict[str, torch.Tensor], torch.Tensor | None]:
+        """A dict of one tensor a quantity, the batch in its first dimension; see `_compute_metrics`.
 
         No loss is given: `Trainer` would weigh a smaller last batch like a full one. It is a metric instead.
         """
         inputs = self._prepare_inputs(inputs)
         with torch.no_grad(), self.compute_loss_context_manager():
-            distribution, _ = self._distribution(model, inputs)
-        return None, (self._decide(distribution), distribution.log_probs), inputs.get("labels")
+            output, losses, _ = self._forward(model, inputs)
+            reading = self.readout.read(output, self._unwrapped(model), inputs)
+        read = {"predictions": reading.predictions}
+        if reading.distribution is not None:
+            read["log_probs"] = reading.distribution.log_probs
+        if reading.parsed is not None:
+            read |= {"parsed": reading.parsed, "rail": self.readout.expectation(output)}
+        if losses is not None:
+            read["losses"] = losses
+        return None, read, inputs.get("labels")
 
     def _compute_metrics(self, evaluated: EvalPrediction) -> dict[str, float]:
-        predictions, log_probs = evaluated.predictions
-        losses = squared_error(torch.from_numpy(predictions), torch.from_numpy(evaluated.label_ids)).numpy()
-        metrics = {
-            "loss": float(losses.mean()),
-            **regression_metrics(predictions, evaluated.label_ids),
-            "grid_mass": float(np.exp(log_probs).sum(-1).mean()),
-        }
+        read, labels = evaluated.predictions, evaluated.label_ids
+        metrics = {"loss": float(read["losses"].mean()), **regression_metrics(read["predictions"], labels)}
+        if "log_probs" in read:
+            metrics["grid_mass"] = float(np.exp(read["log_probs"]).sum(-1).mean())
+        if "parsed" in read:
+            metrics["parsed"] = float(read["parsed"].mean())
+            metrics |= {f"rail_{name}": value for name, value in regression_metrics(read["rail"], labels).items()}
         if self._user_compute_metrics is not None:
             metrics |= self._user_compute_metrics(
                 EvalPrediction(
-                    predictions=predictions,
-                    label_ids=evaluated.label_ids,
+                    predictions=read["predictions"],
+                    label_ids=labels,
                     inputs=evaluated.inputs,
-                    losses=losses if "loss" in self.args.include_for_metrics else None,
+                    losses=read["losses"] if "loss" in self.args.include_for_metrics else None,
                 )
             )
         return metrics
@@ -324,9 +396,11 @@ class RegressionAwareTrainer(SFTTrainer):
         """
         encoded = self._encode_dataset(test_dataset, metric_key_prefix, require_label=False)
         output = super().predict(encoded, ignore_keys=ignore_keys, metric_key_prefix=metric_key_prefix)
-        predictions, log_probs = output.predictions
-        result = RegressionPredictionOutput(predictions, output.label_ids, output.metrics)
-        result.distribution = GridDistribution(torch.from_numpy(log_probs), torch.tensor(self.grid.values))
+        read = output.predictions
+        result = RegressionPredictionOutput(read["predictions"], output.label_ids, output.metrics)
+        result.distribution = None
+        if "log_probs" in read:
+            result.distribution = GridDistribution(torch.from_numpy(read["log_probs"]), self.readout.values)
         return result
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
@@ -353,12 +427,30 @@ class RegressionAwareTrainer(SFTTrainer):
     # Saving
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        if self.readout.has_parameters:  # the head has a file of its own, and the model's folder stays an ordinary one
+            whole = self.model.state_dict() if state_dict is None else state_dict
+            state_dict = {name: tensor for name, tensor in whole.items() if not name.startswith(f"{HEAD_NAME}.")}
         super()._save(output_dir, state_dict)
         if self.args.should_save:
-            self._raft_config().save(output_dir if output_dir is not None else self.args.output_dir)
+            folder = output_dir if output_dir is not None else self.args.output_dir
+            self._raft_config().save(folder)
+            self.readout.save_head(folder)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        self._load_head(resume_from_checkpoint)
+
+    def _load_best_model(self) -> None:
+        super()._load_best_model()
+        self._load_head(self.state.best_model_checkpoint)
+
+    def _load_head(self, checkpoint: str) -> None:
+        if self.readout.has_parameters:
+            self.readout.load_head(Path(checkpoint) / HEAD_FILE)
 
     def _raft_config(self) -> RaftConfig:
         ids = None if self._grid_token_ids is None else [[token_id] for token_id in self._grid_token_ids]
+        head = None if self._custom_head is None else type(self._custom_head).__qualname__
         return RaftConfig(
             values=list(self.grid.values),
             texts=list(self.grid.texts),
@@ -368,7 +460,8 @@ class RegressionAwareTrainer(SFTTrainer):
             else [self._tokenizer.decode(one, skip_special_tokens=False) for one in ids],
             separator=self.args.separator,
             max_length=self.args.max_length,
-            renormalize=self.args.renormalize,
+            **self.args.method_settings(),
+            head=head,
             base_model=get_config_model_id(self.model.config),
             dtype=str(self.model.dtype).removeprefix("torch."),
         )
@@ -378,6 +471,24 @@ def _named_datasets(train_dataset: Any, eval_dataset: Any) -> list[tuple[str, Da
     evaluated = eval_dataset if isinstance(eval_dataset, dict) else {"eval": eval_dataset}
     named = {"train": train_dataset, **evaluated}
     return [(name, dataset) for name, dataset in named.items() if isinstance(dataset, Dataset | IterableDataset)]
+
+
+def _random_model(model: Any, args: RegressionAwareConfig, quantization_config: Any, peft_config: Any) -> Any:
+    """A model of the architecture named, with random weights."""
+    if not isinstance(model, str):
+        raise ValueError("`init='random'` needs the model's name, to take its architecture from. Pass it as a string.")
+    if quantization_config is not None or peft_config is not None:
+        raise ValueError(
+            "`init='random'` trains all weights: an adapter on random weights, or random weights quantized, could "
+            "not be "
+            "loaded again. Leave out `peft_config` and `quantization_config`."
+        )
+    options = {"trust_remote_code": args.trust_remote_code, **(args.model_init_kwargs or {})}
+    of_config = {name: options.pop(name) for name in ("attn_implementation", "dtype") if name in options}
+    options.pop("device_map", None)
+    config = AutoConfig.from_pretrained(model, **options)
+    set_seed(args.seed)
+    return AutoModelForCausalLM.from_config(config, **{"dtype": torch.float32, **of_config})
 
 
 def _for_causal_lm(peft_config: PeftConfig | None) -> PeftConfig | None:

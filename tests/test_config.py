@@ -1,15 +1,23 @@
+from dataclasses import fields
+
 import pytest
 import torch
 from transformers import TrainingArguments
 from trl import ModelConfig, SFTConfig, TrlParser
 
 from raft_peft import RegressionAwareConfig
+from raft_peft.methods import MethodSettings
 
 
 def test_names_do_not_collide_with_those_of_trl():
-    own = set(RegressionAwareConfig.__annotations__)
+    own = {*RegressionAwareConfig.__annotations__, *(setting.name for setting in fields(MethodSettings))}
     inherited = set(SFTConfig.__dataclass_fields__)
-    assert own - inherited == {"label_column", "separator", "renormalize"}
+    assert own - inherited == {
+        "label_column",
+        "separator",
+        "init",
+        *(setting.name for setting in fields(MethodSettings)),
+    }
     assert own & inherited == {"learning_rate", "lr_scheduler_type", "warmup_steps", "truncation_mode"}
 
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 from transformers import BertConfig, BertModel, GPT2Config, GPT2LMHeadModel
 
-from raft_peft.final_position import check_final_logits, final_position_outputs
+from raft_peft.final_position import check_bidirectional, check_final_logits, read_final_position
 
 
 def by_hand(model, rows):
@@ -37,14 +37,14 @@ def test_equals_each_row_alone(name, side, request):
     model = request.getfixturevalue(name)
     ids, mask = padded(side)
     with torch.no_grad():
-        logits, _ = final_position_outputs(model, ids, mask)
+        logits = read_final_position(model, ids, mask).logits
     torch.testing.assert_close(logits, by_hand(model, ROWS), atol=1e-5, rtol=0)
 
 
 def test_soft_capping_is_the_models_own(tiny_gemma2):
     ids, mask = padded("left")
     with torch.no_grad():
-        logits, _ = final_position_outputs(tiny_gemma2, ids, mask)
+        logits = read_final_position(tiny_gemma2, ids, mask).logits
     assert logits.abs().max() <= 2.0
 
 
@@ -54,7 +54,7 @@ def test_autocast_leaves_the_head_in_float32(tiny_llama):
     tiny_llama.model.layers[0].mlp.up_proj.register_forward_hook(lambda m, i, output: seen.append(output.dtype))
     ids, mask = padded("left")
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        logits, _ = final_position_outputs(tiny_llama, ids, mask)
+        logits = read_final_position(tiny_llama, ids, mask).logits
         assert torch.is_autocast_enabled("cpu")
     assert seen == [torch.bfloat16, torch.float32]
     assert logits.dtype == torch.float32
@@ -68,13 +68,13 @@ def test_autocast_is_restored_when_the_forward_fails(tiny_llama):
     tiny_llama.lm_head.register_forward_hook(fail)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         with pytest.raises(RuntimeError, match="out of memory"):
-            final_position_outputs(tiny_llama, *padded("left"))
+            read_final_position(tiny_llama, *padded("left"))
         assert torch.is_autocast_enabled("cpu")
 
 
 def test_bf16_models(tiny_llama):
     model = tiny_llama.to(torch.bfloat16)
-    logits, _ = final_position_outputs(model, *padded("left"))
+    logits = read_final_position(model, *padded("left")).logits
     assert logits.dtype == torch.bfloat16
     torch.testing.assert_close(logits, by_hand(model, ROWS), atol=0.15, rtol=0.05)
 
@@ -93,3 +93,51 @@ def test_a_forward_that_gives_every_position_is_refused(tiny_llama):
     tiny_llama.__class__ = Old
     with pytest.raises(ValueError, match="takes no `logits_to_keep`"):
         check_final_logits(tiny_llama)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("name", ["tiny_llama", "tiny_gemma2", "gpt2"])
+def test_hidden_states_are_those_of_the_real_tokens(name, side, request):
+    model = request.getfixturevalue(name)
+    with torch.no_grad():
+        final = read_final_position(model, *padded(side), hidden_states=True)
+        for index, row in enumerate(ROWS):
+            expected = model(torch.tensor([row]), output_hidden_states=True).hidden_states[-1][0]
+            real = final.hidden_states[index][final.attention_mask[index].bool()]
+            torch.testing.assert_close(real, expected, atol=1e-5, rtol=0)
+    assert read_final_position(model, *padded(side)).hidden_states is None
+
+
+def test_bidirectional_attention_reaches_every_token(tiny_llama):
+    """Without causal masks and positions of their own, the first token sees the last."""
+    check_bidirectional(tiny_llama)
+    ids, mask = padded("left")
+    with torch.no_grad():
+        final = read_final_position(tiny_llama, ids, mask, hidden_states=True, is_causal=False)
+        alone = read_final_position(
+            tiny_llama,
+            torch.tensor([ROWS[2]]),
+            torch.ones(1, 3, dtype=torch.long),
+            hidden_states=True,
+            is_causal=False,
+        )
+        causal = read_final_position(tiny_llama, ids, mask)
+    torch.testing.assert_close(final.logits[2:], alone.logits, atol=1e-5, rtol=0)  # padding stays masked
+    assert not torch.allclose(final.logits, causal.logits, atol=1e-3)
+    changed = ids.clone()
+    changed[0, -1] = 20
+    with torch.no_grad():
+        other = read_final_position(tiny_llama, changed, mask, hidden_states=True, is_causal=False)
+    first = 12 - len(ROWS[0])
+    assert not torch.allclose(final.hidden_states[0, first], other.hidden_states[0, first], atol=1e-4)
+
+
+def test_an_architecture_that_stays_causal_is_refused():
+    config = GPT2Config(vocab_size=50, n_embd=32, n_layer=1, n_head=4, n_positions=64)
+
+    class Deaf(GPT2LMHeadModel):
+        def forward(self, *args, is_causal=None, **kwargs):
+            return super().forward(*args, **kwargs)
+
+    with pytest.raises(ValueError, match=r"Deaf attends to earlier tokens only.*attention='causal'"):
+        check_bidirectional(Deaf(config))

@@ -111,10 +111,10 @@ class TestFromPretrained:
         config = {"values": [1, 2], "texts": ["1", "2"], "renormalize": True, "max_length": 9, "separator": " "}
         (folder / "raft_config.json").write_text(json.dumps(config))
         predictor = RegressionPredictor.from_pretrained(folder)
-        assert predictor.renormalize
+        assert predictor.settings.renormalize
         assert predictor.grid == NumberGrid([1, 2])
         assert predictor._encoder.max_length == 9
-        assert not RegressionPredictor.from_pretrained(folder, renormalize=False).renormalize
+        assert not RegressionPredictor.from_pretrained(folder, renormalize=False).settings.renormalize
         assert RegressionPredictor.from_pretrained(folder, grid=GRID).grid == NumberGrid(GRID)
 
     def test_another_tokenizer_in_the_folder_is_noticed(self, folder, smollm2_tokenizer, tokenizer):

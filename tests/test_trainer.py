@@ -381,7 +381,7 @@ class TestSaving:
         trainer.train()
         trainer.save_model()
         predictor = RegressionPredictor.from_pretrained(tmp_path)
-        assert predictor.renormalize
+        assert predictor.settings.renormalize
         expected = trainer.predict(Dataset.from_list(rows)).predictions
         np.testing.assert_allclose(predictor.predict([row["prompt"] for row in rows]), expected, atol=1e-5)
 

@@ -1,0 +1,67 @@
+"""What a head is."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import nn
+
+from raft_peft.distribution import GridDistribution
+from raft_peft.final_position import FinalPosition
+
+
+@dataclass(frozen=True)
+class HeadSetup:
+    """What a head may need to know when it is made.
+
+    Attributes:
+        values: the numbers of the grid, in the unit of the labels.
+        grid_token_ids: the token of each of them, or None where no row was seen yet.
+        vocab_size: length of the model's logits.
+        hidden_size: length of its output embeddings.
+    """
+
+    values: tuple[float, ...]
+    grid_token_ids: tuple[int, ...] | None
+    vocab_size: int
+    hidden_size: int
+
+    @property
+    def middle(self) -> float:
+        """The middle of the grid's range, where a number that is not yet known may start."""
+        return (min(self.values) + max(self.values)) / 2
+
+    @property
+    def span(self) -> float:
+        """The length of the grid's range."""
+        return max(self.values) - min(self.values)
+
+
+class Head(nn.Module, ABC):
+    """Reads a prediction off the final position.
+
+    Its parameters are float32 whatever the model's dtype. They live in the model, train with it, and are saved beside
+    the adapter.
+
+    Attributes:
+        reads_hidden_states: whether `forward` needs the output embeddings of all positions.
+    """
+
+    reads_hidden_states: ClassVar[bool] = False
+
+    @abstractmethod
+    def forward(self, final: FinalPosition, grid_token_ids: torch.Tensor) -> GridDistribution | torch.Tensor:
+        """A distribution over numbers, or one number a row in the unit of the labels, of shape (batch,).
+
+        Args:
+            final: what the model says at the final position.
+            grid_token_ids: the token of each grid value, of shape (batch, grid).
+        """
+
+
+def parameter(*shape: int, fill: float = 0.0, std: float = 0.0) -> nn.Parameter:
+    """A float32 parameter, constant or drawn from a normal distribution around the constant."""
+    return nn.Parameter(torch.full(shape, fill, dtype=torch.float32) + std * torch.randn(shape, dtype=torch.float32))
