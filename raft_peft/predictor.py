@@ -112,6 +112,10 @@ class RegressionPredictor:
                 that is missing or does not fit.
         """
         name = str(folder_or_model)
+        if not Path(name).exists() and (name.startswith(("/", ".", "~")) or name.count("/") > 1):
+            raise FileNotFoundError(
+                f"There is no folder {name!r}. Pass the folder of a saved model, or a Hub repository."
+            )
         hub: dict[str, Any] = {
             key: model_kwargs[key]
             for key in ("revision", "token", "cache_dir", "local_files_only")
@@ -275,6 +279,12 @@ def _find_file(name: str, filename: str, hub: Mapping[str, Any]) -> str | None:
         path = Path(name) / filename
         return str(path) if path.is_file() else None
     try:
-        return cached_file(name, filename, _raise_exceptions_for_missing_entries=False, **hub)
+        return cached_file(
+            name,
+            filename,
+            _raise_exceptions_for_missing_entries=False,
+            _raise_exceptions_for_connection_errors=False,
+            **hub,
+        )
     except (EntryNotFoundError, RepositoryNotFoundError, HFValidationError):
         return None

@@ -56,9 +56,11 @@ class RegressionPredictionOutput(PredictionOutput):
         metrics: the metrics, where the dataset has labels.
         distribution: the probabilities of the grid behind each number, over the whole vocabulary; None where the
             method gives a number alone.
+        rail: where the numbers were parsed from text, the expectations over the grid beside them, of shape (rows,).
     """
 
     distribution: GridDistribution | None
+    rail: np.ndarray | None
 
 
 class RegressionAwareTrainer(SFTTrainer):
@@ -398,7 +400,7 @@ class RegressionAwareTrainer(SFTTrainer):
         output = super().predict(encoded, ignore_keys=ignore_keys, metric_key_prefix=metric_key_prefix)
         read = output.predictions
         result = RegressionPredictionOutput(read["predictions"], output.label_ids, output.metrics)
-        result.distribution = None
+        result.distribution, result.rail = None, read.get("rail")
         if "log_probs" in read:
             result.distribution = GridDistribution(torch.from_numpy(read["log_probs"]), self.readout.values)
         return result

@@ -96,6 +96,11 @@ class TestFromPretrained:
         expected = by_hand(tiny_llama, tokenizer, "the score is")
         np.testing.assert_allclose(predictor.predict(["the score is"]), [expected], atol=1e-5)
 
+    @pytest.mark.parametrize("name", ["/no/such/folder", "./nothing", "runs/stars/final"])
+    def test_a_folder_that_is_missing(self, name):
+        with pytest.raises(FileNotFoundError, match="There is no folder"):
+            RegressionPredictor.from_pretrained(name, grid=GRID)
+
     def test_a_grid_is_needed(self, folder):
         with pytest.raises(ValueError, match=r"has no raft_config.json.*Pass grid="):
             RegressionPredictor.from_pretrained(folder)

@@ -27,8 +27,12 @@ def normalized_original_1(x: np.ndarray) -> np.ndarray:
 
 
 def load_synthetic(rows: int, *, seed: int = 0) -> Dataset:
-    """Draw rows of `prompt`, `label` and `x`, x uniform in [0, 100] and rounded to two decimals."""
+    """Draw rows of `prompt`, `label` and `x`, x uniform in [0, 100]; x and label are rounded to two decimals."""
     x = np.random.default_rng(seed).uniform(0, 100, rows).round(2)
     return Dataset.from_dict(
-        {"prompt": [PROMPT.format(x=f"{value:.2f}") for value in x], "label": normalized_original_1(x), "x": x}
+        {
+            "prompt": [PROMPT.format(x=f"{value:.2f}") for value in x],
+            "label": normalized_original_1(x).round(2),
+            "x": x,
+        }
     )

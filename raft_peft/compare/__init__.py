@@ -1,0 +1,186 @@
+"""Which method is best on your data? Trains them side by side and writes a table, pictures and predictions."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+
+from datasets import DatasetDict
+from tqdm.auto import tqdm
+
+from raft_peft.compare.methods import ComparedMethod
+from raft_peft.compare.report import write_report
+from raft_peft.compare.results import RunResult, best_rate, finished_runs
+from raft_peft.compare.run import RESULT, Run
+from raft_peft.compare.settings import EXTENSIBLE, CompareSettings
+from raft_peft.grid import NumberGrid
+from raft_peft.tasks import get_task
+
+__all__ = ["CompareSettings", "compare_methods"]
+
+logger = logging.getLogger(__name__)
+
+COMPARISON, DATA, RUNS, LOG = "comparison.json", "data", "runs", "log.txt"
+SPLITS = ("train", "validation", "test")
+
+
+def compare_methods(
+    settings: CompareSettings,
+    dataset: DatasetDict | None = None,
+    grid: Iterable[float] | Mapping[float, str] | NumberGrid | None = None,
+) -> str:
+    """Train and test every method, and write what came of it into `settings.output_dir`.
+
+    Each method tries every learning rate with the first seed and takes the one with the lowest validation RMSE for the
+    other seeds. Each run keeps its best step by validation RMSE and is tested there. Runs that are done already are
+    not done again; one that fails is reported and leaves the others be.
+
+    Args:
+        settings: what is compared, and how.
+        dataset: `train`, `validation` and `test`, of `prompt` and `label`, in place of a task.
+        grid: its numbers, in place of the task's.
+
+    Returns:
+        The table as Markdown, which is also written, as `table.md` and `table.csv`, beside `predictions/`, `pictures/`
+        and `runs/`.
+
+    Raises:
+        ValueError: no data or two; the folder holds another comparison; every run failed.
+    """
+    folder = Path(settings.output_dir)
+    grid = _grid(settings, dataset, grid)
+    _open(folder, settings, grid)
+    _write_data(folder / DATA, settings, dataset)
+
+    methods = settings.compared_methods()
+    planned = sum(_planned_runs(method, settings) for method in methods)
+    failures: dict[str, str] = {}
+    with tqdm(total=planned, unit="run") as progress:
+        for method in methods:
+            progress.set_description(method.label)
+            for rate, seed in _rates_at_seed_0(method, settings):
+                _run(folder, settings, grid, method, rate, seed, failures)
+                progress.update()
+            rate = best_rate(finished_runs(folder / RUNS / method.slug))
+            for seed in range(1, settings.seeds if method.is_random else 1):
+                if rate is not None or not method.trains:
+                    _run(folder, settings, grid, method, rate, seed, failures)
+                progress.update()
+
+    results = {method.label: finished_runs(folder / RUNS / method.slug) for method in methods}
+    if not any(results.values()):
+        reasons = "\n".join(f"  {run}: {reason}" for run, reason in failures.items())
+        raise ValueError(f"Every run of the comparison failed:\n{reasons}")
+    return write_report(folder, settings, results, failures)
+
+
+def _rates_at_seed_0(method: ComparedMethod, settings: CompareSettings) -> list[tuple[float | None, int]]:
+    return [(rate, 0) for rate in settings.rates()] if method.trains else [(None, 0)]
+
+
+def _planned_runs(method: ComparedMethod, settings: CompareSettings) -> int:
+    return len(_rates_at_seed_0(method, settings)) + (settings.seeds - 1 if method.is_random else 0)
+
+
+def _run(
+    folder: Path,
+    settings: CompareSettings,
+    grid: NumberGrid,
+    method: ComparedMethod,
+    rate: float | None,
+    seed: int,
+    failures: dict[str, str],
+) -> None:
+    """Carry out one run in a process of its own, unless it is done."""
+    name = f"seed{seed}" if rate is None else f"lr{rate:g}-seed{seed}"
+    run_folder = folder / RUNS / method.slug / name
+    if (run_folder / RESULT).is_file():
+        return
+    comparison = {key: value for key, value in asdict(settings).items() if key != "output_dir"}
+    run = Run(
+        comparison={**comparison, "output_dir": str(folder)},
+        grid=list(grid),
+        data=str(folder / DATA),
+        method=method.label,
+        seed=seed,
+        learning_rate=rate,
+    )
+    run.save(run_folder)
+    with (run_folder / LOG).open("w", encoding="utf-8") as log:
+        process = subprocess.run(
+            [sys.executable, "-m", "raft_peft.compare.run", str(run_folder)], stdout=log, stderr=subprocess.STDOUT
+        )
+    if process.returncode != 0:
+        lines = (run_folder / LOG).read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        reason = lines[-1] if lines else f"the process ended with code {process.returncode}"
+        failures[f"{method.label}, {name}"] = reason
+        tqdm.write(f"{method.label}, {name} failed: {reason} (see {run_folder / LOG})")
+        return
+    result = RunResult.load(run_folder)
+    time = "" if result.train_seconds is None else f", trained {result.train_seconds / 60:.1f} minutes"
+    tqdm.write(
+        f"{method.label}, {name}: RMSE {result.metrics['rmse']:.3f}, Pearson {result.metrics['pearson']:.3f}{time}"
+    )
+
+
+def _grid(
+    settings: CompareSettings,
+    dataset: DatasetDict | None,
+    grid: Iterable[float] | Mapping[float, str] | NumberGrid | None,
+) -> NumberGrid:
+    if (settings.task is None) == (dataset is None):
+        raise ValueError("A comparison needs data once: set `task` to one of raft_peft.tasks, or pass `dataset`.")
+    if dataset is not None:
+        missing = [split for split in SPLITS if split not in dataset]
+        if missing:
+            raise ValueError(f"The dataset has no {', '.join(missing)}. It needs the splits {', '.join(SPLITS)}.")
+        if grid is None:
+            raise ValueError("A dataset of your own needs its grid. Pass grid=, such as grid=[1, 2, 3, 4, 5].")
+    return NumberGrid(get_task(str(settings.task)).grid if grid is None else grid)
+
+
+def _open(folder: Path, settings: CompareSettings, grid: NumberGrid) -> None:
+    """Begin a comparison, or make sure that the folder holds this one."""
+    fixed = {key: value for key, value in asdict(settings).items() if key not in EXTENSIBLE}
+    fixed["grid"] = [list(pair) for pair in grid]
+    path = folder / COMPARISON
+    if path.is_file():
+        found = json.loads(path.read_text(encoding="utf-8"))
+        other = [key for key in fixed if found.get(key) != fixed[key]]
+        if other:
+            raise ValueError(
+                f"{folder} holds a comparison with another {', '.join(other)}: {found.get(other[0])!r}, not "
+                f"{fixed[other[0]]!r}. Its runs cannot be gone on with. Choose another output_dir, or delete it."
+            )
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(fixed, indent=2) + "\n", encoding="utf-8")
+
+
+def _write_data(folder: Path, settings: CompareSettings, dataset: DatasetDict | None) -> None:
+    """The rows of every run, drawn once."""
+    if folder.is_dir():
+        return
+    if dataset is None:
+        dataset = get_task(str(settings.task)).load(settings.task_path, settings.split_seed)
+    limits = {
+        "train": settings.max_train_samples,
+        "validation": settings.max_eval_samples,
+        "test": settings.max_test_samples,
+    }
+    kept = {}
+    for split, limit in limits.items():
+        rows = dataset[split].select_columns(["prompt", "label"])
+        kept[split] = rows if limit is None else rows.select(range(min(limit, len(rows))))
+        bad = [row for row, label in enumerate(kept[split]["label"]) if label is None or not math.isfinite(label)]
+        if bad:
+            raise ValueError(f"The {split} split has labels that are missing or not finite, in the rows {bad[:5]}.")
+    unfinished = folder.with_name(f"{folder.name}.unfinished")
+    DatasetDict(kept).save_to_disk(str(unfinished))
+    unfinished.rename(folder)

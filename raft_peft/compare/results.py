@@ -1,0 +1,97 @@
+"""What the runs of a comparison gave, read back from their folders."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from raft_peft.compare.run import CURVE, PREDICTIONS, RESULT, Run
+
+
+@dataclass
+class RunResult:
+    """A run that is done.
+
+    Attributes:
+        folder: where it lies.
+        run: what it was told.
+        metrics: what `result.json` holds: test metrics, validation RMSE, seconds, bytes.
+    """
+
+    folder: Path
+    run: Run
+    metrics: dict[str, Any]
+
+    @classmethod
+    def load(cls, folder: Path) -> RunResult:
+        return cls(folder, Run.load(folder), json.loads((folder / RESULT).read_text(encoding="utf-8")))
+
+    @property
+    def train_seconds(self) -> float | None:
+        return self.metrics["train_seconds"]
+
+    @cached_property
+    def predictions(self) -> dict[str, np.ndarray]:
+        """The columns of `predictions.csv`, each of shape (rows,)."""
+        return _read_columns(self.folder / PREDICTIONS)
+
+    @cached_property
+    def curve(self) -> dict[str, np.ndarray]:
+        """Steps and validation RMSE, each of shape (evaluations,)."""
+        return _read_columns(self.folder / CURVE)
+
+    @property
+    def values(self) -> np.ndarray | None:
+        """The numbers of the distribution, of shape (values,); None where there is none."""
+        names = [name for name in self.predictions if name.startswith("p(")]
+        return np.array([float(name[2:-1]) for name in names]) if names else None
+
+    @property
+    def probs(self) -> np.ndarray | None:
+        """The probabilities of these numbers, of shape (rows, values); None where there are none."""
+        columns = [column for name, column in self.predictions.items() if name.startswith("p(")]
+        return np.stack(columns, axis=1) if columns else None
+
+
+def finished_runs(folder: Path) -> list[RunResult]:
+    """The runs of a method that are done, by seed."""
+    runs = [RunResult.load(path.parent) for path in sorted(folder.glob(f"*/{RESULT}"))]
+    return sorted(runs, key=lambda result: result.run.seed)
+
+
+def best_rate(results: Iterable[RunResult]) -> float | None:
+    """The learning rate with the lowest validation RMSE at the first seed."""
+    tried = [result for result in results if result.run.seed == 0 and result.run.learning_rate is not None]
+    usable = [result for result in tried if math.isfinite(result.metrics["validation_rmse"] or math.nan)]
+    if not usable:
+        return None
+    return min(usable, key=lambda result: result.metrics["validation_rmse"]).run.learning_rate
+
+
+def chosen_runs(results: Sequence[RunResult], seeds: int) -> list[RunResult]:
+    """One run a seed: those at the best learning rate."""
+    rate = best_rate(results)
+    return [result for result in results if result.run.learning_rate == rate and result.run.seed < seeds]
+
+
+def steps_to_convergence(result: RunResult, tolerance: float = 0.02) -> float:
+    """The first validated step whose RMSE is within 2 % of the run's best (in the manner of the paper's Table 21)."""
+    rmse = result.curve["rmse"]
+    if not np.isfinite(rmse).any():
+        return math.nan
+    return float(result.curve["step"][np.argmax(rmse <= np.nanmin(rmse) * (1 + tolerance))])
+
+
+def _read_columns(path: Path) -> dict[str, np.ndarray]:
+    with path.open(newline="", encoding="utf-8") as file:
+        header, *rows = csv.reader(file)
+    table = np.array(rows, dtype=np.float64).reshape(len(rows), len(header))
+    return {name: table[:, index] for index, name in enumerate(header)}

@@ -1,0 +1,240 @@
+"""One run of a comparison, in a process of its own, so that its memory is its own and its failure too.
+
+    python -m raft_peft.compare.run FOLDER
+
+reads `settings.json` in the folder and writes `predictions.csv`, `curve.csv` and at last `result.json`.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import resource
+import shutil
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import DatasetDict, load_from_disk
+from peft import LoraConfig
+from transformers import AutoConfig, TrainerCallback, TrainingArguments, set_seed
+
+from raft_peft.compare.methods import ComparedMethod
+from raft_peft.compare.recipes import DROPOUT_NAMES, RECIPES
+from raft_peft.compare.settings import CompareSettings
+from raft_peft.config import RegressionAwareConfig
+from raft_peft.grid import NumberGrid
+from raft_peft.metrics import regression_metrics
+from raft_peft.trainer import RegressionAwareTrainer
+
+SETTINGS, RESULT, PREDICTIONS, CURVE = "settings.json", "result.json", "predictions.csv", "curve.csv"
+
+
+@dataclass
+class Run:
+    """What one run is told.
+
+    Attributes:
+        comparison: the settings of the comparison.
+        grid: values and texts of the grid.
+        data: folder of the dataset.
+        method: label of the method.
+        seed: of the weights that are new, the order of the rows, and what is drawn.
+        learning_rate: None where nothing is trained.
+    """
+
+    comparison: dict[str, Any]
+    grid: list[tuple[float, str]]
+    data: str
+    method: str
+    seed: int
+    learning_rate: float | None
+
+    def save(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / SETTINGS).write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: Path) -> Run:
+        return cls(**json.loads((folder / SETTINGS).read_text(encoding="utf-8")))
+
+
+class _StepTime(TrainerCallback):
+    """Seconds spent in training steps, without the evaluations between them."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.started = time.monotonic()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.seconds += time.monotonic() - self.started
+
+
+def execute(folder: Path) -> None:
+    """Carry out the run whose settings lie in the folder."""
+    run = Run.load(folder)
+    settings = CompareSettings(**run.comparison)
+    method = ComparedMethod.parse(run.method)
+    dataset = load_from_disk(run.data)
+    set_seed(run.seed)
+    step_time = _StepTime()
+    if method.is_encoder:
+        trainer, test = _encoder(run, settings, method, dataset, folder, step_time)
+    else:
+        trainer, test = _language_model(run, settings, method, dataset, folder, step_time), dataset["test"]
+    if method.trains:
+        trainer.train()
+    validated = trainer.state.best_metric if method.trains else None
+    started = time.monotonic()
+    output = trainer.predict(test)
+    test_seconds = time.monotonic() - started
+
+    labels = np.asarray(dataset["test"]["label"], dtype=np.float64)
+    numbers = np.asarray(output.predictions, dtype=np.float64).reshape(len(labels), -1)[:, 0]
+    columns = {"label": labels, "prediction": numbers}
+    if getattr(output, "rail", None) is not None:
+        columns["rail"] = output.rail
+    distribution = getattr(output, "distribution", None)
+    if distribution is not None:
+        for value, probabilities in zip(distribution.values.tolist(), distribution.probs.T.tolist(), strict=True):
+            columns[f"p({value:.6g})"] = probabilities
+    _write_columns(folder / PREDICTIONS, columns)
+    curve = [(entry["step"], entry["eval_rmse"]) for entry in trainer.state.log_history if "eval_rmse" in entry]
+    _write_columns(folder / CURVE, {"step": [step for step, _ in curve], "rmse": [rmse for _, rmse in curve]})
+    if settings.save_models and method.trains:
+        trainer.save_model(str(folder / "model"))
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+
+    result = {
+        **regression_metrics(numbers, labels),
+        **(
+            {f"rail_{name}": value for name, value in regression_metrics(columns["rail"], labels).items()}
+            if "rail" in columns
+            else {}
+        ),
+        "validation_rmse": validated,
+        "train_seconds": step_time.seconds if method.trains else None,
+        "test_seconds": test_seconds,
+        "peak_memory_bytes": _peak_memory(),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "parameters_trained": sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
+        if method.trains
+        else 0,
+    }
+    # Written last and in one move: a folder with a result is whole.
+    unfinished = folder / f"{RESULT}.unfinished"
+    unfinished.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    unfinished.rename(folder / RESULT)
+
+
+def _arguments(run: Run, settings: CompareSettings, folder: Path) -> dict[str, Any]:
+    return {
+        **RECIPES[settings.recipe].arguments,
+        "output_dir": str(folder / "checkpoints"),
+        "learning_rate": run.learning_rate or 0.0,
+        "max_steps": settings.max_steps,
+        "per_device_eval_batch_size": settings.eval_batch_size,
+        "eval_strategy": "steps",
+        "eval_steps": settings.eval_steps,
+        "eval_on_start": True,
+        "save_strategy": "steps",
+        "save_steps": settings.eval_steps,
+        "save_total_limit": 1,
+        "save_only_model": True,
+        "load_best_model_at_end": True,
+        "metric_for_best_model": "rmse",
+        "greater_is_better": False,
+        "logging_steps": settings.eval_steps,
+        "bf16": settings.bf16,
+        "use_cpu": not torch.accelerator.is_available(),
+        "seed": run.seed,
+        "report_to": "none",
+        "disable_tqdm": True,
+    }
+
+
+def _language_model(
+    run: Run,
+    settings: CompareSettings,
+    method: ComparedMethod,
+    dataset: DatasetDict,
+    folder: Path,
+    step_time: _StepTime,
+) -> RegressionAwareTrainer:
+    recipe = RECIPES[settings.recipe]
+    model_options: dict[str, Any] = {"dtype": "float32"}
+    if settings.attn_implementation is not None:
+        model_options["attn_implementation"] = settings.attn_implementation
+    if recipe.dropout is not None:
+        config = AutoConfig.from_pretrained(settings.model)
+        model_options |= {name: recipe.dropout for name in DROPOUT_NAMES if hasattr(config, name)}
+    arguments = _arguments(run, settings, folder)
+    if not method.trains:
+        arguments |= {"load_best_model_at_end": False, "eval_strategy": "no", "save_strategy": "no"}
+    args = RegressionAwareConfig(
+        **arguments,
+        method=method.name,
+        **method.options,
+        max_length=settings.max_length,
+        gradient_checkpointing=False,
+        model_init_kwargs=model_options,
+    )
+    lora = recipe.lora if method.trains else None
+    return RegressionAwareTrainer(
+        settings.model,
+        args,
+        grid=NumberGrid(dict(run.grid)),
+        train_dataset=dataset["train"],
+        eval_dataset=dataset["validation"] if method.trains else None,
+        peft_config=None if lora is None else LoraConfig(**lora),
+        callbacks=[step_time],
+    )
+
+
+def _encoder(
+    run: Run,
+    settings: CompareSettings,
+    method: ComparedMethod,
+    dataset: DatasetDict,
+    folder: Path,
+    step_time: _StepTime,
+) -> tuple[Any, Any]:
+    from raft_peft.compare.encoders import encoder_trainer
+
+    accepted = {setting.name for setting in fields(TrainingArguments)}
+    arguments = {name: value for name, value in _arguments(run, settings, folder).items() if name in accepted}
+    return encoder_trainer(
+        str(settings.encoder),
+        dataset,
+        pooling=method.name.removeprefix("encoder_"),
+        frozen=method.options.get("frozen", False),
+        args=TrainingArguments(**arguments),
+        max_length=settings.max_length,
+        callbacks=[step_time],
+    )
+
+
+def _peak_memory() -> int:
+    """Bytes: of the accelerator where there is one, else the process's resident memory at its highest."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    highest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return highest if sys.platform == "darwin" else highest * 1024
+
+
+def _write_columns(path: Path, columns: Mapping[str, Any]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(columns)
+        writer.writerows(zip(*columns.values(), strict=True))
+
+
+if __name__ == "__main__":
+    execute(Path(sys.argv[1]))
