@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -54,8 +54,9 @@ def read_final_position(
     *,
     unwrapped: Any = None,
     hidden_states: bool = False,
+    reader: Callable[[FinalPosition], Any] | None = None,
     **kwargs: Any,
-) -> FinalPosition:
+) -> Any:
     """Run the model's own forward, keeping the logits of the final position alone.
 
     Whatever the architecture does behind its head (soft-capping, scaling) is done, since its own forward does it.
@@ -67,22 +68,34 @@ def read_final_position(
         attention_mask: 1 on real tokens and 0 on padding, of shape (batch, length).
         unwrapped: the model without its wrapper, where it has one.
         hidden_states: whether to keep the output embeddings of all positions.
+        reader: what to make of the final position. It is called inside the model's forward, so that a wrapper sees
+            its parameters used, and must give tensors, or a dict of them.
         kwargs: passed on to the forward.
+
+    Returns:
+        What the reader gave, or the `FinalPosition` itself where there is none.
     """
     # Padding goes to the left, so that every row's last real token is in the last column.
     order = attention_mask.argsort(dim=1, stable=True)
     input_ids, attention_mask = input_ids.gather(1, order), attention_mask.gather(1, order)
     unwrapped = model if unwrapped is None else unwrapped
     kept: list[torch.Tensor] = []
-    hook = (
-        _backbone(unwrapped).register_forward_hook(lambda *call: kept.append(call[-1][0])) if hidden_states else None
-    )
+
+    def keep(_module: Any, _arguments: Any, output: Any) -> None:
+        kept.append(output[0])
+
+    def read(_module: Any, _arguments: Any, outputs: Any) -> Any:
+        final = FinalPosition(outputs.logits[:, -1], attention_mask, kept[0] if kept else None, outputs)
+        return final if reader is None else reader(final)
+
+    hooks = [unwrapped.register_forward_hook(read)]
+    if hidden_states:
+        hooks.append(_backbone(unwrapped).register_forward_hook(keep))
     try:
-        outputs = last_logits(model, input_ids, attention_mask, 1, unwrapped=unwrapped, **kwargs)
+        return last_logits(model, input_ids, attention_mask, 1, unwrapped=unwrapped, **kwargs)
     finally:
-        if hook is not None:
+        for hook in hooks:
             hook.remove()
-    return FinalPosition(outputs.logits[:, -1], attention_mask, kept[0] if kept else None, outputs)
 
 
 def last_logits(
@@ -121,7 +134,7 @@ def check_bidirectional(model: Any) -> None:
     try:
         with torch.no_grad():
             final = read_final_position(model, pairs, torch.ones_like(pairs), hidden_states=True, is_causal=False)
-        first = final.hidden_states[:, 0]  # type: ignore[index]
+        first = final.hidden_states[:, 0]
         if not torch.equal(first[0], first[1]):
             return
     except TypeError:  # a forward that takes no `is_causal`

@@ -14,7 +14,7 @@ from raft_peft import decisions
 from raft_peft.completion import Completion, read_completion
 from raft_peft.decoding import generate_texts, numbers_in_texts
 from raft_peft.distribution import GridDistribution
-from raft_peft.final_position import check_bidirectional, check_final_logits, read_final_position
+from raft_peft.final_position import FinalPosition, check_bidirectional, check_final_logits, read_final_position
 from raft_peft.grid import NumberGrid
 from raft_peft.heads import Head, HeadSetup
 from raft_peft.methods import METHODS, MethodSettings
@@ -100,32 +100,45 @@ class Readout:
 
     def read_head(
         self, model: Any, batch: Mapping[str, torch.Tensor], *, unwrapped: Any = None, **kwargs: Any
-    ) -> tuple[GridDistribution | torch.Tensor, Any]:
-        """The head's output on the final position of each row, and all that the model returned."""
+    ) -> tuple[GridDistribution | torch.Tensor, torch.Tensor | None]:
+        """The head's output on the final position of each row, and the model's auxiliary loss where it has one."""
         if self.settings.attention == "bidirectional":
             kwargs["is_causal"] = False
-        final = read_final_position(
+        read = read_final_position(
             model,
             batch["input_ids"],
             batch["attention_mask"],
             unwrapped=unwrapped,
             hidden_states=self.head.reads_hidden_states,
+            reader=lambda final: self._apply_head(final, batch["grid_token_ids"]),
             **kwargs,
         )
+        if "log_probs" in read:
+            return GridDistribution(read["log_probs"], read["values"]), read.get("aux_loss")
+        return read["predictions"], read.get("aux_loss")
+
+    def _apply_head(self, final: FinalPosition, grid_token_ids: torch.Tensor) -> dict[str, torch.Tensor]:
         with torch.autocast(final.logits.device.type, enabled=False):
-            return self.head(final, batch["grid_token_ids"].to(final.logits.device)), final.outputs
+            output = self.head(final, grid_token_ids.to(final.logits.device))
+        if isinstance(output, GridDistribution):
+            read = {"log_probs": output.log_probs, "values": output.values}
+        else:
+            read = {"predictions": output}
+        auxiliary_loss = final.outputs.get("aux_loss")
+        return read if auxiliary_loss is None else {**read, "aux_loss": auxiliary_loss}
 
     def read_target(
         self, model: Any, batch: Mapping[str, torch.Tensor], *, unwrapped: Any = None, **kwargs: Any
-    ) -> tuple[Completion, GridDistribution]:
-        """The log-probabilities of the target's text, and the distribution over the grid at its first token."""
+    ) -> tuple[Completion, GridDistribution, torch.Tensor | None]:
+        """The log-probabilities of the target's text, the distribution over the grid at its first token, and the
+        model's auxiliary loss where it has one."""
         completion = read_completion(
             model, batch["input_ids"], batch["attention_mask"], batch["target_ids"], unwrapped=unwrapped, **kwargs
         )
         distribution = GridDistribution.from_logits(
             completion.first_logits, batch["grid_token_ids"].to(completion.first_logits.device), self.grid.values
         )
-        return completion, distribution
+        return completion, distribution, completion.outputs.get("aux_loss")
 
     def expectation(self, output: GridDistribution | torch.Tensor) -> torch.Tensor:
         """The prediction that a loss is taken of: the head's number, or the mean of its distribution."""

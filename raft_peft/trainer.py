@@ -265,7 +265,7 @@ class RegressionAwareTrainer(SFTTrainer):
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
         """The loss of the batch, over the number of examples of the whole optimizer step."""
-        output, losses, outputs = self._forward(model, inputs)
+        output, losses, auxiliary_loss = self._forward(model, inputs)
         if losses is None:
             raise ValueError("The rows have no label to train on. Give them a float `label`.")
         auxiliary_steps = 1
@@ -276,23 +276,23 @@ class RegressionAwareTrainer(SFTTrainer):
             loss = losses.sum() / num_items_in_batch * (self.accelerator.num_processes // self._tp_size)
             auxiliary_steps = self.current_gradient_accumulation_steps
         if self.aux_loss_enabled:
-            loss = loss + self.router_aux_loss_coef * outputs.aux_loss / auxiliary_steps
+            loss = loss + self.router_aux_loss_coef * auxiliary_loss / auxiliary_steps
         if self.model.training:
             self._log_batch(inputs, output)
-        return (loss, outputs) if return_outputs else loss
+        return (loss, output) if return_outputs else loss
 
     def _forward(
         self, model: Any, inputs: dict[str, torch.Tensor]
-    ) -> tuple[GridDistribution | torch.Tensor, torch.Tensor | None, Any]:
-        """The head's output, the loss of each row where there are labels, and all that the model returned."""
+    ) -> tuple[GridDistribution | torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
+        """The head's output, the loss of each row where there are labels, and the model's auxiliary loss if any."""
         options: dict[str, Any] = {"unwrapped": self._unwrapped(model)}
         if self.aux_loss_enabled:
             options["output_router_logits"] = True
         if "target_ids" in inputs:
-            completion, distribution = self.readout.read_target(model, inputs, **options)
-            return distribution, cross_entropy(completion.log_probs, completion.mask), completion.outputs
-        output, outputs = self.readout.read_head(model, inputs, **options)
-        return output, self._losses(output, inputs["labels"]) if "labels" in inputs else None, outputs
+            completion, distribution, auxiliary_loss = self.readout.read_target(model, inputs, **options)
+            return distribution, cross_entropy(completion.log_probs, completion.mask), auxiliary_loss
+        output, auxiliary_loss = self.readout.read_head(model, inputs, **options)
+        return output, self._losses(output, inputs["labels"]) if "labels" in inputs else None, auxiliary_loss
 
     def _losses(self, output: GridDistribution | torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         labels = labels.to(output.log_probs.device if isinstance(output, GridDistribution) else output.device)

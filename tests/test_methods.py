@@ -11,6 +11,7 @@ from datasets import Dataset
 from peft import LoraConfig
 from safetensors.torch import load_file
 from torch.utils.data import DataLoader
+from transformers import BitsAndBytesConfig, LlamaConfig, LlamaForCausalLM
 
 from raft_peft import RegressionAwareConfig, RegressionAwareTrainer, RegressionPredictor
 from raft_peft.methods import METHODS, MethodSettings
@@ -516,3 +517,39 @@ def test_sampled_rail_is_the_mean_of_the_numbers_in_the_samples(smollm2):
     numbers = [float(match.group()) if (match := re.search(r"-?\d+(\.\d+)?", text)) else 0.0 for text in texts]
     assert len(set(numbers)) > 1
     np.testing.assert_allclose(predicted, [np.mean(numbers)], rtol=1e-6)
+
+
+def test_a_head_on_a_quantized_base(tokenizer, tmp_path, rows):
+    """Real NF4 weights: the head keeps its precision, trains beside the adapter, and comes back exactly."""
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 2, "num_attention_heads": 2}
+    base = LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), pad_token_id=1, eos_token_id=2, **sizes))
+    base.to(torch.bfloat16).save_pretrained(tmp_path / "base")
+    quantization = BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16
+    )
+    trainer = make(
+        str(tmp_path / "base"),
+        tokenizer,
+        tmp_path / "run",
+        rows,
+        "pooled mean",
+        peft_config=lora(),
+        quantization_config=quantization,
+        options={"bf16": True, "max_steps": 3, "learning_rate": 1e-3},
+    )
+    assert trainer.model.is_loaded_in_4bit
+    before = head_of(trainer)
+    trainer.train()
+    after = head_of(trainer)
+    assert {tensor.dtype for tensor in after.values()} == {torch.float32}
+    for key, tensor in after.items():
+        assert not torch.equal(tensor, before[key]), key
+        assert not torch.equal(tensor, tensor.bfloat16().float()), key  # bits that bf16 would have lost
+    trainer.save_model()
+    predictor = RegressionPredictor.from_pretrained(tmp_path / "run", quantization_config=quantization)
+    for key, tensor in after.items():
+        assert torch.equal(tensor, predictor.readout.head.state_dict()[key])
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        predicted = predictor.predict([row["prompt"] for row in rows], batch_size=3)
+    np.testing.assert_allclose(predicted, trainer.predict(Dataset.from_list(rows)).predictions, atol=1e-2)

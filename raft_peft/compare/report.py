@@ -112,7 +112,7 @@ def _rows(label: str, runs: Sequence[RunResult], settings: CompareSettings) -> l
     rows = [_Row(label, [run.metrics for run in runs], runs)]
     own = method.options.get("decision", "mean")
     for rule in settings.decision_rules():
-        if rule != own and all(run.probs is not None for run in runs):
+        if rule != own and all(run.values.size for run in runs):
             rows.append(_Row(f"{label}, {rule}", [_metrics_under(rule, run) for run in runs], runs))
     return rows
 
@@ -173,10 +173,6 @@ def _write_predictions(folder: Path, chosen: Mapping[str, Sequence[RunResult]]) 
             shutil.copyfile(run.folder / PREDICTIONS, path)
 
 
-def _same_grid(run: RunResult, other: RunResult) -> bool:
-    return run.values is not None and other.values is not None and np.array_equal(run.values, other.values)
-
-
 def _draw(folder: Path, chosen: Mapping[str, Sequence[RunResult]]) -> None:
     """The pictures for which there are runs."""
     folder.mkdir(exist_ok=True)
@@ -197,7 +193,11 @@ def _draw(folder: Path, chosen: Mapping[str, Sequence[RunResult]]) -> None:
     before = first.get("rail")
     if before is None:
         return
-    same = {label: run for label, run in first.items() if run.train_seconds is not None and _same_grid(run, before)}
+    same = {
+        label: run
+        for label, run in first.items()
+        if run.train_seconds is not None and np.array_equal(run.values, before.values)
+    }
     for label, run in same.items():
         slug = ComparedMethod.parse(label).slug
         plots.plot_distributions(folder / f"distributions_{slug}.png", before.values, before.probs, run.probs, target)

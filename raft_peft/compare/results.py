@@ -49,16 +49,19 @@ class RunResult:
         return _read_columns(self.folder / CURVE)
 
     @property
-    def values(self) -> np.ndarray | None:
-        """The numbers of the distribution, of shape (values,); None where there is none."""
-        names = [name for name in self.predictions if name.startswith("p(")]
-        return np.array([float(name[2:-1]) for name in names]) if names else None
+    def values(self) -> np.ndarray:
+        """The numbers of the distribution, of shape (values,); empty where there is none."""
+        return np.array([float(name[2:-1]) for name in self._probability_columns])
 
     @property
-    def probs(self) -> np.ndarray | None:
-        """The probabilities of these numbers, of shape (rows, values); None where there are none."""
-        columns = [column for name, column in self.predictions.items() if name.startswith("p(")]
-        return np.stack(columns, axis=1) if columns else None
+    def probs(self) -> np.ndarray:
+        """The probabilities of these numbers, of shape (rows, values)."""
+        rows = len(self.predictions["label"])
+        return np.array([self.predictions[name] for name in self._probability_columns]).reshape(-1, rows).T
+
+    @property
+    def _probability_columns(self) -> list[str]:
+        return [name for name in self.predictions if name.startswith("p(")]
 
 
 def finished_runs(folder: Path) -> list[RunResult]:

@@ -43,4 +43,5 @@ class LearnableGridHead(Head):
     def forward(self, final: FinalPosition, grid_token_ids: torch.Tensor) -> GridDistribution | torch.Tensor:
         if self.whole_vocabulary:
             return final.logits.float().softmax(-1) @ self.weight
-        return GridDistribution.from_logits(final.logits, grid_token_ids, self.weight)
+        # A view, since a wrapper for distributed training does not see that a bare parameter is used.
+        return GridDistribution.from_logits(final.logits, grid_token_ids, self.weight.view(-1))
