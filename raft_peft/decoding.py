@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -13,7 +15,9 @@ from raft_peft.grid import NumberGrid
 
 # Long enough for any price or score; a text that has begun with words instead holds no number.
 MAX_NEW_TOKENS = 8
-_NUMBER = re.compile(r"[-+−]?(?:\d{1,3}(?:,\d{3})+|\d+)?(?:\.\d+)?")  # noqa: RUF001 - the minus sign is meant
+# A sign, unless it is a hyphen inside a word; thousands with their commas, or plain digits; decimals.
+_NUMBER = re.compile(r"(?:(?<!\w)[-+−])?(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)?(?:\.\d+)?")  # noqa: RUF001
+_GOES_ON = re.compile(r"\w|[.,]\d")
 
 
 def parse_number(text: str, grid: NumberGrid) -> float | None:
@@ -30,7 +34,7 @@ def parse_number(text: str, grid: NumberGrid) -> float | None:
     if not grid.is_plain:
         for value, grid_text in sorted(grid, key=lambda pair: -len(pair[1])):
             rest = text.removeprefix(grid_text.strip())
-            if rest != text and not rest[:1].isalnum():
+            if rest != text and not _GOES_ON.match(rest):
                 return value
     for match in _NUMBER.finditer(text):
         if any(character.isdigit() for character in match.group()):
@@ -60,21 +64,37 @@ def generate_texts(
     Returns:
         For each prompt one text, or `num_samples`.
     """
-    eos_token_id = model.generation_config.eos_token_id
+    own = model.generation_config.eos_token_id
+    ends = {tokenizer.eos_token_id, *(own if isinstance(own, list) else [own])} - {None}
     config = GenerationConfig(
         max_new_tokens=MAX_NEW_TOKENS,
-        do_sample=num_samples is not None,
-        num_return_sequences=num_samples or 1,
-        temperature=1.0,
-        top_k=0,
-        top_p=1.0,
-        eos_token_id=tokenizer.eos_token_id if eos_token_id is None else eos_token_id,
-        pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0,
+        eos_token_id=sorted(ends) or None,
+        pad_token_id=next((one for one in (tokenizer.pad_token_id, *sorted(ends)) if one is not None), 0),
     )
-    generated = model.generate(input_ids=input_ids, attention_mask=attention_mask, generation_config=config)
+    if num_samples is not None:
+        config.update(do_sample=True, num_return_sequences=num_samples, temperature=1.0, top_k=0, top_p=1.0)
+    with _no_generation_habits(model):
+        generated = model.generate(input_ids=input_ids, attention_mask=attention_mask, generation_config=config)
     texts = tokenizer.batch_decode(generated[:, input_ids.shape[1] :], skip_special_tokens=True)
     count = num_samples or 1
     return [texts[start : start + count] for start in range(0, len(texts), count)]
+
+
+@contextmanager
+def _no_generation_habits(model: Any) -> Iterator[None]:
+    """Set aside the generation settings that a model ships with.
+
+    `generate` fills in from them whatever a configuration leaves open: a repetition penalty, beams, suppressed tokens.
+    """
+    owners = [model, model.get_base_model()] if hasattr(model, "get_base_model") else [model]
+    kept = [owner.generation_config for owner in owners]
+    for owner in owners:
+        owner.generation_config = GenerationConfig()
+    try:
+        yield
+    finally:
+        for owner, generation_config in zip(owners, kept, strict=True):
+            owner.generation_config = generation_config
 
 
 def numbers_in_texts(texts: list[list[str]], grid: NumberGrid) -> tuple[torch.Tensor, torch.Tensor]:

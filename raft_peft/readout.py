@@ -91,7 +91,7 @@ class Readout:
     def values(self) -> torch.Tensor:
         """The numbers of the head's distribution, on the CPU, of shape (values,)."""
         numbers = getattr(self.head, "values", None)
-        return torch.tensor(self.grid.values) if numbers is None else numbers.detach().float().cpu()
+        return torch.tensor(self.grid.values) if numbers is None else numbers.detach().clone().float().cpu()
 
     @property
     def reads_text(self) -> bool:

@@ -201,3 +201,13 @@ class TestRefusals:
     def test_a_level_that_is_none(self, level):
         with pytest.raises(ValueError, match=rf"level is between 0 and 1, got {level}"):
             decisions.quantile(distribution_of([1, 2], [1, 1]), level)
+
+
+@pytest.mark.parametrize("count", [35, 70, 99])
+def test_quantiles_of_large_uniform_grids(count):
+    """k of n equal probabilities reach the level k / n, whatever their float32 sum rounds to."""
+    values = torch.arange(1.0, count + 1)
+    uniform = GridDistribution(torch.full((1, count), 1 / count).log(), values)
+    for k in range(1, count):
+        assert decisions.quantile(uniform, k / count).item() == k
+    assert decisions.quantile(GridDistribution(torch.tensor([[0.0, 1.0]]).log(), torch.tensor([1.0, 2.0])), 1e-9) == 2

@@ -196,7 +196,6 @@ class TestGreedy:
         assert expected[0] == [tokenizer.decode([end])]
 
     @pytest.mark.parametrize("habit", HABITS, ids=str)
-    @pytest.mark.xfail(reason="generate() fills what its config leaves open from the model's own", strict=True)
     def test_habits_that_the_model_brings_along_are_left_out(self, habit, tiny_llama, tokenizer):
         expected = [[text_of(tokenizer, by_hand(tiny_llama, tokenizer, prompt))] for prompt in PROMPTS]
         tiny_llama.generation_config.update(**habit)
@@ -230,7 +229,7 @@ class TestSampling:
         "habit",
         [
             {"temperature": 0.3, "top_k": 2, "top_p": 0.5},
-            pytest.param({"min_p": 0.5}, marks=pytest.mark.xfail(reason="as for greedy texts", strict=True)),
+            {"min_p": 0.5},
         ],
         ids=str,
     )
@@ -253,3 +252,33 @@ class TestSampling:
                 expected = sum(p[token] for token, other in enumerate(texts) if other == text)
                 error = abs(row.count(text) / draws - expected)
                 assert error < 5 * np.sqrt(expected * (1 - expected) / draws) + 2 / draws
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [("1,2345", 1.0), ("top-10", 10.0), ("GPT-4: 3", 4.0), ("4-5", 4.0), ("is -3", -3.0), ("1,234,567.5", 1234567.5)],
+)
+def test_commas_and_hyphens(text, number):
+    assert parse_number(text, NumberGrid([1, 5])) == number
+
+
+def test_a_grid_text_that_goes_on_as_a_number_is_another_number():
+    grid = NumberGrid({1: "1", 2: "2", 0.5: "half"})
+    assert parse_number("1.5", grid) == 1.5
+    assert parse_number("1. Because", grid) == 1
+    assert parse_number("half", grid) == 0.5
+
+
+def test_the_end_token_of_the_tokenizer_ends_a_text_too(tiny_llama, tokenizer):
+    """The model names another end token than the tokenizer; both end the text."""
+    tiny_llama.generation_config.eos_token_id = 3
+    says = iter([10, tokenizer.eos_token_id, 11, 12, 13, 14, 15, 16])
+    tiny_llama.lm_head.register_forward_hook(
+        lambda module, inputs, logits: torch.nn.functional.one_hot(
+            torch.tensor([[next(says)]]), logits.shape[-1]
+        ).float()
+    )
+    batch = tokenizer(PROMPTS[:1], return_tensors="pt")
+    texts = generate_texts(tiny_llama, tokenizer, batch.input_ids, batch.attention_mask)
+    assert texts == [[tokenizer.decode([10])]]
+    assert tiny_llama.generation_config.eos_token_id == 3

@@ -553,3 +553,14 @@ def test_a_head_on_a_quantized_base(tokenizer, tmp_path, rows):
     with torch.autocast("cpu", dtype=torch.bfloat16):
         predicted = predictor.predict([row["prompt"] for row in rows], batch_size=3)
     np.testing.assert_allclose(predicted, trainer.predict(Dataset.from_list(rows)).predictions, atol=1e-2)
+
+
+def test_a_distribution_that_was_returned_does_not_change_with_training(tiny_llama, tokenizer, tmp_path, rows):
+    trainer = make(
+        tiny_llama, tokenizer, tmp_path, rows, "learnable_raft", options={"max_steps": 2, "learning_rate": 0.1}
+    )
+    output = trainer.predict(Dataset.from_list(rows))
+    values = output.distribution.values.clone()
+    trainer.train()
+    assert not torch.equal(trainer.readout.values, values)
+    assert torch.equal(output.distribution.values, values)

@@ -36,7 +36,7 @@ class PooledHead(Head):
         states = final.hidden_states.float()
         real = final.attention_mask.bool().unsqueeze(-1)
         if self.pooling == "mean":
-            pooled = (states * real).sum(1) / real.sum(1)
+            pooled = states.masked_fill(~real, 0).sum(1) / real.sum(1)
         elif self.pooling == "min":
             pooled = states.masked_fill(~real, torch.inf).amin(1)
         else:

@@ -42,4 +42,4 @@ class SampledSquaredError(DistributionLoss):
         losses = errors.gather(-1, drawn)
         baseline = (losses.sum(-1, keepdim=True) - losses) / (self.num_samples - 1)
         score = ((losses - baseline) * log_probs.gather(-1, drawn)).mean(-1)
-        return losses.mean(-1) + score - score.detach()
+        return losses.mean(-1) + (score - score.detach())
