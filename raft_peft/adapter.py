@@ -77,7 +77,7 @@ class RaftConfig(MethodSettings):
         except (TypeError, ValueError) as error:
             raise ValueError(
                 f"{path} is not a usable RAFT configuration: {error}. Save the model again with "
-                "`trainer.save_model(folder)`, or pass `grid=` to use the model without the file."
+                "`trainer.save_model(folder)`, or upgrade if a later version wrote it: pip install -U raft-peft."
             ) from error
         if not known_method:
             raise ValueError(

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from raft_peft.final_position import last_logits
+from raft_peft.final_position import last_logits, padded_left
 
 IGNORED = -100
 
@@ -42,12 +42,13 @@ def read_completion(
 
     Args:
         model: the model to call, possibly wrapped for distributed training.
-        input_ids: tokens of the prompts, padded on the left, of shape (batch, length).
+        input_ids: tokens of the prompts, of shape (batch, length).
         attention_mask: 1 on real tokens and 0 on padding, of shape (batch, length).
         target_ids: tokens of the targets, padded on the right with -100, of shape (batch, tokens).
         unwrapped: the model without its wrapper, where it has one.
         kwargs: passed on to the forward.
     """
+    input_ids, attention_mask = padded_left(input_ids, attention_mask)
     mask = (target_ids != IGNORED).long()
     tokens = target_ids.clamp(min=0)
     outputs = last_logits(

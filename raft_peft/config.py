@@ -117,7 +117,7 @@ class RegressionAwareConfig(MethodSettings, SFTConfig):
             self.greater_is_better = not self.metric_for_best_model.endswith(_LOWER_IS_BETTER)
         if self.bf16 is None:  # type: ignore[has-type]
             self.bf16 = not self.fp16 and is_torch_bf16_gpu_available()
-        if self.bf16 and not torch.accelerator.is_available():
+        if (self.bf16 or self.bf16_full_eval) and not torch.accelerator.is_available():
             self.use_cpu = True  # bf16 on the CPU is asked for; without this, transformers demands a GPU
         with warnings.catch_warnings():
             # TRL deprecates the mode for its token losses, while this trainer cuts prompts itself; and transformers
@@ -133,6 +133,9 @@ class RegressionAwareConfig(MethodSettings, SFTConfig):
         settings: dict[str, Any] = {
             setting.name: getattr(args, setting.name) for setting in fields(args) if setting.name in accepted
         }
+        metric = settings.get("metric_for_best_model")
+        if metric is not None and metric.endswith(_LOWER_IS_BETTER):
+            del settings["greater_is_better"]  # transformers sets True for every metric whose name is not a loss
         if settings.get("truncation_mode") == "keep_start":  # SFTConfig's default, meant for completions
             del settings["truncation_mode"]
         return cls(**settings)

@@ -42,7 +42,7 @@ def quantile(distribution: GridDistribution, level: float) -> torch.Tensor:
     # The roundings of float32 probabilities below the level, so that 0.3 + 0.2 reaches 0.5.
     reached = cumulative >= level * (1 - 1e-6)
     reached[:, -1] = True
-    return values[reached.int().argmax(-1)]
+    return _unless_nan(distribution, values[reached.int().argmax(-1)])
 
 
 def median(distribution: GridDistribution) -> torch.Tensor:
@@ -52,7 +52,7 @@ def median(distribution: GridDistribution) -> torch.Tensor:
 
 def mode(distribution: GridDistribution) -> torch.Tensor:
     """The most probable grid value, the Bayes rule of 0-1 loss, of shape (batch,)."""
-    return distribution.values[distribution.log_probs.argmax(-1)]
+    return _unless_nan(distribution, distribution.values[distribution.log_probs.argmax(-1)])
 
 
 def decide(distribution: GridDistribution, rule: str, *, renormalize: bool = False) -> torch.Tensor:
@@ -74,6 +74,11 @@ def check_rule(rule: str) -> None:
     """Raise a ValueError where there is no rule of this name."""
     if rule not in ("mean", "median", "mode"):
         _level(rule)
+
+
+def _unless_nan(distribution: GridDistribution, numbers: torch.Tensor) -> torch.Tensor:
+    """NaN where the distribution is, as of a model that has diverged; no rule may hide it."""
+    return numbers.masked_fill(distribution.log_probs.isnan().any(-1), torch.nan)
 
 
 def _level(rule: str) -> float:

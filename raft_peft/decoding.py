@@ -11,10 +11,11 @@ from typing import Any
 import torch
 from transformers import GenerationConfig
 
+from raft_peft.final_position import padded_left
 from raft_peft.grid import NumberGrid
 
-# Long enough for any price or score; a text that has begun with words instead holds no number.
-MAX_NEW_TOKENS = 8
+# Long enough for any score or price, also digit by digit. A target that needs more is refused before training.
+MAX_NEW_TOKENS = 12
 # A sign, unless it is a hyphen inside a word; thousands with their commas, or plain digits; decimals.
 _NUMBER = re.compile(r"(?:(?<!\w)[-+−])?(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)?(?:\.\d+)?")  # noqa: RUF001
 _GOES_ON = re.compile(r"\w|[.,]\d")
@@ -57,13 +58,14 @@ def generate_texts(
     Args:
         model: the model without any wrapper.
         tokenizer: its tokenizer.
-        input_ids: tokens of the prompts, padded on the left, of shape (batch, length).
+        input_ids: tokens of the prompts, of shape (batch, length).
         attention_mask: 1 on real tokens and 0 on padding, of shape (batch, length).
         num_samples: samples of each prompt; None to decode greedily.
 
     Returns:
         For each prompt one text, or `num_samples`.
     """
+    input_ids, attention_mask = padded_left(input_ids, attention_mask)
     own = model.generation_config.eos_token_id
     ends = {tokenizer.eos_token_id, *(own if isinstance(own, list) else [own])} - {None}
     config = GenerationConfig(

@@ -9,14 +9,23 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from peft import PeftType
 
 
 def check_final_logits(model: Any) -> None:
     """Refuse a model that cannot give the logits of one position alone.
 
     Raises:
-        ValueError: the model has no output over a vocabulary, or its forward takes no `logits_to_keep`.
+        ValueError: the model has no output over a vocabulary, its forward takes no `logits_to_keep`, or its adapter
+            puts virtual tokens before the row.
     """
+    for adapter in getattr(model, "peft_config", {}).values():
+        if adapter.is_prompt_learning and adapter.peft_type != PeftType.PREFIX_TUNING:
+            raise ValueError(
+                f"The adapter is of the type {adapter.peft_type.value}, whose virtual tokens stand before the "
+                f"padding of a "
+                "row, so that its numbers would change with the batch. Use LoRA or prefix tuning."
+            )
     if model.get_output_embeddings() is None:
         raise ValueError(
             f"{type(_base_model(model)).__name__} has no output over the vocabulary. RAFT reads the probabilities of "
@@ -75,9 +84,7 @@ def read_final_position(
     Returns:
         What the reader gave, or the `FinalPosition` itself where there is none.
     """
-    # Padding goes to the left, so that every row's last real token is in the last column.
-    order = attention_mask.argsort(dim=1, stable=True)
-    input_ids, attention_mask = input_ids.gather(1, order), attention_mask.gather(1, order)
+    input_ids, attention_mask = padded_left(input_ids, attention_mask)
     unwrapped = model if unwrapped is None else unwrapped
     kept: list[torch.Tensor] = []
 
@@ -96,6 +103,12 @@ def read_final_position(
     finally:
         for hook in hooks:
             hook.remove()
+
+
+def padded_left(input_ids: torch.Tensor, attention_mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The rows with all padding on the left, so that the last real token of each is in the last column."""
+    order = attention_mask.argsort(dim=1, stable=True)
+    return input_ids.gather(1, order), attention_mask.gather(1, order)
 
 
 def last_logits(

@@ -181,17 +181,17 @@ def resolve_in_contexts(
     for row, context in enumerate(contexts):
         opening, *whole = encoded[row * stride : (row + 1) * stride]
         try:
-            prompt_length = _prompt_length(texts[row][1:], tokenizer, context, opening, whole)
-            number_ids = [tuple(ids[prompt_length:]) for ids in whole]
-            token_ids = tuple(number_ids[: len(grid)])
+            prompt_length = _prompt_length(grid.texts, tokenizer, context, opening, whole[: len(grid)])
+            token_ids = tuple(tuple(ids[prompt_length:]) for ids in whole[: len(grid)])
             _check_number_tokens(grid, tokenizer, context, token_ids)
+            target_ids = _target_ids(tokenizer, context, opening[:prompt_length], whole[len(grid) :])
         except ValueError as error:
             resolved.append(error)
             continue
         prompt_ids = tuple(opening[:prompt_length])
         if context.add_special_tokens and prompt_ids[: len(leading_ids)] != leading_ids:
             prompt_ids = leading_ids + prompt_ids
-        resolved.append(ResolvedGrid(prompt_ids, token_ids, *number_ids[len(grid) :]))
+        resolved.append(ResolvedGrid(prompt_ids, token_ids, target_ids))
     return resolved
 
 
@@ -260,6 +260,22 @@ def _prompt_length(
             "or set another separator."
         )
     return length
+
+
+def _target_ids(tokenizer: Any, context: Context, prompt: list[int], sentences: list[list[int]]) -> tuple[int, ...]:
+    """The ids of the target behind the prompt of the grid; empty where there is no target."""
+    if not sentences:
+        return ()
+    (ids,) = sentences
+    if ids[: len(prompt)] != prompt or len(ids) == len(prompt):
+        raise ValueError(
+            f"The target's text begins inside the prompt {_tail(context.text)!r}: the tokenizer gives "
+            f"{_token_texts(tokenizer, ids[-6:])} with it, where the grid's numbers begin behind "
+            f"{_token_texts(tokenizer, prompt[-3:])}. Scale the labels so that they are written like the grid "
+            f"(without "
+            "a sign, say), or set another separator."
+        )
+    return tuple(ids[len(prompt) :])
 
 
 def _check_number_tokens(

@@ -141,6 +141,8 @@ class Method:
         takes: the settings of `MethodSettings` that mean something for it.
         reads_text: whether the prediction is decoded text, parsed to a number.
         trains_text: whether the loss is the cross-entropy of the target's text.
+        limited_by_grid: whether its predictions stay within the grid's reach, so that a label beyond is worth a
+            warning.
         labels_within_grid: whether a label outside the grid's range is an error, since the loss has no lower bound
             there.
         source: the equation or table of the paper.
@@ -152,6 +154,7 @@ class Method:
     source: str
     reads_text: bool = False
     trains_text: bool = False
+    limited_by_grid: bool = False
     labels_within_grid: bool = False
 
     @property
@@ -185,11 +188,11 @@ def _expected_squared_error(settings: MethodSettings) -> losses.DistributionLoss
 _ON_GRID = ("decision", "renormalize", "attention")
 
 METHODS: dict[str, Method] = {
-    "raft": Method(_grid_head, _squared_error, _ON_GRID, "eq. 10, Table 16"),
-    "rail": Method(_grid_head, None, (*_ON_GRID, "num_samples"), "eq. 4, 5"),
+    "raft": Method(_grid_head, _squared_error, _ON_GRID, "eq. 10, Table 16", limited_by_grid=True),
+    "rail": Method(_grid_head, None, (*_ON_GRID, "num_samples"), "eq. 4, 5", limited_by_grid=True),
     "zero_shot": Method(_grid_head, None, (), "eq. 1", reads_text=True),
     "ce": Method(_grid_head, None, (), "eq. 8", reads_text=True, trains_text=True),
-    "mbr": Method(_grid_head, _expected_squared_error, (*_ON_GRID, "num_samples"), "eq. 13, 14"),
+    "mbr": Method(_grid_head, _expected_squared_error, (*_ON_GRID, "num_samples"), "eq. 13, 14", limited_by_grid=True),
     "log_loss": Method(
         lambda settings, setup, token: UpperValueHead(setup.values),
         lambda settings: losses.LogLoss(),

@@ -20,7 +20,7 @@ from raft_peft.collate import RegressionCollator
 from raft_peft.distribution import GridDistribution
 from raft_peft.grid import NumberGrid
 from raft_peft.heads import Head
-from raft_peft.methods import MethodSettings
+from raft_peft.methods import METHODS, MethodSettings
 from raft_peft.prompts import EncodedPrompt, PromptEncoder
 from raft_peft.readout import HEAD_FILE, Readout
 
@@ -88,6 +88,7 @@ class RegressionPredictor:
         method: str | None = None,
         decision: str | None = None,
         renormalize: bool | None = None,
+        attention: str | None = None,
         num_samples: int | None = None,
         head: Head | None = None,
         **model_kwargs: Any,
@@ -96,11 +97,11 @@ class RegressionPredictor:
 
         Args:
             folder_or_model: a folder or Hub repository, with a `raft_config.json` or with `grid`.
-            grid: the numbers, for a model without `raft_config.json`; or another grid than the saved one.
+            grid: the numbers, for a model without `raft_config.json`; or instead of the saved ones.
             dtype: of the weights. By default as in training; for zero-shot, as the model was saved.
             quantization_config: such as a `BitsAndBytesConfig`.
             device_map: by default all on the GPU where there is one, else on the CPU.
-            separator, max_length, decision, renormalize: instead of the saved settings.
+            separator, max_length, decision, renormalize, attention: instead of the saved settings.
             method, num_samples: see [`MethodSettings`]; by default as trained, or raft. One without parameters of its
                 own reads any model: `rail`, `zero_shot`.
             head: the head of yours that the model was trained with, made as it was then; its parameters are loaded.
@@ -122,8 +123,9 @@ class RegressionPredictor:
             if key in model_kwargs
         }
         config_path = _find_file(name, RAFT_CONFIG_NAME, hub)
-        saved = RaftConfig.load(config_path) if config_path is not None and grid is None else None
-        if saved is not None:
+        saved = None if config_path is None else RaftConfig.load(config_path)
+        own_grid = grid is None
+        if saved is not None and own_grid:
             grid = saved.grid
         if grid is None:
             raise ValueError(
@@ -136,7 +138,8 @@ class RegressionPredictor:
         settings: dict[str, Any] = {}
         grid_token_ids = None
         if saved is not None:
-            saved.check_tokens(tokenizer)
+            if own_grid:
+                saved.check_tokens(tokenizer)
             if saved.head is not None and head is None:
                 raise ValueError(
                     f"{name!r} was trained with a head of your own, {saved.head}. Pass `head=`, made as it was in "
@@ -147,9 +150,17 @@ class RegressionPredictor:
             separator = saved.separator if separator is None else separator
             max_length = saved.max_length if max_length is None else max_length
             grid_token_ids = None if saved.token_ids is None else [ids[0] for ids in saved.token_ids]
-            if method in (None, saved.method):
-                settings = saved.method_settings()
-        asked = {"method": method, "decision": decision, "renormalize": renormalize, "num_samples": num_samples}
+            taken = METHODS[saved.method if method is None else method].takes if method in (None, *METHODS) else ()
+            settings = {
+                setting: value for setting, value in saved.method_settings().items() if setting in ("method", *taken)
+            }
+        asked = {
+            "method": method,
+            "decision": decision,
+            "renormalize": renormalize,
+            "attention": attention,
+            "num_samples": num_samples,
+        }
         settings |= {setting: value for setting, value in asked.items() if value is not None}
         if dtype is not None:
             model_kwargs["dtype"] = dtype

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from datasets import Dataset, Features, IterableDataset, List, Value
 
+from raft_peft.decoding import MAX_NEW_TOKENS
 from raft_peft.grid import number_text
 from raft_peft.labels import check_within, has_label, label_range, read_labels, target_texts
-from raft_peft.prompts import PromptEncoder
+from raft_peft.methods import METHODS, Method
+from raft_peft.prompts import EncodedPrompt, PromptEncoder, rows_error
 
 logger = logging.getLogger(__name__)
 
@@ -29,11 +32,6 @@ def first_row(dataset: Dataset | IterableDataset, name: str) -> dict[str, Any]:
     return row
 
 
-def is_encoded(row: dict[str, Any]) -> bool:
-    """Whether a row comes from `encode_dataset`."""
-    return "input_ids" in row and "grid_token_ids" in row
-
-
 def encode_dataset(
     dataset: Dataset | IterableDataset,
     name: str,
@@ -41,9 +39,8 @@ def encode_dataset(
     *,
     label_column: str,
     require_label: bool = True,
+    method: Method = METHODS["raft"],
     renormalize: bool = False,
-    with_target_text: bool = False,
-    within_grid: bool = False,
     num_proc: int | None = None,
 ) -> Dataset | IterableDataset:
     """Encode every row, check every label, and say how many rows were cut or cannot be expressed.
@@ -54,9 +51,9 @@ def encode_dataset(
         encoder: encodes the prompts.
         label_column: the column of the label; a numeric `completion` stands in for it.
         require_label: whether rows without any label are an error, or are encoded without.
-        renormalize: whether predictions are renormalised over the grid, which decides the labels within reach.
-        with_target_text: whether to encode the label as text too, with the end-of-sequence token behind it.
-        within_grid: whether a label outside the grid's range is an error, not a warning.
+        method: decides whether the label is encoded as text too, with the end-of-sequence token behind it, and which
+            labels are within reach.
+        renormalize: whether predictions are renormalised over the grid, which also decides the labels within reach.
         num_proc: processes to encode with (datasets of known length only).
 
     Returns:
@@ -67,8 +64,11 @@ def encode_dataset(
         ValueError: the dataset is empty, holds images, or has rows that cannot be encoded or have no usable label.
     """
     row = first_row(dataset, name)
-    if is_encoded(row):
-        return dataset
+    if "grid_token_ids" in row:
+        raise ValueError(
+            f"The {name} dataset was encoded by another trainer, for its grid and method. Pass the rows themselves, "
+            "with `prompt` and a label."
+        )
     if "image" in row or "images" in row:
         raise ValueError(
             f"The {name} dataset has images, and the final-position loss reads text only. Drop the image column and "
@@ -86,17 +86,20 @@ def encode_dataset(
             f"of the target to {label_column!r}, or set label_column to its name."
         )
 
-    if with_target_text and encoder.tokenizer.eos_token_id is None:
+    if method.trains_text and encoder.tokenizer.eos_token_id is None:
         raise ValueError(
             "The tokenizer has no end-of-sequence token to put behind the target. Set tokenizer.eos_token."
         )
 
+    reach = label_range(encoder.grid, renormalize=renormalize) if method.limited_by_grid else None
+    warnings = _Warnings(name, encoder, reach)
+
     def encode(batch: dict[str, list], indices: list[int]) -> dict[str, list]:
         rows = [dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)]
         labels = read_labels(rows, encoder.grid, label_column, indices[0]) if labelled else []
-        if within_grid:
+        if method.labels_within_grid:
             check_within(labels, encoder.grid, indices[0])
-        targets = target_texts(labels, encoder.grid, indices[0]) if labelled and with_target_text else None
+        targets = target_texts(labels, encoder.grid, indices[0]) if labelled and method.trains_text else None
         prompts = encoder.encode(rows, indices[0], targets)
         encoded: dict[str, list] = {
             "input_ids": [prompt.input_ids for prompt in prompts],
@@ -106,14 +109,17 @@ def encode_dataset(
         if labelled:
             encoded["label"] = labels
         if targets is not None:
+            check_target_lengths(prompts, targets, indices[0])
             encoded["target_ids"] = [[*prompt.target_ids, encoder.tokenizer.eos_token_id] for prompt in prompts]
+        if isinstance(dataset, IterableDataset):  # whose rows are not counted: the first of each kind is said
+            warnings.warn(encoded, labels)
         return encoded
 
     # Written out, since datasets would infer integers from a first batch of whole labels and cast the rest to them.
     features = {"input_ids": List(Value("int64")), "grid_token_ids": List(Value("int64")), "was_cut": Value("bool")}
     if labelled:
         features["label"] = Value("float64")
-        if with_target_text:
+        if method.trains_text:
             features["target_ids"] = List(Value("int64"))
     options: dict[str, Any] = {
         "batched": True,
@@ -125,35 +131,58 @@ def encode_dataset(
         options |= {"num_proc": num_proc, "desc": f"Tokenizing {name} dataset"}
     encoded = dataset.map(encode, **options)
     if isinstance(encoded, Dataset):
-        _report(encoded, name, encoder, renormalize=renormalize)
+        warnings.warn(encoded, encoded["label"] if labelled else [])
     return encoded.remove_columns("was_cut")
 
 
-def _report(encoded: Dataset, name: str, encoder: PromptEncoder, *, renormalize: bool) -> None:
-    cut = int(np.sum(encoded["was_cut"]))
-    if cut:
-        logger.warning(
-            "%d of the %d prompts of the %s dataset are longer than max_length=%d and lost their beginning. Raise "
-            "max_length, or shorten the prompts.",
-            cut,
-            len(encoded),
-            name,
-            encoder.max_length,
+def check_target_lengths(prompts: Sequence[EncodedPrompt], targets: Sequence[str], first_row: int = 0) -> None:
+    """Raise a ValueError that names the rows whose target's text is longer than what is decoded in prediction."""
+    errors = [
+        (
+            row,
+            f"the target {target!r} is {len(prompt.target_ids)} tokens, and {MAX_NEW_TOKENS} are decoded in "
+            f"prediction. "
+            "Round or scale the label.",
         )
-    if "label" not in encoded.column_names:
-        return
-    low, high = label_range(encoder.grid, renormalize=renormalize)
-    labels = np.asarray(encoded["label"])
-    outside = int(np.sum((labels < low) | (labels > high)))
-    if outside:
-        logger.warning(
-            "%d of the %d labels of the %s dataset (%s to %s) lie outside what this grid can express, %s to %s. "
-            "Scale the labels, or widen the grid.",
-            outside,
-            len(labels),
-            name,
-            number_text(labels.min()),
-            number_text(labels.max()),
-            number_text(low),
-            number_text(high),
-        )
+        for row, (prompt, target) in enumerate(zip(prompts, targets, strict=True), first_row)
+        if len(prompt.target_ids) > MAX_NEW_TOKENS
+    ]
+    if errors:
+        raise rows_error(errors)
+
+
+class _Warnings:
+    """Says, once each, how many rows were cut and how many labels are out of reach."""
+
+    def __init__(self, name: str, encoder: PromptEncoder, reach: tuple[float, float] | None):
+        self.name = name
+        self.max_length = encoder.max_length
+        self.reach = reach
+        self.said: set[str] = set()
+
+    def warn(self, encoded: Mapping[str, Any], labels: Sequence[float]) -> None:
+        rows = len(encoded["was_cut"])
+        cut = int(np.sum(encoded["was_cut"]))
+        if cut:
+            self._say(
+                f"{cut} of the {rows} prompts of the {self.name} dataset are longer than "
+                f"max_length={self.max_length} and "
+                "lost their beginning. Raise max_length, or shorten the prompts."
+            )
+        if self.reach is None or not len(labels):
+            return
+        low, high = self.reach
+        numbers = np.asarray(labels)
+        outside = int(np.sum((numbers < low) | (numbers > high)))
+        if outside:
+            self._say(
+                f"{outside} of the {rows} labels of the {self.name} dataset ({number_text(numbers.min())} to "
+                f"{number_text(numbers.max())}) lie outside what this grid can express, {number_text(low)} to "
+                f"{number_text(high)}. Scale the labels, or widen the grid."
+            )
+
+    def _say(self, text: str) -> None:
+        kind = text.split(". ")[-1]
+        if kind not in self.said:
+            self.said.add(kind)
+            logger.warning(text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -127,13 +128,14 @@ class PromptEncoder:
                 "`tokenizer.chat_template` or `chat_template_path`, use the instruction-tuned model's tokenizer, or "
                 "give the prompt as text."
             )
+        tools = row.get("tools")  # a list, or JSON as TRL's rows may hold
         prefilled = messages[-1].get("role") == "assistant"
         text = self.processor.apply_chat_template(
             list(messages),
             tokenize=False,
             add_generation_prompt=not prefilled,
             continue_final_message=prefilled,
-            tools=row.get("tools"),
+            tools=json.loads(tools) if isinstance(tools, str) else tools,
             **(row.get("chat_template_kwargs") or {}),
         )
         by_default = default_separator(text) if prefilled else ""

@@ -82,6 +82,7 @@ class Readout:
                 hidden_size=model.config.get_text_config().hidden_size,
             )
             head = self.method.head(settings, setup, special_token_id(tokenizer, settings))
+            head = _trained_head(model, like=head) or head
         self.head = head.to(weight.device)
         self.has_parameters = any(True for _ in head.parameters())
         if self.has_parameters:
@@ -176,12 +177,6 @@ class Readout:
         device = batch["input_ids"].device
         return Reading(predictions.to(device), distribution, parsed.to(device))
 
-    def save_head(self, folder: str | Path) -> None:
-        """Write the head's parameters into a folder, where it has any."""
-        if self.has_parameters:
-            tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.head.state_dict().items()}
-            save_file(tensors, Path(folder) / HEAD_FILE)
-
     def load_head(self, path: str | Path) -> None:
         """Read the head's parameters back.
 
@@ -194,6 +189,19 @@ class Readout:
             raise ValueError(
                 f"{path} does not fit the head of method {self.settings.method!r}, {type(self.head).__name__}: {error}"
             ) from error
+
+
+def save_head(parameters: Mapping[str, torch.Tensor], folder: str | Path) -> None:
+    """Write a head's parameters into a folder."""
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in parameters.items()}
+    save_file(tensors, Path(folder) / HEAD_FILE)
+
+
+def _trained_head(model: Any, like: Head) -> Head | None:
+    """The head that the model carries already, from its trainer, where it is of the same kind and sizes."""
+    found = getattr(model, HEAD_NAME, None)
+    shapes = [[parameter.shape for parameter in head.parameters()] for head in (found, like) if head is not None]
+    return found if type(found) is type(like) and shapes[0] == shapes[1] else None
 
 
 def special_token_id(tokenizer: Any, settings: MethodSettings) -> int:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +18,7 @@ from torch.utils.data import DataLoader, SequentialSampler
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
+    AutoProcessor,
     BitsAndBytesConfig,
     DataCollator,
     EvalPrediction,
@@ -30,7 +33,7 @@ from transformers.trainer_utils import PredictionOutput
 from trl import SFTTrainer
 from trl.trainer.utils import get_config_model_id
 
-from raft_peft.adapter import RaftConfig
+from raft_peft.adapter import RAFT_CONFIG_NAME, RaftConfig
 from raft_peft.collate import RegressionCollator
 from raft_peft.config import RegressionAwareConfig
 from raft_peft.distribution import GridDistribution
@@ -42,7 +45,7 @@ from raft_peft.methods import METHODS
 from raft_peft.metrics import regression_metrics
 from raft_peft.preparation import ENCODED_COLUMNS, encode_dataset, first_row
 from raft_peft.prompts import PromptEncoder
-from raft_peft.readout import HEAD_FILE, HEAD_NAME, Readout
+from raft_peft.readout import HEAD_FILE, HEAD_NAME, Readout, save_head
 
 EvalDataset: TypeAlias = Dataset | IterableDataset | dict[str, Dataset | IterableDataset]
 
@@ -153,6 +156,7 @@ class RegressionAwareTrainer(SFTTrainer):
                 f"`loss` cannot be used with method {args.method!r}, whose loss is over the target's text."
             )
         if args.init == "random":
+            processing_class = processing_class or _processing_class(model, args)
             model = _random_model(model, args, quantization_config, peft_config)
         if not isinstance(model, str):
             check_final_logits(model)
@@ -167,6 +171,8 @@ class RegressionAwareTrainer(SFTTrainer):
         self._user_compute_metrics = compute_metrics
         # SFTTrainer wants a training dataset; zero-shot prediction has none.
         stand_in = Dataset.from_dict({"input_ids": [[0]], "grid_token_ids": [[0] * len(self.grid)], "label": [0.0]})
+        self._encoded_here: weakref.WeakSet[Any] = weakref.WeakSet([stand_in])
+        folder = model if isinstance(model, str) else None
         super().__init__(
             model=model,
             args=args,
@@ -179,7 +185,7 @@ class RegressionAwareTrainer(SFTTrainer):
             optimizers=optimizers,
             optimizer_cls_and_kwargs=optimizer_cls_and_kwargs,
             quantization_config=quantization_config,
-            peft_config=_for_causal_lm(peft_config),
+            peft_config=_for_causal_lm(peft_config, model, args),
         )
         if train_dataset is None:
             self.train_dataset = None
@@ -196,6 +202,21 @@ class RegressionAwareTrainer(SFTTrainer):
             grid_token_ids=self._grid_token_ids,
             head=head,
         )
+        if self.readout.has_parameters:
+            self._prepare_head(folder, optimizers[0])
+
+    def _prepare_head(self, folder: str | None, optimizer: torch.optim.Optimizer | None) -> None:
+        if optimizer is not None:
+            raise ValueError(
+                f"The head of method {self.args.method!r} has parameters that the optimizer you pass does not know. "
+                "Pass `optimizer_cls_and_kwargs`, or name one with `optim`."
+            )
+        if self.readout.head.reads_hidden_states and self.args.ddp_find_unused_parameters is None:
+            self.args.ddp_find_unused_parameters = True  # the head over the vocabulary has no part in the loss
+        if folder is not None and (Path(folder) / HEAD_FILE).is_file():
+            saved = RaftConfig.load(Path(folder) / RAFT_CONFIG_NAME)
+            if saved.method == self.args.method:  # training goes on with the head that the folder was saved with
+                self.readout.load_head(Path(folder) / HEAD_FILE)
 
     # Datasets
 
@@ -223,6 +244,8 @@ class RegressionAwareTrainer(SFTTrainer):
     def _encode_dataset(
         self, dataset: Dataset | IterableDataset, name: str, *, require_label: bool = True
     ) -> Dataset | IterableDataset:
+        if dataset in self._encoded_here:
+            return dataset
         with self.args.main_process_first(desc=f"tokenizing the {name} dataset"):
             encoded = encode_dataset(
                 dataset,
@@ -230,12 +253,12 @@ class RegressionAwareTrainer(SFTTrainer):
                 self.encoder,
                 label_column=self.args.label_column,
                 require_label=require_label,
+                method=METHODS[self.args.method],
                 renormalize=self.args.renormalize,
-                with_target_text=METHODS[self.args.method].trains_text,
-                within_grid=METHODS[self.args.method].labels_within_grid,
                 num_proc=self.args.dataset_num_proc,
             )
-        if self._grid_token_ids is None and encoded is not dataset:
+        self._encoded_here.add(encoded)
+        if self._grid_token_ids is None:
             self._grid_token_ids = tuple(next(iter(encoded))["grid_token_ids"])
         return encoded
 
@@ -295,6 +318,8 @@ class RegressionAwareTrainer(SFTTrainer):
         return output, self._losses(output, inputs["labels"]) if "labels" in inputs else None, auxiliary_loss
 
     def _losses(self, output: GridDistribution | torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        if self._loss is None and self.readout.method.trains_text:
+            raise ValueError("The rows have no target text to take the cross-entropy of. Pass them with their labels.")
         labels = labels.to(output.log_probs.device if isinstance(output, GridDistribution) else output.device)
         if isinstance(self._loss, DistributionLoss):
             if not isinstance(output, GridDistribution):
@@ -326,7 +351,7 @@ class RegressionAwareTrainer(SFTTrainer):
         tokens, mass_of_all = self.accelerator.gather(counts[None]).sum(0).tolist()
         self._total_train_tokens += int(tokens) // self._tp_size
         self._metrics["train"]["num_tokens"] = [self._total_train_tokens]
-        if isinstance(output, GridDistribution):
+        if isinstance(output, GridDistribution) and not self.readout.head.sums_to_one:
             self._metrics["train"]["grid_mass"].append(mass_of_all / (len(rows) * self.accelerator.num_processes))
 
     def _get_num_items_in_batch(
@@ -367,7 +392,7 @@ class RegressionAwareTrainer(SFTTrainer):
     def _compute_metrics(self, evaluated: EvalPrediction) -> dict[str, float]:
         read, labels = evaluated.predictions, evaluated.label_ids
         metrics = {"loss": float(read["losses"].mean()), **regression_metrics(read["predictions"], labels)}
-        if "log_probs" in read:
+        if "log_probs" in read and not self.readout.head.sums_to_one:
             metrics["grid_mass"] = float(np.exp(read["log_probs"]).sum(-1).mean())
         if "parsed" in read:
             metrics["parsed"] = float(read["parsed"].mean())
@@ -429,14 +454,27 @@ class RegressionAwareTrainer(SFTTrainer):
     # Saving
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
-        if self.readout.has_parameters:  # the head has a file of its own, and the model's folder stays an ordinary one
+        # The head has a file of its own, and the model's folder stays an ordinary one. It is taken from the state
+        # dict, which is whole where the model itself is in shards.
+        head: dict[str, torch.Tensor] = {}
+        if self.readout.has_parameters:
             whole = self.model.state_dict() if state_dict is None else state_dict
-            state_dict = {name: tensor for name, tensor in whole.items() if not name.startswith(f"{HEAD_NAME}.")}
+            prefix = f"{HEAD_NAME}."
+            head = {name.removeprefix(prefix): whole[name] for name in whole if name.startswith(prefix)}
+            state_dict = {name: tensor for name, tensor in whole.items() if not name.startswith(prefix)}
         super()._save(output_dir, state_dict)
         if self.args.should_save:
             folder = output_dir if output_dir is not None else self.args.output_dir
             self._raft_config().save(folder)
-            self.readout.save_head(folder)
+            if head:
+                save_head(head, folder)
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        # `Trainer` copies the files that it knows of from the checkpoint
+        for name in (RAFT_CONFIG_NAME, HEAD_FILE):
+            if self.is_world_process_zero() and (Path(checkpoint_folder) / name).is_file():
+                shutil.copy(Path(checkpoint_folder) / name, self.args.output_dir)
+        super()._push_from_checkpoint(checkpoint_folder)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)
@@ -485,24 +523,33 @@ def _random_model(model: Any, args: RegressionAwareConfig, quantization_config: 
             "not be "
             "loaded again. Leave out `peft_config` and `quantization_config`."
         )
-    options = {"trust_remote_code": args.trust_remote_code, **(args.model_init_kwargs or {})}
+    options = dict(args.model_init_kwargs or {})
+    trust = {"trust_remote_code": options.pop("trust_remote_code", args.trust_remote_code)}
     of_config = {name: options.pop(name) for name in ("attn_implementation", "dtype") if name in options}
     options.pop("device_map", None)
-    config = AutoConfig.from_pretrained(model, **options)
+    config = AutoConfig.from_pretrained(model, **options, **trust)
     set_seed(args.seed)
-    return AutoModelForCausalLM.from_config(config, **{"dtype": torch.float32, **of_config})
+    return AutoModelForCausalLM.from_config(config, **trust, **{"dtype": torch.float32, **of_config})
 
 
-def _for_causal_lm(peft_config: PeftConfig | None) -> PeftConfig | None:
-    """The adapter's configuration with the task type under which `AutoPeftModelForCausalLM` opens it again."""
-    if not isinstance(peft_config, PeftConfig) or peft_config.task_type == TaskType.CAUSAL_LM:
+def _processing_class(model: str, args: RegressionAwareConfig) -> Any:
+    revision = (args.model_init_kwargs or {}).get("revision")
+    return AutoProcessor.from_pretrained(model, revision=revision, trust_remote_code=args.trust_remote_code)
+
+
+def _for_causal_lm(peft_config: PeftConfig | None, model: Any, args: RegressionAwareConfig) -> PeftConfig | None:
+    """The adapter's configuration with what `AutoPeftModelForCausalLM` needs to open the same model again."""
+    if not isinstance(peft_config, PeftConfig):
         return peft_config
-    if peft_config.task_type is not None:
+    if peft_config.task_type not in (None, TaskType.CAUSAL_LM):
         raise ValueError(
             f"The adapter's task_type is {peft_config.task_type}, but the numbers are read from a language model's "
             "next-token probabilities. Set task_type='CAUSAL_LM'."
         )
-    return dataclasses.replace(peft_config, task_type=TaskType.CAUSAL_LM)
+    revision = peft_config.revision
+    if isinstance(model, str) and revision is None:
+        revision = (args.model_init_kwargs or {}).get("revision")
+    return dataclasses.replace(peft_config, task_type=TaskType.CAUSAL_LM, revision=revision)
 
 
 def _refuse_token_callables(compute_loss_func: Any, preprocess_logits_for_metrics: Any, formatting_func: Any) -> None:

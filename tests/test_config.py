@@ -82,6 +82,14 @@ def test_other_arguments_are_converted(args):
     assert config.max_length == getattr(args, "max_length", 1024)
 
 
+@pytest.mark.parametrize("kind", [SFTConfig, TrainingArguments])
+@pytest.mark.parametrize(("metric", "greater"), [("rmse", False), ("eval_mae", False), ("pearson", True)])
+def test_the_best_model_is_the_best_after_a_conversion(kind, metric, greater):
+    """transformers takes the greatest for the best of every metric that is not called a loss."""
+    args = kind("out", use_cpu=True, metric_for_best_model=metric)
+    assert RegressionAwareConfig.from_training_arguments(args).greater_is_better is greater
+
+
 def test_what_cannot_be_honoured_is_refused_in_a_conversion_too():
     with pytest.raises(ValueError, match="packing"):
         RegressionAwareConfig.from_training_arguments(SFTConfig("out", packing=True, use_cpu=True))

@@ -203,6 +203,13 @@ class TestRefusals:
             decisions.quantile(distribution_of([1, 2], [1, 1]), level)
 
 
+@pytest.mark.parametrize("rule", ["mean", "median", "mode", "quantile:0.9"])
+def test_no_rule_hides_a_model_that_has_diverged(rule):
+    log_probs = torch.tensor([[float("nan")] * 2, [0.5, 0.5]]).log()
+    numbers = decisions.decide(GridDistribution(log_probs, torch.tensor([1.0, 2.0])), rule)
+    assert numbers.isnan().tolist() == [True, False]
+
+
 @pytest.mark.parametrize("count", [35, 70, 99])
 def test_quantiles_of_large_uniform_grids(count):
     """k of n equal probabilities reach the level k / n, whatever their float32 sum rounds to."""

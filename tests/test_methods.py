@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
-from peft import LoraConfig
+from peft import LoraConfig, PromptTuningConfig
 from safetensors.torch import load_file
 from torch.utils.data import DataLoader
 from transformers import BitsAndBytesConfig, LlamaConfig, LlamaForCausalLM
 
 from raft_peft import RegressionAwareConfig, RegressionAwareTrainer, RegressionPredictor
+from raft_peft.collate import RegressionCollator
+from raft_peft.decoding import MAX_NEW_TOKENS
 from raft_peft.methods import METHODS, MethodSettings
 
 GRID = [0, 1, 2, 3, 4]
@@ -181,7 +183,7 @@ def test_decoded_numbers_by_hand(name, smollm2, tmp_path):
         ids = tokenizer(prompt + " ").input_ids
         start = len(ids)
         with torch.no_grad():
-            for _ in range(8):
+            for _ in range(MAX_NEW_TOKENS):
                 ids.append(model(torch.tensor([ids])).logits[0, -1].argmax().item())
                 if ids[-1] == tokenizer.eos_token_id:
                     break
@@ -511,7 +513,13 @@ def test_sampled_rail_is_the_mean_of_the_numbers_in_the_samples(smollm2):
     torch.manual_seed(0)
     ids = predictor.tokenizer(prompt + " ", return_tensors="pt")
     samples = predictor.model.generate(
-        **ids, do_sample=True, temperature=1.0, top_k=0, top_p=1.0, num_return_sequences=8, max_new_tokens=8
+        **ids,
+        do_sample=True,
+        temperature=1.0,
+        top_k=0,
+        top_p=1.0,
+        num_return_sequences=8,
+        max_new_tokens=MAX_NEW_TOKENS,
     )
     texts = predictor.tokenizer.batch_decode(samples[:, ids.input_ids.shape[1] :], skip_special_tokens=True)
     numbers = [float(match.group()) if (match := re.search(r"-?\d+(\.\d+)?", text)) else 0.0 for text in texts]
@@ -564,3 +572,112 @@ def test_a_distribution_that_was_returned_does_not_change_with_training(tiny_lla
     trainer.train()
     assert not torch.equal(trainer.readout.values, values)
     assert torch.equal(output.distribution.values, values)
+
+
+class TestNothingOfTheHeadIsLost:
+    def test_an_optimizer_that_does_not_know_it(self, tiny_llama, tokenizer, tmp_path, rows):
+        optimizer = torch.optim.SGD(tiny_llama.parameters(), lr=0.1)
+        with pytest.raises(ValueError, match="has parameters that the optimizer you pass does not know"):
+            make(tiny_llama, tokenizer, tmp_path, rows, "pooled mean", optimizers=(optimizer, None))
+        make(tiny_llama, tokenizer, tmp_path, rows, "raft", optimizers=(optimizer, None))
+
+    @pytest.mark.parametrize("name", ["special_token", "pooled mean", "learnable_raft"])
+    def test_full_bf16_evaluation_keeps_its_precision(self, name, tiny_llama, tokenizer, tmp_path, rows):
+        trainer = make(tiny_llama, tokenizer, tmp_path, rows, name, options={"bf16_full_eval": True})
+        before = head_of(trainer)
+        trainer.evaluate(Dataset.from_list(rows))
+        for key, tensor in head_of(trainer).items():
+            assert tensor.dtype == torch.float32
+            assert torch.equal(tensor, before[key])
+
+    def test_training_goes_on_from_a_folder(self, tiny_llama, tokenizer, tmp_path, rows):
+        trained = make(tiny_llama, tokenizer, tmp_path / "one", rows, "pooled mean", options={"max_steps": 3})
+        trained.train()
+        trained.save_model()
+        again = make(str(tmp_path / "one"), None, tmp_path / "two", rows, "pooled mean")
+        for key, tensor in head_of(trained).items():
+            assert torch.equal(tensor, head_of(again)[key])
+
+    def test_a_predictor_of_the_trained_model(self, tiny_llama, tokenizer, tmp_path, rows):
+        trainer = make(tiny_llama, tokenizer, tmp_path, rows, "pooled mean", options={"max_steps": 3})
+        trainer.train()
+        predictor = RegressionPredictor(trainer.model, tokenizer, GRID, method="pooled")
+        expected = trainer.predict(Dataset.from_list(rows)).predictions
+        np.testing.assert_allclose(predictor.predict([row["prompt"] for row in rows]), expected, atol=1e-5)
+
+    def test_it_is_saved_from_the_state_dict_that_is_given(self, tiny_llama, tokenizer, tmp_path, rows):
+        """As where the model is in shards, and only the gathered state dict is whole."""
+        trainer = make(tiny_llama, tokenizer, tmp_path, rows, "pooled mean")
+        gathered = {name: tensor.clone() for name, tensor in trainer.model.state_dict().items()}
+        whole = gathered["regression_head.weight"].clone()
+        trainer.readout.head.weight.data = torch.empty(0)
+        trainer._save(str(tmp_path / "saved"), gathered)
+        assert torch.equal(load_file(tmp_path / "saved" / "regression_head.safetensors")["weight"], whole)
+
+    def test_pushes_from_a_checkpoint_hold_everything(self, tiny_llama, tokenizer, tmp_path, rows, monkeypatch):
+        from transformers import Trainer
+
+        trainer = make(tiny_llama, tokenizer, tmp_path / "run", rows, "pooled mean")
+        monkeypatch.setattr(Trainer, "_push_from_checkpoint", lambda self, folder: None)
+        trainer.save_model(str(tmp_path / "checkpoint"))
+        (tmp_path / "run").mkdir(exist_ok=True)
+        trainer._push_from_checkpoint(str(tmp_path / "checkpoint"))
+        assert (tmp_path / "run" / "regression_head.safetensors").is_file()
+        assert (tmp_path / "run" / "raft_config.json").is_file()
+
+
+class TestTargetsAsText:
+    def test_a_target_longer_than_what_is_decoded(self, tiny_llama, sentencepiece, tmp_path, rows):
+        with pytest.raises(ValueError, match=r"row 0: the target '1234567.65432' is 13 tokens, and 12 are decoded"):
+            make(tiny_llama, sentencepiece, tmp_path, [{**rows[0], "label": 1234567.654321}], "ce")
+
+    def test_a_target_that_begins_inside_the_prompt(self, smollm2, tmp_path, rows):
+        with pytest.raises(ValueError, match=r"row 0: The target's text begins inside the prompt.*without a sign"):
+            make(str(smollm2), None, tmp_path, [{**rows[0], "label": -1.0}], "ce")
+
+    def test_a_collator_that_pads_on_the_right(self, tiny_llama, tokenizer, tmp_path, rows):
+        dataset = Dataset.from_list(rows)
+        expected = make(tiny_llama, tokenizer, tmp_path, rows, "ce").predict(dataset)
+        collate = RegressionCollator(pad_token_id=1)
+
+        def right(batch_rows):
+            batch = collate(batch_rows)
+            order = (1 - batch["attention_mask"]).argsort(dim=1, stable=True)
+            return {
+                **batch,
+                "input_ids": batch["input_ids"].gather(1, order),
+                "attention_mask": batch["attention_mask"].gather(1, order),
+            }
+
+        output = make(tiny_llama, tokenizer, tmp_path, rows, "ce", data_collator=right).predict(dataset)
+        np.testing.assert_array_equal(output.predictions, expected.predictions)
+        assert output.metrics["test_loss"] == pytest.approx(expected.metrics["test_loss"], rel=1e-5)
+
+
+def test_another_method_or_grid_keeps_the_saved_settings_that_it_takes(tiny_llama, tokenizer, tmp_path, rows):
+    options = {"attention": "bidirectional", "renormalize": True, "separator": " = ", "max_length": 50}
+    make(tiny_llama, tokenizer, tmp_path, rows, options=options).save_model()
+    rail = RegressionPredictor.from_pretrained(tmp_path, method="rail")
+    assert (rail.settings.attention, rail.settings.renormalize) == ("bidirectional", True)
+    other = RegressionPredictor.from_pretrained(tmp_path, grid=[1, 2], attention="causal")
+    assert (other.settings.attention, other.settings.renormalize) == ("causal", True)
+    assert (other._encoder.separator, other._encoder.max_length, other.grid.values) == (" = ", 50, (1.0, 2.0))
+
+
+def test_virtual_tokens_are_refused(tiny_llama, tokenizer, tmp_path, rows):
+    with pytest.raises(ValueError, match=r"PROMPT_TUNING, whose virtual tokens stand before the padding.*Use LoRA"):
+        make(tiny_llama, tokenizer, tmp_path, rows, peft_config=PromptTuningConfig(num_virtual_tokens=4))
+
+
+def test_labels_beyond_the_grid_are_no_worry_of_a_head(tiny_llama, tokenizer, tmp_path, rows, caplog):
+    far = [{**row, "label": 10 + row["label"]} for row in rows]
+    for name, warned in (("pooled mean", False), ("ce", False), ("raft", True)):
+        caplog.clear()
+        make(tiny_llama, tokenizer, tmp_path, far, name)
+        assert ("outside what this grid can express" in caplog.text) is warned, name
+
+
+def test_rows_that_another_trainer_encoded_are_refused(tiny_llama, tokenizer, tmp_path, rows):
+    encoded = make(tiny_llama, tokenizer, tmp_path, rows).train_dataset
+    with pytest.raises(ValueError, match="was encoded by another trainer"):
+        make(tiny_llama, tokenizer, tmp_path, encoded)

@@ -40,6 +40,15 @@ def test_streams_are_encoded_as_they_are_read(encoder, rows):
     assert list(encode(stream, encoder)) == list(encode(Dataset.from_list(rows), encoder))
 
 
+def test_streams_say_once_that_rows_are_cut_and_labels_out_of_reach(encoder, caplog):
+    rows = [{"prompt": "the item " * 30, "label": 9.0}] * 3000
+    stream = encode(Dataset.from_list(rows).to_iterable_dataset(), encoder)
+    with caplog.at_level(logging.WARNING):
+        assert len(list(stream)) == 3000
+    assert caplog.text.count("lost their beginning") == 1
+    assert caplog.text.count("outside what this grid can express") == 1
+
+
 def test_rows_without_labels_can_be_predicted(encoder):
     encoded = encode(Dataset.from_list([{"prompt": "a"}]), encoder, require_label=False)
     assert encoded.column_names == ["input_ids", "grid_token_ids"]

@@ -1,3 +1,5 @@
+import json
+
 import pytest
 
 from raft_peft import NumberGrid
@@ -40,6 +42,14 @@ def test_chat_template_options_of_a_row(tokenizer):
     tokenizer.chat_template = "{{ messages[0]['content'] }}{% if loud %}!{% endif %} is"
     row = {"prompt": CHAT, "chat_template_kwargs": {"loud": True}}
     assert tokenizer.decode(encode(tokenizer, row).input_ids) == "Rate the item 3! is"
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_tools_as_a_list_or_as_json(tokenizer, as_json):
+    tokenizer.chat_template = "{{ tools[0]['name'] }}: {{ messages[0]['content'] }} is"
+    tools = [{"name": "search"}]
+    row = {"prompt": CHAT, "tools": json.dumps(tools) if as_json else tools}
+    assert tokenizer.decode(encode(tokenizer, row).input_ids) == "search: Rate the item 3 is"
 
 
 def test_the_separator_can_be_set(tokenizer):

@@ -2,32 +2,34 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-import logging
 import math
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
+from importlib.util import find_spec
+from numbers import Real
 from pathlib import Path
+from typing import Any
 
-from datasets import DatasetDict
+from datasets import Dataset, DatasetDict
 from tqdm.auto import tqdm
 
 from raft_peft.compare.methods import ComparedMethod
 from raft_peft.compare.report import write_report
 from raft_peft.compare.results import RunResult, best_rate, finished_runs
-from raft_peft.compare.run import RESULT, Run
+from raft_peft.compare.run import COMPARISON, RESULT, Run
 from raft_peft.compare.settings import EXTENSIBLE, CompareSettings
 from raft_peft.grid import NumberGrid
 from raft_peft.tasks import get_task
 
 __all__ = ["CompareSettings", "compare_methods"]
 
-logger = logging.getLogger(__name__)
-
-COMPARISON, DATA, RUNS, LOG = "comparison.json", "data", "runs", "log.txt"
+DATA, RUNS, LOG = "data", "runs", "log.txt"
 SPLITS = ("train", "validation", "test")
+_COLUMNS = ("prompt", "label", "tools", "chat_template_kwargs")
 
 
 def compare_methods(
@@ -53,10 +55,16 @@ def compare_methods(
     Raises:
         ValueError: no data or two; the folder holds another comparison; every run failed.
     """
+    if find_spec("matplotlib") is None:
+        raise ModuleNotFoundError("The pictures of a comparison need matplotlib. Run: pip install 'raft-peft[plots]'")
     folder = Path(settings.output_dir)
     grid = _grid(settings, dataset, grid)
-    _open(folder, settings, grid)
-    _write_data(folder / DATA, settings, dataset)
+    data = _rows(settings, dataset)
+    _open(folder, settings, grid, data)
+    if not (folder / DATA).is_dir():
+        unfinished = folder / f"{DATA}.unfinished"
+        data.save_to_disk(str(unfinished))
+        unfinished.rename(folder / DATA)
 
     methods = settings.compared_methods()
     planned = sum(_planned_runs(method, settings) for method in methods)
@@ -145,10 +153,12 @@ def _grid(
     return NumberGrid(get_task(str(settings.task)).grid if grid is None else grid)
 
 
-def _open(folder: Path, settings: CompareSettings, grid: NumberGrid) -> None:
+def _open(folder: Path, settings: CompareSettings, grid: NumberGrid, data: DatasetDict) -> None:
     """Begin a comparison, or make sure that the folder holds this one."""
-    fixed = {key: value for key, value in asdict(settings).items() if key not in EXTENSIBLE}
+    fixed: dict[str, Any] = {key: value for key, value in asdict(settings).items() if key not in EXTENSIBLE}
     fixed["grid"] = [list(pair) for pair in grid]
+    fixed["rows"] = {split: len(rows) for split, rows in data.items()}
+    fixed["digest"] = {split: _digest(rows) for split, rows in data.items()}
     path = folder / COMPARISON
     if path.is_file():
         found = json.loads(path.read_text(encoding="utf-8"))
@@ -163,10 +173,8 @@ def _open(folder: Path, settings: CompareSettings, grid: NumberGrid) -> None:
     path.write_text(json.dumps(fixed, indent=2) + "\n", encoding="utf-8")
 
 
-def _write_data(folder: Path, settings: CompareSettings, dataset: DatasetDict | None) -> None:
-    """The rows of every run, drawn once."""
-    if folder.is_dir():
-        return
+def _rows(settings: CompareSettings, dataset: DatasetDict | None) -> DatasetDict:
+    """The rows of every run."""
     if dataset is None:
         dataset = get_task(str(settings.task)).load(settings.task_path, settings.split_seed)
     limits = {
@@ -176,11 +184,24 @@ def _write_data(folder: Path, settings: CompareSettings, dataset: DatasetDict | 
     }
     kept = {}
     for split, limit in limits.items():
-        rows = dataset[split].select_columns(["prompt", "label"])
+        missing = {"prompt", "label"} - set(dataset[split].column_names)
+        if missing:
+            raise ValueError(f"The {split} split has no column {' and '.join(sorted(missing))}. Rename its columns.")
+        rows = dataset[split].select_columns([name for name in _COLUMNS if name in dataset[split].column_names])
         kept[split] = rows if limit is None else rows.select(range(min(limit, len(rows))))
-        bad = [row for row, label in enumerate(kept[split]["label"]) if label is None or not math.isfinite(label)]
+        bad = [row for row, label in enumerate(kept[split]["label"]) if not _is_number(label)]
         if bad:
-            raise ValueError(f"The {split} split has labels that are missing or not finite, in the rows {bad[:5]}.")
-    unfinished = folder.with_name(f"{folder.name}.unfinished")
-    DatasetDict(kept).save_to_disk(str(unfinished))
-    unfinished.rename(folder)
+            raise ValueError(f"The {split} split has labels that are no finite numbers, in the rows {bad[:5]}.")
+    return DatasetDict(kept)
+
+
+def _is_number(label: Any) -> bool:
+    return isinstance(label, Real) and math.isfinite(label)
+
+
+def _digest(rows: Dataset) -> str:
+    """The same for the same rows, so that a comparison does not go on with others."""
+    digest = hashlib.sha256()
+    for row in rows:
+        digest.update(json.dumps(row, sort_keys=True, default=str).encode())
+    return digest.hexdigest()[:16]

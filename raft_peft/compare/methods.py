@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from dataclasses import dataclass, fields
 from typing import Any
@@ -64,8 +65,11 @@ class ComparedMethod:
 
     @property
     def slug(self) -> str:
-        """A folder's name."""
-        return re.sub(r"[^\w.-]+", "-", self.label)
+        """A folder's name, another for every label."""
+        readable = re.sub(r"[^\w.-]+", "-", self.label)
+        if readable == self.label:
+            return readable
+        return f"{readable}-{hashlib.sha256(self.label.encode()).hexdigest()[:6]}"
 
 
 def _option_types() -> dict[str, type]:

@@ -14,7 +14,7 @@ import torch
 from raft_peft import plots
 from raft_peft.compare.methods import ComparedMethod
 from raft_peft.compare.results import RunResult, chosen_runs, steps_to_convergence
-from raft_peft.compare.run import PREDICTIONS
+from raft_peft.compare.run import COMPARISON, PREDICTIONS
 from raft_peft.compare.settings import CompareSettings
 from raft_peft.decisions import decide
 from raft_peft.distribution import GridDistribution
@@ -48,6 +48,11 @@ def write_report(
     """
     chosen = {label: chosen_runs(runs, settings.seeds) for label, runs in results.items()}
     chosen = {label: runs for label, runs in chosen.items() if runs}
+    diverged = [f"{label}, {run.folder.name}" for label, runs in results.items() for run in runs if run.diverged]
+    failures = {**failures, **dict.fromkeys(diverged, "it diverged, no validation RMSE is a number")}
+    if not chosen:
+        reasons = "\n".join(f"  {name}: {reason}" for name, reason in failures.items())
+        raise ValueError(f"No run of the comparison gave a result:\n{reasons}")
     rows = [row for label, runs in chosen.items() for row in _rows(label, runs, settings)]
     with (folder / "table.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
@@ -63,7 +68,7 @@ def write_report(
             ]
         )
         writer.writerows(row.cells() for row in rows)
-    text = _markdown(rows, settings, failures)
+    text = _markdown(folder, rows, settings, failures)
     (folder / "table.md").write_text(text, encoding="utf-8")
     _write_predictions(folder / "predictions", chosen)
     _draw(folder / "pictures", chosen)
@@ -118,16 +123,17 @@ def _rows(label: str, runs: Sequence[RunResult], settings: CompareSettings) -> l
 
 
 def _metrics_under(rule: str, run: RunResult) -> dict[str, float]:
-    distribution = _distribution(run)
-    return regression_metrics(decide(distribution, rule).numpy(), run.predictions["label"])
+    renormalize = ComparedMethod.parse(run.run.method).options.get("renormalize", False)
+    numbers = decide(_distribution(run), rule, renormalize=renormalize)
+    return regression_metrics(numbers.numpy(), run.predictions["label"])
 
 
 def _distribution(run: RunResult) -> GridDistribution:
     return GridDistribution(torch.tensor(run.probs).float().log(), torch.tensor(run.values).float())
 
 
-def _markdown(rows: Sequence[_Row], settings: CompareSettings, failures: Mapping[str, str]) -> str:
-    best = min(rows, key=lambda row: row.mean("rmse"))
+def _markdown(folder: Path, rows: Sequence[_Row], settings: CompareSettings, failures: Mapping[str, str]) -> str:
+    best = min(rows, key=lambda row: np.nan_to_num(row.mean("rmse"), nan=np.inf))
     table: list[tuple[str, ...]] = [_HEADER]
     for row in rows:
         cells = [_with_std(row.mean(name), row.std(name)) for name in _METRICS]
@@ -151,9 +157,10 @@ def _markdown(rows: Sequence[_Row], settings: CompareSettings, failures: Mapping
     ]
     lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
     run = rows[0].runs[0]
-    data = json.loads((Path(run.run.data) / "dataset_dict.json").read_text(encoding="utf-8"))["splits"]
+    counts = json.loads((folder / COMPARISON).read_text(encoding="utf-8"))["rows"]
+    data = ", ".join(f"{count:,} {split}" for split, count in counts.items())
     about = (
-        f"{settings.model}, {settings.task or 'a dataset of your own'} ({', '.join(data)}), recipe {settings.recipe}, "
+        f"{settings.model}, {settings.task or 'a dataset of your own'} ({data}), recipe {settings.recipe}, "
         f"{settings.max_steps} steps, validated every {settings.eval_steps}, on {run.metrics['device']}. Mean ± "
         "standard deviation over the seeds; each run is tested at its best step by validation RMSE."
     )

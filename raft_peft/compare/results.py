@@ -38,6 +38,11 @@ class RunResult:
     def train_seconds(self) -> float | None:
         return self.metrics["train_seconds"]
 
+    @property
+    def diverged(self) -> bool:
+        """Whether it was trained, and no validation gave a number."""
+        return self.run.learning_rate is not None and not math.isfinite(self.metrics["validation_rmse"] or math.nan)
+
     @cached_property
     def predictions(self) -> dict[str, np.ndarray]:
         """The columns of `predictions.csv`, each of shape (rows,)."""
@@ -73,7 +78,7 @@ def finished_runs(folder: Path) -> list[RunResult]:
 def best_rate(results: Iterable[RunResult]) -> float | None:
     """The learning rate with the lowest validation RMSE at the first seed."""
     tried = [result for result in results if result.run.seed == 0 and result.run.learning_rate is not None]
-    usable = [result for result in tried if math.isfinite(result.metrics["validation_rmse"] or math.nan)]
+    usable = [result for result in tried if not result.diverged]
     if not usable:
         return None
     return min(usable, key=lambda result: result.metrics["validation_rmse"]).run.learning_rate
@@ -82,7 +87,8 @@ def best_rate(results: Iterable[RunResult]) -> float | None:
 def chosen_runs(results: Sequence[RunResult], seeds: int) -> list[RunResult]:
     """One run a seed: those at the best learning rate."""
     rate = best_rate(results)
-    return [result for result in results if result.run.learning_rate == rate and result.run.seed < seeds]
+    of_seeds = [result for result in results if result.run.learning_rate == rate and result.run.seed < seeds]
+    return [result for result in of_seeds if not result.diverged]
 
 
 def steps_to_convergence(result: RunResult, tolerance: float = 0.02) -> float:

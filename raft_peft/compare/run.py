@@ -28,10 +28,11 @@ from raft_peft.compare.methods import ComparedMethod
 from raft_peft.compare.recipes import DROPOUT_NAMES, RECIPES
 from raft_peft.compare.settings import CompareSettings
 from raft_peft.config import RegressionAwareConfig
-from raft_peft.grid import NumberGrid
+from raft_peft.grid import NumberGrid, number_text
 from raft_peft.metrics import regression_metrics
 from raft_peft.trainer import RegressionAwareTrainer
 
+COMPARISON = "comparison.json"
 SETTINGS, RESULT, PREDICTIONS, CURVE = "settings.json", "result.json", "predictions.csv", "curve.csv"
 
 
@@ -104,7 +105,7 @@ def execute(folder: Path) -> None:
     distribution = getattr(output, "distribution", None)
     if distribution is not None:
         for value, probabilities in zip(distribution.values.tolist(), distribution.probs.T.tolist(), strict=True):
-            columns[f"p({value:.6g})"] = probabilities
+            columns[f"p({number_text(value)})"] = probabilities
     _write_columns(folder / PREDICTIONS, columns)
     curve = [(entry["step"], entry["eval_rmse"]) for entry in trainer.state.log_history if "eval_rmse" in entry]
     _write_columns(folder / CURVE, {"step": [step for step, _ in curve], "rmse": [rmse for _, rmse in curve]})
@@ -225,6 +226,10 @@ def _peak_memory() -> int:
     """Bytes: of the accelerator where there is one, else the process's resident memory at its highest."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
+    status = Path("/proc/self/status")
+    if status.is_file():  # on Linux, where a new process inherits the ru_maxrss of the one that starts it
+        (line,) = (line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
+        return int(line.split()[1]) * 1024
     highest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return highest if sys.platform == "darwin" else highest * 1024
 

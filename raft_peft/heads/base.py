@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -48,9 +49,20 @@ class Head(nn.Module, ABC):
 
     Attributes:
         reads_hidden_states: whether `forward` needs the output embeddings of all positions.
+        sums_to_one: whether its distribution holds all probability by construction, so that its mass says nothing.
     """
 
     reads_hidden_states: ClassVar[bool] = False
+    sums_to_one: ClassVar[bool] = False
+
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Head:
+        """Move with the model, but keep the precision where the model is cast to another (`bf16_full_eval`)."""
+
+        def keep_dtype(tensor: torch.Tensor) -> torch.Tensor:
+            applied = fn(tensor)
+            return applied if applied.dtype == tensor.dtype else tensor.to(applied.device)
+
+        return super()._apply(keep_dtype, recurse)
 
     @abstractmethod
     def forward(self, final: FinalPosition, grid_token_ids: torch.Tensor) -> GridDistribution | torch.Tensor:

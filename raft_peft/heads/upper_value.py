@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 
@@ -16,6 +17,8 @@ class UpperValueHead(Head):
 
     The distribution is over two values, the least and the greatest of the grid in this order, and sums to one.
     """
+
+    sums_to_one: ClassVar[bool] = True
 
     values: torch.Tensor
 

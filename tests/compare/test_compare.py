@@ -10,6 +10,10 @@ from scipy import stats
 
 from raft_peft.cli import main
 from raft_peft.compare import CompareSettings, compare_methods
+from raft_peft.compare.report import write_report
+from raft_peft.compare.results import RunResult, best_rate, chosen_runs, steps_to_convergence
+from raft_peft.compare.run import Run
+from raft_peft.metrics import regression_metrics
 
 GRID = range(5)
 
@@ -162,7 +166,105 @@ def test_options_of_methods():
     ).compared_methods()
     assert methods[0].options == {"num_samples": 32}
     assert methods[1].options == {"decision": "quantile:0.9", "renormalize": True}
-    assert methods[1].slug == "raft-decision-quantile-0.9-renormalize-true"
+    assert methods[1].slug.startswith("raft-decision-quantile-0.9-renormalize-true-")
+
+
+def test_methods_whose_names_differ_in_signs_alone_have_folders_of_their_own():
+    labels = ["special_token:special_token=<s>", "special_token:special_token=</s>", "special_token:special_token=[s]"]
+    methods = settings("m", "o", methods=",".join(labels)).compared_methods()
+    assert len({method.slug for method in methods}) == 3
+
+
+class TestResults:
+    """What the report makes of runs, from folders written by hand."""
+
+    GRID = (0.0, 1.0, 2.0)
+
+    def run(
+        self, folder, *, method="raft", seed=0, rate=1e-3, validation=1.0, probs=((0.2, 0.3, 0.1), (0.0, 0.2, 0.7))
+    ):
+        labels = [1.0, 2.0]
+        Run({}, [(y, str(y)) for y in self.GRID], "data", method, seed, rate).save(folder)
+        p = np.array(probs)
+        columns = {
+            "label": labels,
+            "prediction": p @ self.GRID,
+            **{f"p({y:g})": p[:, i] for i, y in enumerate(self.GRID)},
+        }
+        with (folder / "predictions.csv").open("w", newline="") as file:
+            csv.writer(file).writerows([list(columns), *zip(*columns.values(), strict=True)])
+        curve = [("step", "rmse"), (0, 4.0), (10, 1.01), (20, 1.0)] if np.isfinite(validation) else [("step", "rmse")]
+        with (folder / "curve.csv").open("w", newline="") as file:
+            csv.writer(file).writerows(curve)
+        metrics = regression_metrics(columns["prediction"], labels) if np.isfinite(validation) else {}
+        (folder / "result.json").write_text(
+            json.dumps(
+                {
+                    **metrics,
+                    "validation_rmse": validation,
+                    "train_seconds": 60.0,
+                    "peak_memory_bytes": 2**30,
+                    "device": "cpu",
+                }
+            )
+        )
+        return RunResult.load(folder)
+
+    def test_the_best_rate_is_that_of_the_lowest_validation_at_seed_0(self, tmp_path):
+        runs = [
+            self.run(tmp_path / "a", rate=1e-3, validation=2.0),
+            self.run(tmp_path / "b", rate=1e-2, validation=1.0),
+            self.run(tmp_path / "c", rate=1e-1, validation=float("nan")),
+            self.run(tmp_path / "d", rate=1e-3, validation=0.1, seed=1),
+        ]
+        assert best_rate(runs) == 1e-2
+        assert chosen_runs(runs, seeds=3) == [runs[1]]
+        assert best_rate([runs[2]]) is None
+        assert runs[2].diverged
+        assert steps_to_convergence(runs[0]) == 10  # 1.01 is within 2 % of 1.0
+
+    @pytest.mark.parametrize("renormalize", [False, True])
+    def test_other_decisions_keep_the_methods_renormalisation(self, renormalize, tmp_path):
+        label = f"raft:decision=mode:renormalize={str(renormalize).lower()}"
+        folder = tmp_path / "runs" / "raft" / "a"
+        (tmp_path / "comparison.json").write_text(json.dumps({"rows": {"test": 2}}))
+        options = settings("m", tmp_path, methods=label, seeds=1)
+        write_report(tmp_path, options, {label: [self.run(folder, method=label)]}, {})
+        lines = {line["method"]: line for line in read_csv(tmp_path / "table.csv")}
+        # Means 0.3 + 0.2 = 0.5 and 0.2 + 1.4 = 1.6; divided by the masses 0.6 and 0.9, 0.8333 and 1.7778.
+        means = [0.5 / 0.6, 1.6 / 0.9] if renormalize else [0.5, 1.6]
+        expected = np.sqrt(np.mean(np.subtract(means, [1.0, 2.0]) ** 2))
+        assert float(lines[f"{label}, mean"]["rmse_mean"]) == pytest.approx(expected, rel=1e-5)
+
+    def test_a_method_that_diverged_is_named(self, tmp_path):
+        (tmp_path / "comparison.json").write_text(json.dumps({"rows": {"test": 2}}))
+        results = {
+            "raft": [self.run(tmp_path / "runs" / "raft" / "lr1-seed0", rate=1.0, validation=float("nan"))],
+            "mbr": [self.run(tmp_path / "runs" / "mbr" / "lr1-seed0", method="mbr", rate=1.0)],
+        }
+        text = write_report(tmp_path, settings("m", tmp_path, methods="raft,mbr"), results, {})
+        assert "raft, lr1-seed0 failed: it diverged" in text
+        assert text.count("**") == 2 * 3  # the best row, by each metric
+        with pytest.raises(ValueError, match="No run of the comparison gave a result"):
+            write_report(tmp_path, settings("m", tmp_path, methods="raft"), {"raft": results["raft"]}, {})
+
+
+def test_other_rows_do_not_go_on_with_a_comparison(model_folder, dataset, tmp_path):
+    folder = tmp_path / "out"
+    options = settings(model_folder, folder, methods="rail", seeds=1)
+    compare_methods(options, dataset, GRID)
+    other = DatasetDict({**dataset, "test": dataset["test"].map(lambda row: {"label": 4 - row["label"]})})
+    with pytest.raises(ValueError, match="holds a comparison with another digest"):
+        compare_methods(options, other, GRID)
+    moved = tmp_path / "moved"
+    folder.rename(moved)
+    assert "| rail" in compare_methods(settings(model_folder, moved, methods="rail", seeds=1), dataset, GRID)
+
+
+def test_labels_that_are_text(dataset, tmp_path):
+    test = Dataset.from_list([{"prompt": "a", "label": "good"}])
+    with pytest.raises(ValueError, match=r"The test split has labels that are no finite numbers, in the rows \[0\]"):
+        compare_methods(settings("m", tmp_path / "out"), DatasetDict({**dataset, "test": test}), GRID)
 
 
 class TestCommandLine:
