@@ -212,7 +212,8 @@ class RegressionAwareTrainer(SFTTrainer):
                 "Pass `optimizer_cls_and_kwargs`, or name one with `optim`."
             )
         if self.readout.head.reads_hidden_states and self.args.ddp_find_unused_parameters is None:
-            self.args.ddp_find_unused_parameters = True  # the head over the vocabulary has no part in the loss
+            # The output over the vocabulary has no part in the loss. Not by the argument, which is read before.
+            self.accelerator.ddp_handler.find_unused_parameters = True
         if folder is not None and (Path(folder) / HEAD_FILE).is_file():
             saved = RaftConfig.load(Path(folder) / RAFT_CONFIG_NAME)
             if saved.method == self.args.method:  # training goes on with the head that the folder was saved with

@@ -27,7 +27,7 @@ for method in methods:
         RegressionAwareConfig(
             f"{folder}/{method}", method=method, use_cpu=True, bf16=False, max_steps=3, learning_rate=1e-2,
             per_device_train_batch_size=2, per_device_eval_batch_size=2, report_to="none", save_strategy="no",
-            gradient_checkpointing=False, disable_tqdm=True,
+            gradient_checkpointing=method != "raft", disable_tqdm=True,
         ),
         grid=range(5),
         processing_class=AutoTokenizer.from_pretrained(folder),
