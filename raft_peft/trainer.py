@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import shutil
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -13,12 +12,9 @@ from typing import Any, TypeAlias
 import numpy as np
 import torch
 from datasets import Dataset, IterableDataset
-from peft import PeftConfig, TaskType
+from peft import PeftConfig
 from torch.utils.data import DataLoader, SequentialSampler
 from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoProcessor,
     BitsAndBytesConfig,
     DataCollator,
     EvalPrediction,
@@ -27,7 +23,6 @@ from transformers import (
     ProcessorMixin,
     TrainerCallback,
     TrainingArguments,
-    set_seed,
 )
 from transformers.trainer_utils import PredictionOutput
 from trl import SFTTrainer
@@ -40,12 +35,14 @@ from raft_peft.distribution import GridDistribution
 from raft_peft.final_position import check_final_logits
 from raft_peft.grid import NumberGrid
 from raft_peft.heads import Head
+from raft_peft.loading import processing_class_of, random_model, reloadable
 from raft_peft.losses import DistributionLoss, Loss, cross_entropy, squared_error
 from raft_peft.methods import METHODS
 from raft_peft.metrics import regression_metrics
 from raft_peft.preparation import ENCODED_COLUMNS, encode_dataset, first_row
 from raft_peft.prompts import PromptEncoder
 from raft_peft.readout import HEAD_FILE, HEAD_NAME, Readout, save_head
+from raft_peft.refusals import refuse_sequence_sharding, refuse_token_callables
 
 EvalDataset: TypeAlias = Dataset | IterableDataset | dict[str, Dataset | IterableDataset]
 
@@ -144,7 +141,7 @@ class RegressionAwareTrainer(SFTTrainer):
         peft_config: PeftConfig | None = None,
         formatting_func: Callable | None = None,
     ):
-        _refuse_token_callables(compute_loss_func, preprocess_logits_for_metrics, formatting_func)
+        refuse_token_callables(compute_loss_func, preprocess_logits_for_metrics, formatting_func)
         if args is None:
             name = model if isinstance(model, str) else get_config_model_id(model.config)
             args = RegressionAwareConfig(f"{name.rstrip('/').split('/')[-1]}-RAFT")
@@ -156,8 +153,8 @@ class RegressionAwareTrainer(SFTTrainer):
                 f"`loss` cannot be used with method {args.method!r}, whose loss is over the target's text."
             )
         if args.init == "random":
-            processing_class = processing_class or _processing_class(model, args)
-            model = _random_model(model, args, quantization_config, peft_config)
+            processing_class = processing_class or processing_class_of(model, args)
+            model = random_model(model, args, quantization_config, peft_config)
         if not isinstance(model, str):
             check_final_logits(model)
         for name, dataset in _named_datasets(train_dataset, eval_dataset):
@@ -185,7 +182,7 @@ class RegressionAwareTrainer(SFTTrainer):
             optimizers=optimizers,
             optimizer_cls_and_kwargs=optimizer_cls_and_kwargs,
             quantization_config=quantization_config,
-            peft_config=_for_causal_lm(peft_config, model, args),
+            peft_config=reloadable(peft_config, model, args),
         )
         if train_dataset is None:
             self.train_dataset = None
@@ -193,7 +190,7 @@ class RegressionAwareTrainer(SFTTrainer):
             self.data_collator = RegressionCollator(
                 pad_token_id=self._tokenizer.pad_token_id, pad_to_multiple_of=args.pad_to_multiple_of
             )
-        _refuse_sequence_sharding(self.accelerator.parallelism_config)
+        refuse_sequence_sharding(self.accelerator.parallelism_config)
         self.readout = Readout(
             self.model,
             self._tokenizer,
@@ -512,71 +509,3 @@ def _named_datasets(train_dataset: Any, eval_dataset: Any) -> list[tuple[str, Da
     evaluated = eval_dataset if isinstance(eval_dataset, dict) else {"eval": eval_dataset}
     named = {"train": train_dataset, **evaluated}
     return [(name, dataset) for name, dataset in named.items() if isinstance(dataset, Dataset | IterableDataset)]
-
-
-def _random_model(model: Any, args: RegressionAwareConfig, quantization_config: Any, peft_config: Any) -> Any:
-    """A model of the architecture named, with random weights."""
-    if not isinstance(model, str):
-        raise ValueError("`init='random'` needs the model's name, to take its architecture from. Pass it as a string.")
-    if quantization_config is not None or peft_config is not None:
-        raise ValueError(
-            "`init='random'` trains all weights: an adapter on random weights, or random weights quantized, could "
-            "not be "
-            "loaded again. Leave out `peft_config` and `quantization_config`."
-        )
-    options = dict(args.model_init_kwargs or {})
-    trust = {"trust_remote_code": options.pop("trust_remote_code", args.trust_remote_code)}
-    of_config = {name: options.pop(name) for name in ("attn_implementation", "dtype") if name in options}
-    options.pop("device_map", None)
-    config = AutoConfig.from_pretrained(model, **options, **trust)
-    set_seed(args.seed)
-    return AutoModelForCausalLM.from_config(config, **trust, **{"dtype": torch.float32, **of_config})
-
-
-def _processing_class(model: str, args: RegressionAwareConfig) -> Any:
-    revision = (args.model_init_kwargs or {}).get("revision")
-    return AutoProcessor.from_pretrained(model, revision=revision, trust_remote_code=args.trust_remote_code)
-
-
-def _for_causal_lm(peft_config: PeftConfig | None, model: Any, args: RegressionAwareConfig) -> PeftConfig | None:
-    """The adapter's configuration with what `AutoPeftModelForCausalLM` needs to open the same model again."""
-    if not isinstance(peft_config, PeftConfig):
-        return peft_config
-    if peft_config.task_type not in (None, TaskType.CAUSAL_LM):
-        raise ValueError(
-            f"The adapter's task_type is {peft_config.task_type}, but the numbers are read from a language model's "
-            "next-token probabilities. Set task_type='CAUSAL_LM'."
-        )
-    revision = peft_config.revision
-    if isinstance(model, str) and revision is None:
-        revision = (args.model_init_kwargs or {}).get("revision")
-    return dataclasses.replace(peft_config, task_type=TaskType.CAUSAL_LM, revision=revision)
-
-
-def _refuse_token_callables(compute_loss_func: Any, preprocess_logits_for_metrics: Any, formatting_func: Any) -> None:
-    reasons = {
-        "compute_loss_func": (
-            compute_loss_func,
-            "It is for token logits and labels, and there are neither. Subclass "
-            "RegressionAwareTrainer and override compute_loss.",
-        ),
-        "preprocess_logits_for_metrics": (
-            preprocess_logits_for_metrics,
-            "No logits are kept, only numbers. compute_metrics gets predictions and labels as they are.",
-        ),
-        "formatting_func": (
-            formatting_func,
-            "It makes texts to complete. Make a `prompt` column: dataset.map(lambda row: {'prompt': ...}).",
-        ),
-    }
-    for name, (value, cure) in reasons.items():
-        if value is not None:
-            raise ValueError(f"`{name}` cannot be used with a regression loss. {cure}")
-
-
-def _refuse_sequence_sharding(parallelism: Any) -> None:
-    if parallelism is not None and (parallelism.cp_enabled or parallelism.sp_enabled):
-        raise ValueError(
-            "Context and sequence parallelism split each row over processes, and only one of them would hold the "
-            "final position that the loss reads. Set cp_size and sp_size to 1; use FSDP or DeepSpeed ZeRO instead."
-        )

@@ -439,11 +439,11 @@ class TestRefusals:
     def test_context_parallelism(self):
         from types import SimpleNamespace
 
-        from raft_peft.trainer import _refuse_sequence_sharding
+        from raft_peft.refusals import refuse_sequence_sharding
 
-        _refuse_sequence_sharding(SimpleNamespace(cp_enabled=False, sp_enabled=False))
+        refuse_sequence_sharding(SimpleNamespace(cp_enabled=False, sp_enabled=False))
         with pytest.raises(ValueError, match=r"Context and sequence parallelism.*cp_size"):
-            _refuse_sequence_sharding(SimpleNamespace(cp_enabled=True, sp_enabled=False))
+            refuse_sequence_sharding(SimpleNamespace(cp_enabled=True, sp_enabled=False))
 
     def test_labels_out_of_reach_and_cut_rows_are_said(self, tiny_llama, tokenizer, tmp_path, caplog):
         rows = [{"prompt": "the item " * 40, "label": 9.0}]
