@@ -23,8 +23,7 @@ def check_final_logits(model: Any) -> None:
         if adapter.is_prompt_learning and adapter.peft_type != PeftType.PREFIX_TUNING:
             raise ValueError(
                 f"The adapter is of the type {adapter.peft_type.value}, whose virtual tokens stand before the "
-                f"padding of a "
-                "row, so that its numbers would change with the batch. Use LoRA or prefix tuning."
+                "padding of a row, so that its numbers would change with the batch. Use LoRA or prefix tuning."
             )
     if model.get_output_embeddings() is None:
         raise ValueError(

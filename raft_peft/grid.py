@@ -272,8 +272,7 @@ def _target_ids(tokenizer: Any, context: Context, prompt: list[int], sentences: 
             f"The target's text begins inside the prompt {_tail(context.text)!r}: the tokenizer gives "
             f"{_token_texts(tokenizer, ids[-6:])} with it, where the grid's numbers begin behind "
             f"{_token_texts(tokenizer, prompt[-3:])}. Scale the labels so that they are written like the grid "
-            f"(without "
-            "a sign, say), or set another separator."
+            "(without a sign, say), or set another separator."
         )
     return tuple(ids[len(prompt) :])
 

@@ -54,8 +54,7 @@ class MethodSettings:
         default="mean",
         metadata={
             "help": "Decision rule on the distribution over the grid, in evaluation and prediction: mean, median, "
-            "mode, "
-            "or a quantile such as quantile:0.9."
+            "mode, or a quantile such as quantile:0.9."
         },
     )
     renormalize: bool = field(
@@ -164,8 +163,7 @@ class Method:
 
 _WHY_NOT = {
     "attention": "Text is generated from left to right: with bidirectional attention each token would see those that "
-    "it "
-    "is to predict. ",
+    "it is to predict. ",
     "decision": "It predicts one number, without a distribution to decide on. ",
     "renormalize": "It has no distribution over the grid to renormalise. ",
 }

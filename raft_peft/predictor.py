@@ -143,8 +143,7 @@ class RegressionPredictor:
             if saved.head is not None and head is None:
                 raise ValueError(
                     f"{name!r} was trained with a head of your own, {saved.head}. Pass `head=`, made as it was in "
-                    f"training; "
-                    "its parameters are loaded."
+                    "training; its parameters are loaded."
                 )
             dtype = saved.dtype if dtype is None else dtype
             separator = saved.separator if separator is None else separator

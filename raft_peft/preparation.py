@@ -141,8 +141,7 @@ def check_target_lengths(prompts: Sequence[EncodedPrompt], targets: Sequence[str
         (
             row,
             f"the target {target!r} is {len(prompt.target_ids)} tokens, and {MAX_NEW_TOKENS} are decoded in "
-            f"prediction. "
-            "Round or scale the label.",
+            "prediction. Round or scale the label.",
         )
         for row, (prompt, target) in enumerate(zip(prompts, targets, strict=True), first_row)
         if len(prompt.target_ids) > MAX_NEW_TOKENS

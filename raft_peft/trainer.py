@@ -227,9 +227,7 @@ class RegressionAwareTrainer(SFTTrainer):
         formatting_func: Callable | None,
         dataset_name: str,
     ) -> Dataset | IterableDataset:
-        if not hasattr(
-            self, "encoder"
-        ):  # first called before the constructor of Trainer, as soon as there is a tokenizer
+        if not hasattr(self, "encoder"):  # first called when there is a tokenizer, before Trainer's constructor
             self.encoder = PromptEncoder(
                 self._tokenizer,
                 self.grid,
@@ -323,8 +321,7 @@ class RegressionAwareTrainer(SFTTrainer):
             if not isinstance(output, GridDistribution):
                 raise ValueError(
                     f"{type(self._loss).__name__} reads a distribution, and {type(self.readout.head).__name__} gives "
-                    f"one "
-                    "number a row. Use a loss of the prediction, or a head that gives a GridDistribution."
+                    "one number a row. Use a loss of the prediction, or a head that gives a GridDistribution."
                 )
             losses = self._loss(output, labels)
         else:
@@ -332,8 +329,7 @@ class RegressionAwareTrainer(SFTTrainer):
         if losses.shape != labels.shape:
             raise ValueError(
                 f"The loss gives the shape {tuple(losses.shape)} for a batch of {len(labels)}; it must give one "
-                f"value an "
-                "example, not reduced: with torch's losses, reduction='none'."
+                "value an example, not reduced: with torch's losses, reduction='none'."
             )
         return losses
 
