@@ -1,3 +1,4 @@
+import itertools
 import json
 import logging
 import math
@@ -8,7 +9,7 @@ import torch
 from datasets import Dataset
 from peft import AutoPeftModelForCausalLM, LoraConfig
 from torch.utils._python_dispatch import TorchDispatchMode
-from transformers import EvalPrediction, TrainerCallback
+from transformers import AutoModelForCausalLM, AutoTokenizer, EvalPrediction, TrainerCallback
 from transformers.trainer_utils import PredictionOutput
 from trl import SFTConfig
 
@@ -462,3 +463,47 @@ def test_letters_as_a_grid(tiny_llama, tokenizer, tmp_path, rows):
         p = tiny_llama(torch.tensor([resolved.prompt_ids])).logits[0, -1].softmax(-1)
     by_hand = sum(y * p[ids[0]].item() for y, ids in zip(letters, resolved.token_ids, strict=True))
     assert output.predictions.item() == pytest.approx(by_hand, abs=1e-5)
+
+
+def test_smollm2_zero_shot_by_hand(smollm2, tmp_path):
+    """Real weights, float32: text, chat and pre-tokenized rows, both padding sides, pad = eos, batches of 1 and 7."""
+    model = AutoModelForCausalLM.from_pretrained(smollm2, dtype="float32").eval()
+    tokenizer = AutoTokenizer.from_pretrained(smollm2)
+    texts = [
+        "The number of legs of a dog is",
+        "Stars:",
+        "A review: the soup was cold, the waiter was rude and the bill was wrong. From 0 to 9, I give it\n",
+        "1 2 3 4",
+    ]
+    chats = [
+        [{"role": "user", "content": "How many legs has an insect, halved? Answer with a digit."}],
+        [{"role": "system", "content": "You grade essays."}, {"role": "user", "content": "Grade from 0 to 9: cats."}],
+    ]
+    written = [text if text.endswith("\n") else text + " " for text in texts]
+    written += [tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True) for chat in chats]
+    rows = [{"prompt": prompt} for prompt in [*texts, *chats]]
+    digits = tokenizer.convert_tokens_to_ids([str(digit) for digit in range(10)])
+    expected = []
+    for text in written:
+        with torch.no_grad():
+            logits = model(torch.tensor([tokenizer(text).input_ids])).logits[0, -1].double()
+        expected.append((logits.softmax(-1)[digits] * torch.arange(10)).sum().item())
+    assert np.std(expected) > 0.5
+
+    pad = tokenizer.pad_token
+    for padding_side, pad_token, batch_size in itertools.product(
+        ("left", "right"), (pad, tokenizer.eos_token), (1, 7)
+    ):
+        tokenizer.padding_side, tokenizer.pad_token = padding_side, pad_token
+        trainer = RegressionAwareTrainer(
+            model,
+            config(tmp_path, per_device_eval_batch_size=batch_size),
+            grid=range(10),
+            processing_class=tokenizer,
+        )
+        for part in (rows[: len(texts)], rows[len(texts) :]):
+            start = 0 if part[0] is rows[0] else len(texts)
+            predicted = trainer.predict(Dataset.from_list(part)).predictions
+            np.testing.assert_allclose(predicted, expected[start : start + len(part)], atol=1e-5)
+        ids = Dataset.from_list([{"input_ids": tokenizer(text).input_ids} for text in written])
+        np.testing.assert_allclose(trainer.predict(ids).predictions, expected, atol=1e-5)
