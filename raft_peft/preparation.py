@@ -80,12 +80,13 @@ def encode_dataset(
             "column of the text to `prompt`: dataset.rename_column('text', 'prompt')."
         )
     labelled = has_label(row, label_column)
+    if not require_label:  # a test set may hold an empty column
+        labelled = row.get(label_column) is not None or row.get("completion") is not None
     if require_label and not labelled:
         raise ValueError(
             f"The {name} dataset has the columns {sorted(row)}, and no label in {label_column!r}. Rename the column "
             f"of the target to {label_column!r}, or set label_column to its name."
         )
-
     if method.trains_text and encoder.tokenizer.eos_token_id is None:
         raise ValueError(
             "The tokenizer has no end-of-sequence token to put behind the target. Set tokenizer.eos_token."
@@ -165,8 +166,7 @@ class _Warnings:
         if cut:
             self._say(
                 f"{cut} of the {rows} prompts of the {self.name} dataset are longer than "
-                f"max_length={self.max_length} and "
-                "lost their beginning. Raise max_length, or shorten the prompts."
+                f"max_length={self.max_length} and lost their beginning. Raise max_length, or shorten the prompts."
             )
         if self.reach is None or not len(labels):
             return

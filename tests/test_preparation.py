@@ -54,6 +54,14 @@ def test_rows_without_labels_can_be_predicted(encoder):
     assert encoded.column_names == ["input_ids", "grid_token_ids"]
 
 
+def test_an_empty_label_column_is_none_in_prediction_and_an_error_in_training(encoder):
+    features = Features({"prompt": Value("string"), "label": Value("float64")})
+    dataset = Dataset.from_dict({"prompt": ["a", "b"], "label": [None, None]}, features=features)
+    assert encode(dataset, encoder, require_label=False).column_names == ["input_ids", "grid_token_ids"]
+    with pytest.raises(ValueError, match="row 0: the label is missing"):
+        encode(dataset, encoder)
+
+
 def test_the_row_number_counts_from_the_beginning_of_the_dataset(encoder):
     dataset = Dataset.from_list([{"prompt": "a", "label": 1.0}] * 1200 + [{"prompt": "a", "label": float("nan")}])
     with pytest.raises(ValueError, match="row 1200: the label is nan"):
