@@ -287,3 +287,10 @@ class TestCommandLine:
         error = capsys.readouterr().err
         assert "raft-peft compare: There is no task 'stsb9'. Choose one of: stsb, " in error
         assert "Traceback" not in error
+
+
+def test_a_comparison_says_before_it_starts_that_it_cannot_draw(monkeypatch, tmp_path):
+    monkeypatch.setattr("raft_peft.compare.find_spec", lambda name: None)
+    with pytest.raises(ModuleNotFoundError, match=r"pip install 'raft-peft\[plots\]'"):
+        compare_methods(settings("m", tmp_path / "out", task="synthetic"))
+    assert not (tmp_path / "out").exists()

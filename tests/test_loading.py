@@ -1,0 +1,27 @@
+import pytest
+from peft import LoraConfig, TaskType
+
+from raft_peft import RegressionAwareConfig
+from raft_peft.loading import reloadable
+
+
+def arguments(**options):
+    return RegressionAwareConfig("out", bf16=False, report_to="none", **options)
+
+
+def test_the_adapter_remembers_the_revision_of_the_model_named():
+    args = arguments(model_init_kwargs={"revision": "v1.0"})
+    config = reloadable(LoraConfig(r=4), "someone/model", args)
+    assert (config.revision, config.task_type, config.r) == ("v1.0", TaskType.CAUSAL_LM, 4)
+    assert reloadable(LoraConfig(revision="v2"), "someone/model", args).revision == "v2"
+    assert reloadable(None, "someone/model", args) is None
+
+
+def test_a_complete_configuration_is_used_as_it_is():
+    config = LoraConfig(task_type="CAUSAL_LM")
+    assert reloadable(config, "someone/model", arguments()) is config
+
+
+def test_another_task_is_refused():
+    with pytest.raises(ValueError, match=r"task_type is .*SEQ_CLS.*CAUSAL_LM"):
+        reloadable(LoraConfig(task_type="SEQ_CLS"), "someone/model", arguments())
