@@ -135,7 +135,7 @@ class Method:
     """A row of the paper's Table 2.
 
     Attributes:
-        head: makes the head from the settings, what the model is, and the id of the special token.
+        head: makes the head from the settings, what the model is, and its tokenizer.
         loss: makes the training loss; None where there is nothing to train, or where it is over the target's text.
         takes: the settings of `MethodSettings` that mean something for it.
         reads_text: whether the prediction is decoded text, parsed to a number.
@@ -147,7 +147,7 @@ class Method:
         source: the equation or table of the paper.
     """
 
-    head: Callable[[MethodSettings, HeadSetup, int], Head]
+    head: Callable[[MethodSettings, HeadSetup, Any], Head]
     loss: Callable[[MethodSettings], losses.Loss | losses.DistributionLoss] | None
     takes: tuple[str, ...]
     source: str
@@ -169,7 +169,7 @@ _WHY_NOT = {
 }
 
 
-def _grid_head(settings: MethodSettings, setup: HeadSetup, special_token_id: int) -> Head:
+def _grid_head(settings: MethodSettings, setup: HeadSetup, tokenizer: Any) -> Head:
     return GridHead(setup.values)
 
 
@@ -183,6 +183,22 @@ def _expected_squared_error(settings: MethodSettings) -> losses.DistributionLoss
     return losses.SampledSquaredError(settings.num_samples, renormalize=settings.renormalize)
 
 
+def _special_token_id(tokenizer: Any, settings: MethodSettings) -> int:
+    """The id of the special token of `special_token`.
+
+    Raises:
+        ValueError: the tokenizer does not have it.
+    """
+    token = settings.special_token if settings.special_token is not None else tokenizer.eos_token
+    token_id = None if token is None else tokenizer.get_vocab().get(token)
+    if token_id is None:
+        raise ValueError(
+            f"The tokenizer has no token {token!r}. Set `special_token` to one of its tokens, such as one of "
+            f"{tokenizer.all_special_tokens[:5]}."
+        )
+    return token_id
+
+
 _ON_GRID = ("decision", "renormalize", "attention")
 
 METHODS: dict[str, Method] = {
@@ -192,38 +208,38 @@ METHODS: dict[str, Method] = {
     "ce": Method(_grid_head, None, (), "eq. 8", reads_text=True, trains_text=True),
     "mbr": Method(_grid_head, _expected_squared_error, (*_ON_GRID, "num_samples"), "eq. 13, 14", limited_by_grid=True),
     "log_loss": Method(
-        lambda settings, setup, token: UpperValueHead(setup.values),
+        lambda settings, setup, tokenizer: UpperValueHead(setup.values),
         lambda settings: losses.LogLoss(),
         ("attention",),
         "Table 15",
         labels_within_grid=True,
     ),
     "learnable_raft": Method(
-        lambda settings, setup, token: LearnableGridHead(setup, whole_vocabulary=settings.weights == "vocabulary"),
+        lambda settings, setup, tokenizer: LearnableGridHead(setup, whole_vocabulary=settings.weights == "vocabulary"),
         _squared_error,
         ("attention", "decision", "weights"),
         "eq. 12",
     ),
     "special_token": Method(
-        lambda settings, setup, token: SpecialTokenHead(setup, token),
+        lambda settings, setup, tokenizer: SpecialTokenHead(setup, _special_token_id(tokenizer, settings)),
         _squared_error,
         ("attention", "special_token"),
         "Table 2",
     ),
     "logits_mlp": Method(
-        lambda settings, setup, token: LogitsMLPHead(setup, width=settings.mlp_width),
+        lambda settings, setup, tokenizer: LogitsMLPHead(setup, width=settings.mlp_width),
         _squared_error,
         ("attention", "mlp_width"),
         "eq. 11",
     ),
     "pooled": Method(
-        lambda settings, setup, token: PooledHead(setup, pooling=settings.pooling),
+        lambda settings, setup, tokenizer: PooledHead(setup, pooling=settings.pooling),
         _squared_error,
         ("attention", "pooling"),
         "Table 2",
     ),
     "probability_projection": Method(
-        lambda settings, setup, token: ProbabilityProjectionHead(setup),
+        lambda settings, setup, tokenizer: ProbabilityProjectionHead(setup),
         _squared_error,
         ("attention",),
         "Table 2",

@@ -187,8 +187,8 @@ class RegressionPredictor:
             if head_path is None:
                 raise ValueError(
                     f"{name!r} has no {HEAD_FILE}, and the head of method {predictor.settings.method!r} has "
-                    f"parameters. "
-                    "Load a folder that RegressionAwareTrainer.save_model wrote with it, or use method='rail'."
+                    "parameters. Load a folder that RegressionAwareTrainer.save_model wrote with it, or use "
+                    "method='rail'."
                 )
             predictor.readout.load_head(head_path)
         return predictor

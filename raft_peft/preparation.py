@@ -165,8 +165,9 @@ class _Warnings:
         cut = int(np.sum(encoded["was_cut"]))
         if cut:
             self._say(
+                "cut",
                 f"{cut} of the {rows} prompts of the {self.name} dataset are longer than "
-                f"max_length={self.max_length} and lost their beginning. Raise max_length, or shorten the prompts."
+                f"max_length={self.max_length} and lost their beginning. Raise max_length, or shorten the prompts.",
             )
         if self.reach is None or not len(labels):
             return
@@ -175,13 +176,13 @@ class _Warnings:
         outside = int(np.sum((numbers < low) | (numbers > high)))
         if outside:
             self._say(
+                "out of reach",
                 f"{outside} of the {rows} labels of the {self.name} dataset ({number_text(numbers.min())} to "
                 f"{number_text(numbers.max())}) lie outside what this grid can express, {number_text(low)} to "
-                f"{number_text(high)}. Scale the labels, or widen the grid."
+                f"{number_text(high)}. Scale the labels, or widen the grid.",
             )
 
-    def _say(self, text: str) -> None:
-        kind = text.split(". ")[-1]
+    def _say(self, kind: str, text: str) -> None:
         if kind not in self.said:
             self.said.add(kind)
             logger.warning(text)

@@ -81,7 +81,7 @@ class Readout:
                 vocab_size=model.config.get_text_config().vocab_size,
                 hidden_size=model.config.get_text_config().hidden_size,
             )
-            head = self.method.head(settings, setup, special_token_id(tokenizer, settings))
+            head = self.method.head(settings, setup, tokenizer)
             head = _trained_head(model, like=head) or head
         self.head = head.to(weight.device)
         self.has_parameters = any(True for _ in head.parameters())
@@ -97,7 +97,12 @@ class Readout:
     @property
     def reads_text(self) -> bool:
         """Whether a number is parsed from generated text."""
-        return self.method.reads_text or (self.settings.method == "rail" and self.settings.num_samples is not None)
+        return self.method.reads_text or self._sampled_texts is not None
+
+    @property
+    def _sampled_texts(self) -> int | None:
+        """How many texts of each prompt are sampled; None where none is, since `mbr` draws from the grid instead."""
+        return self.settings.num_samples if self.settings.method == "rail" else None
 
     def read_head(
         self, model: Any, batch: Mapping[str, torch.Tensor], *, unwrapped: Any = None, **kwargs: Any
@@ -171,7 +176,7 @@ class Readout:
             self.tokenizer,
             batch["input_ids"],
             batch["attention_mask"],
-            num_samples=self.settings.num_samples if self.settings.method == "rail" else None,
+            num_samples=self._sampled_texts,
         )
         predictions, parsed = numbers_in_texts(texts, self.grid)
         device = batch["input_ids"].device
@@ -200,21 +205,7 @@ def save_head(parameters: Mapping[str, torch.Tensor], folder: str | Path) -> Non
 def _trained_head(model: Any, like: Head) -> Head | None:
     """The head that the model carries already, from its trainer, where it is of the same kind and sizes."""
     found = getattr(model, HEAD_NAME, None)
-    shapes = [[parameter.shape for parameter in head.parameters()] for head in (found, like) if head is not None]
-    return found if type(found) is type(like) and shapes[0] == shapes[1] else None
-
-
-def special_token_id(tokenizer: Any, settings: MethodSettings) -> int:
-    """The id of the special token of `special_token`.
-
-    Raises:
-        ValueError: the tokenizer does not have it.
-    """
-    token = settings.special_token if settings.special_token is not None else tokenizer.eos_token
-    token_id = None if token is None else tokenizer.get_vocab().get(token)
-    if token_id is None and settings.method == "special_token":
-        raise ValueError(
-            f"The tokenizer has no token {token!r}. Set `special_token` to one of its tokens, such as one of "
-            f"{tokenizer.all_special_tokens[:5]}."
-        )
-    return -1 if token_id is None else token_id
+    if type(found) is not type(like):
+        return None
+    shapes, expected = ([parameter.shape for parameter in head.parameters()] for head in (found, like))
+    return found if shapes == expected else None

@@ -7,10 +7,12 @@ import re
 import numpy as np
 import pytest
 import torch
+import training
 from datasets import Dataset
-from peft import LoraConfig, PromptTuningConfig
+from peft import PromptTuningConfig
 from safetensors.torch import load_file
 from torch.utils.data import DataLoader
+from training import GRID, lora
 from transformers import BitsAndBytesConfig, LlamaConfig, LlamaForCausalLM
 
 from raft_peft import RegressionAwareConfig, RegressionAwareTrainer, RegressionPredictor
@@ -18,7 +20,6 @@ from raft_peft.collate import RegressionCollator
 from raft_peft.decoding import MAX_NEW_TOKENS
 from raft_peft.methods import METHODS, MethodSettings
 
-GRID = [0, 1, 2, 3, 4]
 VARIANTS = {
     "raft": {},
     "raft renormalised": {"method": "raft", "renormalize": True},
@@ -48,22 +49,7 @@ def settings(name):
 
 
 def make(model, tokenizer, folder, rows, name="raft", *, options=None, **arguments):
-    defaults = {
-        "report_to": "none",
-        "bf16": False,
-        "disable_tqdm": True,
-        "save_strategy": "no",
-        "gradient_checkpointing": False,
-        "per_device_eval_batch_size": 3,
-    }
-    return RegressionAwareTrainer(
-        model,
-        RegressionAwareConfig(str(folder), **{**defaults, **settings(name), **(options or {})}),
-        grid=GRID,
-        processing_class=tokenizer,
-        train_dataset=Dataset.from_list(rows),
-        **arguments,
-    )
+    return training.make(model, tokenizer, folder, rows, options={**settings(name), **(options or {})}, **arguments)
 
 
 class ByHand:
@@ -239,10 +225,6 @@ def test_overfits_sixteen_rows_and_comes_back_exactly(name, tiny_llama, tokenize
         assert torch.equal(tensor, predictor.readout.head.state_dict()[key])
     names = load_file(tmp_path / "model.safetensors").keys()
     assert not [key for key in names if "regression_head" in key]
-
-
-def lora():
-    return LoraConfig(r=4, lora_dropout=0.0, target_modules=["q_proj", "v_proj", "up_proj"])
 
 
 @pytest.mark.parametrize("name", ["learnable_raft", "learnable_raft vocabulary", "logits_mlp", "pooled max"])

@@ -9,42 +9,14 @@ import torch
 from datasets import Dataset
 from peft import AutoPeftModelForCausalLM, LoraConfig
 from torch.utils._python_dispatch import TorchDispatchMode
+from training import GRID, config, lora, make
 from transformers import AutoModelForCausalLM, AutoTokenizer, EvalPrediction, TrainerCallback
 from transformers.trainer_utils import PredictionOutput
 from trl import SFTConfig
 
 from raft_peft import NumberGrid, RegressionAwareConfig, RegressionAwareTrainer, RegressionPredictor
 
-GRID = [0, 1, 2, 3, 4]
 METRICS = ["rmse", "mae", "pearson", "spearman", "grid_mass", "loss"]
-
-
-def config(folder, **options):
-    defaults = {
-        "report_to": "none",
-        "bf16": False,
-        "disable_tqdm": True,
-        "save_strategy": "no",
-        "gradient_checkpointing": False,
-        "per_device_eval_batch_size": 3,
-    }
-    return RegressionAwareConfig(str(folder), **{**defaults, **options})
-
-
-def make(model, tokenizer, tmp_path, rows=None, *, grid=GRID, options=None, **arguments):
-    train = None if rows is None else Dataset.from_list(rows)
-    return RegressionAwareTrainer(
-        model,
-        config(tmp_path, **(options or {})),
-        grid=grid,
-        processing_class=tokenizer,
-        train_dataset=train,
-        **arguments,
-    )
-
-
-def lora(**options):
-    return LoraConfig(r=4, lora_dropout=0.0, target_modules=["q_proj", "v_proj", "up_proj"], **options)
 
 
 def full_logits_by_hand(model, tokenizer, prompt, grid=GRID):

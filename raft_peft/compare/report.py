@@ -45,6 +45,9 @@ def write_report(
         settings: of the comparison.
         results: the finished runs of each method, by its label.
         failures: the reason of each run that failed.
+
+    Raises:
+        ValueError: no run gave a result.
     """
     chosen = {label: chosen_runs(runs, settings.seeds) for label, runs in results.items()}
     chosen = {label: runs for label, runs in chosen.items() if runs}

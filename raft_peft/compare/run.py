@@ -14,7 +14,7 @@ import shutil
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -209,14 +209,12 @@ def _encoder(
 ) -> tuple[Any, Any]:
     from raft_peft.compare.encoders import encoder_trainer
 
-    accepted = {setting.name for setting in fields(TrainingArguments)}
-    arguments = {name: value for name, value in _arguments(run, settings, folder).items() if name in accepted}
     return encoder_trainer(
         str(settings.encoder),
         dataset,
         pooling=method.name.removeprefix("encoder_"),
         frozen=method.options.get("frozen", False),
-        args=TrainingArguments(**arguments),
+        args=TrainingArguments(**_arguments(run, settings, folder)),
         max_length=settings.max_length,
         callbacks=[step_time],
     )
