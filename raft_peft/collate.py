@@ -11,6 +11,7 @@ from torch.nn.functional import pad
 from torch.nn.utils.rnn import pad_sequence
 
 from raft_peft.completion import IGNORED
+from raft_peft.trie import Trie, is_deep
 
 
 @dataclass
@@ -22,9 +23,10 @@ class RegressionCollator:
         pad_to_multiple_of: rounds the length of the batch up to a multiple.
 
     Returns:
-        A dict of `input_ids` and `attention_mask` of shape (batch, length), `grid_token_ids` of shape
-        (batch, grid); where the rows have a `label`, `labels`, float32 of shape (batch,); and where they have
-        `target_ids`, these, padded on the right with -100, of shape (batch, tokens).
+        A dict of `input_ids` and `attention_mask` of shape (batch, length); `grid_token_ids` of shape (batch, grid),
+        or where some numbers are several tokens the tensors of their [`Trie`], named `trie_...`; where the rows have
+        a `label`, `labels`, float32 of shape (batch,); and where they have `target_ids`, these, padded on the right
+        with -100, of shape (batch, tokens).
     """
 
     pad_token_id: int
@@ -35,8 +37,12 @@ class RegressionCollator:
         batch = {
             "input_ids": self._pad(input_ids, self.pad_token_id),
             "attention_mask": self._pad([torch.ones_like(ids) for ids in input_ids], 0),
-            "grid_token_ids": torch.stack([torch.as_tensor(row["grid_token_ids"]) for row in rows]),
         }
+        grids = [tuple(map(tuple, row["grid_token_ids"])) for row in rows]
+        if any(is_deep(grid) for grid in grids):
+            batch |= Trie.of(grids).as_batch()
+        else:
+            batch["grid_token_ids"] = torch.tensor(grids).squeeze(-1)
         if "label" in rows[0]:
             batch["labels"] = torch.tensor([row["label"] for row in rows], dtype=torch.float32)
         if "target_ids" in rows[0]:

@@ -52,8 +52,8 @@ class RegressionAwareConfig(MethodSettings, SFTConfig):
         separator: text between the prompt and the number. None puts one space after a plain prompt that does not
             end in white space, and nothing after a chat template's generation prompt.
         init: pretrained, or random, where the model that the trainer is given by name starts from random weights.
-        method, decision, renormalize, attention, num_samples, weights, special_token, mlp_width, pooling: see
-            [`MethodSettings`].
+        method, decision, renormalize, attention, number_end, end_every_number, constrained, num_samples, weights,
+            special_token, mlp_width, pooling: see [`MethodSettings`].
 
     These defaults differ from `SFTConfig`:
         - `learning_rate`: 2e-4, for LoRA, instead of 2e-5.

@@ -11,6 +11,9 @@ from typing import Any
 import torch
 from peft import PeftType
 
+from raft_peft.distribution import GridDistribution
+from raft_peft.trie import TrieReading
+
 
 def check_final_logits(model: Any) -> None:
     """Refuse a model that cannot give the logits of one position alone.
@@ -47,12 +50,26 @@ class FinalPosition:
         hidden_states: the output embeddings of all positions, before the head over the vocabulary, of shape
             (batch, length, hidden); None where they were not asked for.
         outputs: all that the model returned.
+        trie: what the model says of the grid's numbers, where some are several tokens; else None.
     """
 
     logits: torch.Tensor
     attention_mask: torch.Tensor
     hidden_states: torch.Tensor | None
     outputs: Any
+    trie: TrieReading | None = None
+
+    def distribution(self, grid_token_ids: torch.Tensor, values: torch.Tensor) -> GridDistribution:
+        """The distribution over the grid, whether its values are one token each or several.
+
+        Args:
+            grid_token_ids: the token of each grid value, of shape (batch, grid), or where some are several tokens,
+                all of them, of shape (batch, grid, depth).
+            values: the grid's numbers, of shape (grid,).
+        """
+        if self.trie is None:
+            return GridDistribution.from_logits(self.logits, grid_token_ids, values)
+        return GridDistribution(self.trie.log_probs, values)
 
 
 def read_final_position(
@@ -85,20 +102,39 @@ def read_final_position(
     """
     input_ids, attention_mask = padded_left(input_ids, attention_mask)
     unwrapped = model if unwrapped is None else unwrapped
+
+    def read(outputs: Any, states: torch.Tensor | None) -> Any:
+        final = FinalPosition(outputs.logits[:, -1], attention_mask, states, outputs)
+        return final if reader is None else reader(final)
+
+    with read_inside(unwrapped, read, hidden_states=hidden_states):
+        return last_logits(model, input_ids, attention_mask, 1, unwrapped=unwrapped, **kwargs)
+
+
+@contextmanager
+def read_inside(
+    model: Any, read: Callable[[Any, torch.Tensor | None], Any], *, hidden_states: bool = False
+) -> Iterator[None]:
+    """Let the model's forward return what is read off its outputs, instead of these.
+
+    Args:
+        model: the model, without a wrapper.
+        read: from its outputs, and its output embeddings of shape (batch, length, hidden) where they are kept.
+        hidden_states: whether to keep them.
+    """
     kept: list[torch.Tensor] = []
 
     def keep(_module: Any, _arguments: Any, output: Any) -> None:
         kept.append(output[0])
 
-    def read(_module: Any, _arguments: Any, outputs: Any) -> Any:
-        final = FinalPosition(outputs.logits[:, -1], attention_mask, kept[0] if kept else None, outputs)
-        return final if reader is None else reader(final)
+    def replace(_module: Any, _arguments: Any, outputs: Any) -> Any:
+        return read(outputs, kept[0] if kept else None)
 
-    hooks = [unwrapped.register_forward_hook(read)]
+    hooks = [model.register_forward_hook(replace)]
     if hidden_states:
-        hooks.append(_backbone(unwrapped).register_forward_hook(keep))
+        hooks.append(_backbone(model).register_forward_hook(keep))
     try:
-        return last_logits(model, input_ids, attention_mask, 1, unwrapped=unwrapped, **kwargs)
+        yield
     finally:
         for hook in hooks:
             hook.remove()
@@ -113,18 +149,24 @@ def padded_left(input_ids: torch.Tensor, attention_mask: torch.Tensor) -> tuple[
 def last_logits(
     model: Any,
     input_ids: torch.Tensor,
-    attention_mask: torch.Tensor,
+    attention_mask: torch.Tensor | dict[str, torch.Tensor],
     keep: int,
     *,
+    position_ids: torch.Tensor | None = None,
     unwrapped: Any = None,
     **kwargs: Any,
 ) -> Any:
-    """The model's outputs with the logits of the last columns alone, of shape (batch, keep, vocabulary)."""
+    """The model's outputs with the logits of the last columns alone, of shape (batch, keep, vocabulary).
+
+    The positions are counted from the attention mask, of shape (batch, length), unless they are given.
+    """
     unwrapped = model if unwrapped is None else unwrapped
     inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "logits_to_keep": keep, **kwargs}
     parameters = _forward_parameters(unwrapped)
     if "position_ids" in parameters:
-        inputs["position_ids"] = (attention_mask.cumsum(1) - 1).clamp(min=0)
+        if position_ids is None and isinstance(attention_mask, torch.Tensor):
+            position_ids = (attention_mask.cumsum(1) - 1).clamp(min=0)
+        inputs["position_ids"] = position_ids
     if "use_cache" in parameters:
         inputs["use_cache"] = False
     with _head_in_its_own_dtype(unwrapped):

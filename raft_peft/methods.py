@@ -19,6 +19,7 @@ from raft_peft.heads import (
     SpecialTokenHead,
     UpperValueHead,
 )
+from raft_peft.number_end import EOS_END, GRID_END, TURN_END
 
 ATTENTIONS = ("causal", "bidirectional")
 POOLINGS = ("mean", "min", "max")
@@ -35,6 +36,11 @@ class MethodSettings:
         renormalize: divide the probabilities by their sum over the grid, in training and in prediction (the paper's
             Table 16). Off, they are over the whole vocabulary (its eq. 10).
         attention: causal, or bidirectional, where every token of the prompt attends to all (the paper's Figure 3).
+        number_end: what must follow a number that another begins with, such as 1 beside 10: grid, that the number does
+            not go on within the grid; eos or end_of_turn, the token that ends a text or a turn of the chat template;
+            or a text, such as "." or a new line.
+        end_every_number: whether it must follow every number of the grid.
+        constrained: whether text is decoded within the grid, all other tokens ruled out.
         num_samples: with `rail`, predict by the mean of this many sampled texts (the paper takes 32) instead of by
             scoring the grid; with `mbr`, train on this many draws (its eq. 14) instead of on the exact sum.
         weights: with `learnable_raft`, whether to learn a weight for the tokens of the grid or of the vocabulary.
@@ -67,6 +73,20 @@ class MethodSettings:
     attention: str = field(
         default="causal",
         metadata={"help": "causal, or bidirectional, where every token of the prompt attends to all of them."},
+    )
+    number_end: str = field(
+        default=GRID_END,
+        metadata={
+            "help": "What must follow a number that another begins with, such as 1 beside 10: grid (it does not go on "
+            "within the grid), eos, end_of_turn, or a text such as '.'."
+        },
+    )
+    end_every_number: bool = field(
+        default=False, metadata={"help": "Whether `number_end` must follow every number of the grid."}
+    )
+    constrained: bool = field(
+        default=False,
+        metadata={"help": "Whether text is decoded within the grid alone (with zero_shot, ce and sampled rail)."},
     )
     num_samples: int | None = field(
         default=None,
@@ -117,6 +137,18 @@ class MethodSettings:
                 raise ValueError(f"`attention='bidirectional'` cannot be sampled from. {_WHY_NOT['attention']}")
             if self.decision != "mean" and self.method == "rail":
                 raise ValueError("Sampled `rail` predicts by the mean of its samples. Leave `decision` at 'mean'.")
+        if not self.number_end:
+            raise ValueError(f"`number_end=''` is empty. Leave it at {GRID_END!r}, or set a text such as a new line.")
+        if self.end_every_number and self.number_end == GRID_END:
+            raise ValueError(
+                f"`end_every_number=True` needs an end that can follow: set `number_end` to {EOS_END!r}, "
+                f"{TURN_END!r} or a text."
+            )
+        if self.constrained and self.method == "rail" and self.num_samples is None:
+            raise ValueError(
+                "`constrained=True` is for decoding, and `rail` scores the grid without any. Set `num_samples`, or "
+                "leave `constrained` off."
+            )
         if self.mlp_width < 1:
             raise ValueError(f"`mlp_width={self.mlp_width}` must be 1 or more.")
         if self.weights == "vocabulary" and self.decision != "mean":
@@ -165,6 +197,8 @@ _WHY_NOT = {
     "attention": "Text is generated from left to right: with bidirectional attention each token would see those that "
     "it is to predict. ",
     "decision": "It predicts one number, without a distribution to decide on. ",
+    "number_end": "It reads no number's tokens. ",
+    "constrained": "It decodes no text. ",
     "renormalize": "It has no distribution over the grid to renormalise. ",
 }
 
@@ -199,25 +233,27 @@ def _special_token_id(tokenizer: Any, settings: MethodSettings) -> int:
     return token_id
 
 
-_ON_GRID = ("decision", "renormalize", "attention")
+_ENDS = ("number_end", "end_every_number")
+_ON_GRID = ("decision", "renormalize", "attention", *_ENDS)
+_DECODED = ("constrained", *_ENDS)
 
 METHODS: dict[str, Method] = {
     "raft": Method(_grid_head, _squared_error, _ON_GRID, "eq. 10, Table 16", limited_by_grid=True),
-    "rail": Method(_grid_head, None, (*_ON_GRID, "num_samples"), "eq. 4, 5", limited_by_grid=True),
-    "zero_shot": Method(_grid_head, None, (), "eq. 1", reads_text=True),
-    "ce": Method(_grid_head, None, (), "eq. 8", reads_text=True, trains_text=True),
+    "rail": Method(_grid_head, None, (*_ON_GRID, "num_samples", "constrained"), "eq. 4, 5", limited_by_grid=True),
+    "zero_shot": Method(_grid_head, None, _DECODED, "eq. 1", reads_text=True),
+    "ce": Method(_grid_head, None, _DECODED, "eq. 8", reads_text=True, trains_text=True),
     "mbr": Method(_grid_head, _expected_squared_error, (*_ON_GRID, "num_samples"), "eq. 13, 14", limited_by_grid=True),
     "log_loss": Method(
         lambda settings, setup, tokenizer: UpperValueHead(setup.values),
         lambda settings: losses.LogLoss(),
-        ("attention",),
+        ("attention", *_ENDS),
         "Table 15",
         labels_within_grid=True,
     ),
     "learnable_raft": Method(
         lambda settings, setup, tokenizer: LearnableGridHead(setup, whole_vocabulary=settings.weights == "vocabulary"),
         _squared_error,
-        ("attention", "decision", "weights"),
+        ("attention", "decision", "weights", *_ENDS),
         "eq. 12",
     ),
     "special_token": Method(

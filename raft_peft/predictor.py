@@ -21,6 +21,7 @@ from raft_peft.distribution import GridDistribution
 from raft_peft.grid import NumberGrid
 from raft_peft.heads import Head
 from raft_peft.methods import METHODS, MethodSettings
+from raft_peft.number_end import NumberEnd
 from raft_peft.prompts import EncodedPrompt, PromptEncoder
 from raft_peft.readout import HEAD_FILE, Readout
 
@@ -44,7 +45,7 @@ class RegressionPredictor:
         separator: text between prompt and number; None for the default, see [`RegressionAwareConfig`].
         max_length: the most tokens of a prompt; a longer one loses its beginning. None for no limit.
         head: a head of yours, for a model that was trained with it.
-        grid_token_ids: the token of each grid value in training, for a head that starts from them.
+        grid_token_ids: the tokens of each grid value in training, for a head that starts from them.
         settings: of [`MethodSettings`]: `method`, `decision`, `renormalize` and so on.
 
     Raises:
@@ -60,7 +61,7 @@ class RegressionPredictor:
         separator: str | None = None,
         max_length: int | None = None,
         head: Head | None = None,
-        grid_token_ids: Sequence[int] | None = None,
+        grid_token_ids: Sequence[Sequence[int]] | None = None,
         **settings: Any,
     ):
         self.settings = MethodSettings(**settings)
@@ -68,8 +69,14 @@ class RegressionPredictor:
         self.model = model.eval()
         self.tokenizer = tokenizer
         self.grid = NumberGrid(grid)
-        self._encoder = PromptEncoder(tokenizer, self.grid, separator=separator, max_length=max_length)
-        ids = None if grid_token_ids is None else tuple(grid_token_ids)
+        self._encoder = PromptEncoder(
+            tokenizer,
+            self.grid,
+            separator=separator,
+            max_length=max_length,
+            number_end=NumberEnd.of(self.settings.number_end, tokenizer, every_number=self.settings.end_every_number),
+        )
+        ids = None if grid_token_ids is None else tuple(map(tuple, grid_token_ids))
         self.readout = Readout(model, tokenizer, self.grid, self.settings, grid_token_ids=ids, head=head)
         pad_token_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
         self._collator = RegressionCollator(pad_token_id=pad_token_id or 0)
@@ -90,6 +97,9 @@ class RegressionPredictor:
         renormalize: bool | None = None,
         attention: str | None = None,
         num_samples: int | None = None,
+        number_end: str | None = None,
+        end_every_number: bool | None = None,
+        constrained: bool | None = None,
         head: Head | None = None,
         **model_kwargs: Any,
     ) -> RegressionPredictor:
@@ -101,7 +111,8 @@ class RegressionPredictor:
             dtype: of the weights. By default as in training; for zero-shot, as the model was saved.
             quantization_config: such as a `BitsAndBytesConfig`.
             device_map: by default all on the GPU where there is one, else on the CPU.
-            separator, max_length, decision, renormalize, attention: instead of the saved settings.
+            separator, max_length, decision, renormalize, attention, number_end, end_every_number, constrained:
+                instead of the saved settings.
             method, num_samples: see [`MethodSettings`]; by default as trained, or raft. One without parameters of its
                 own reads any model: `rail`, `zero_shot`.
             head: the head of yours that the model was trained with, made as it was then; its parameters are loaded.
@@ -148,7 +159,7 @@ class RegressionPredictor:
             dtype = saved.dtype if dtype is None else dtype
             separator = saved.separator if separator is None else separator
             max_length = saved.max_length if max_length is None else max_length
-            grid_token_ids = None if saved.token_ids is None else [ids[0] for ids in saved.token_ids]
+            grid_token_ids = saved.token_ids
             taken = METHODS[saved.method if method is None else method].takes if method in (None, *METHODS) else ()
             settings = {
                 setting: value for setting, value in saved.method_settings().items() if setting in ("method", *taken)
@@ -159,6 +170,9 @@ class RegressionPredictor:
             "renormalize": renormalize,
             "attention": attention,
             "num_samples": num_samples,
+            "number_end": number_end,
+            "end_every_number": end_every_number,
+            "constrained": constrained,
         }
         settings |= {setting: value for setting, value in asked.items() if value is not None}
         if dtype is not None:
@@ -260,8 +274,7 @@ class RegressionPredictor:
     def _read(self, prompts: Sequence[EncodedPrompt]) -> tuple[torch.Tensor, torch.Tensor | None]:
         batch = self._collator([{"input_ids": p.input_ids, "grid_token_ids": p.grid_token_ids} for p in prompts])
         batch = {name: tensor.to(self.model.device) for name, tensor in batch.items()}
-        output, _ = self.readout.read_head(self.model, batch)
-        reading = self.readout.read(output, self.model, batch)
+        reading = self.readout.read(self.readout.read_head(self.model, batch), self.model, batch)
         return (
             reading.predictions.cpu(),
             None if reading.distribution is None else reading.distribution.log_probs.cpu(),

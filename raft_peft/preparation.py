@@ -117,7 +117,11 @@ def encode_dataset(
         return encoded
 
     # Written out, since datasets would infer integers from a first batch of whole labels and cast the rest to them.
-    features = {"input_ids": List(Value("int64")), "grid_token_ids": List(Value("int64")), "was_cut": Value("bool")}
+    features = {
+        "input_ids": List(Value("int64")),
+        "grid_token_ids": List(List(Value("int32"))),
+        "was_cut": Value("bool"),
+    }
     if labelled:
         features["label"] = Value("float64")
         if method.trains_text:

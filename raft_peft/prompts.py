@@ -7,7 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from raft_peft.grid import Context, NumberGrid, default_separator, resolve_in_contexts, single_token_ids
+from raft_peft.grid import NumberGrid
+from raft_peft.number_end import NumberEnd
+from raft_peft.resolution import Context, GridResolver, default_separator
 
 # Enough tokens before the number to fix how it is tokenized; see PromptEncoder._read_ids.
 _TAIL_LENGTHS = (32, 24, 16, 12, 8, 6, 4, 3, 2, 1)
@@ -20,13 +22,14 @@ class EncodedPrompt:
 
     Attributes:
         input_ids: the tokens of the prompt; the number would be the next token.
-        grid_token_ids: the token of each grid value after this prompt, in the grid's order.
+        grid_token_ids: the tokens of each grid value after this prompt, in the grid's order, with those of its end
+            where that is a token or a text.
         was_cut: whether the beginning was cut off to fit `max_length`.
         target_ids: the tokens of the target's text, where one was given.
     """
 
     input_ids: list[int]
-    grid_token_ids: list[int]
+    grid_token_ids: tuple[tuple[int, ...], ...]
     was_cut: bool
     target_ids: list[int] = field(default_factory=list)
 
@@ -41,6 +44,7 @@ class PromptEncoder:
             in white space, and nothing after a chat template's generation prompt.
         max_length: the most tokens that a prompt may have. A longer one loses its beginning, never its end, where
             the question stands; leading special tokens are kept. None for no limit.
+        number_end: what must follow a number; by default nothing, see [`NumberEnd`].
         processor: renders chat messages where that is not the tokenizer's task (vision-language models).
     """
 
@@ -51,6 +55,7 @@ class PromptEncoder:
         *,
         separator: str | None = None,
         max_length: int | None = None,
+        number_end: NumberEnd | None = None,
         processor: Any = None,
     ):
         if max_length is not None and max_length < 2:
@@ -60,6 +65,7 @@ class PromptEncoder:
         self.separator = separator
         self.max_length = max_length
         self.processor = tokenizer if processor is None else processor
+        self._resolver = GridResolver(grid, tokenizer, number_end)
 
     def encode(
         self, rows: Sequence[Mapping[str, Any]], first_row: int = 0, targets: Sequence[str] | None = None
@@ -89,19 +95,15 @@ class PromptEncoder:
 
         encoded = []
         contexts = [context for _, context in readings]
-        resolved_grids = resolve_in_contexts(self.grid, self.tokenizer, contexts, targets)
+        resolved_grids = self._resolver.resolve(contexts, targets)
         for number, ((ids_before, _), resolved) in enumerate(zip(readings, resolved_grids, strict=True), first_row):
-            try:
-                if isinstance(resolved, ValueError):
-                    raise resolved
-                grid_token_ids = list(single_token_ids(self.grid, self.tokenizer, resolved))
-            except ValueError as error:
-                errors.append((number, str(error)))
+            if isinstance(resolved, ValueError):
+                errors.append((number, str(resolved)))
                 continue
             prompt_ids = [*ids_before, *resolved.prompt_ids]
             input_ids = self._cut(prompt_ids)
             was_cut = len(input_ids) < len(prompt_ids)
-            encoded.append(EncodedPrompt(input_ids, grid_token_ids, was_cut, list(resolved.target_ids)))
+            encoded.append(EncodedPrompt(input_ids, resolved.token_ids, was_cut, list(resolved.target_ids)))
         if errors:
             raise rows_error(errors)
         return encoded

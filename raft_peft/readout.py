@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,9 +19,34 @@ from raft_peft.final_position import FinalPosition, check_bidirectional, check_f
 from raft_peft.grid import NumberGrid
 from raft_peft.heads import Head, HeadSetup
 from raft_peft.methods import METHODS, MethodSettings
+from raft_peft.tree_attention import read_trie, why_not_a_tree
+from raft_peft.trie import Trie
+from raft_peft.trie_memory import check_memory, nodes_at_once
+
+logger = logging.getLogger(__name__)
 
 HEAD_NAME = "regression_head"
 HEAD_FILE = f"{HEAD_NAME}.safetensors"
+# Below this mean probability of the grid, the first batch is worth a warning.
+_SMALL_MASS = 0.05
+
+
+@dataclass(frozen=True)
+class HeadReading:
+    """What the head made of a batch.
+
+    Attributes:
+        output: a distribution over the grid, or one number a row, of shape (batch,); None where the batch was read for
+            its target alone.
+        auxiliary_loss: the model's own, where it has one.
+        constrained_log_probs, greedy_misses: what decoding within the grid gives, where it was asked for and some
+            numbers are several tokens, of shape (batch, grid); see [`TrieReading`].
+    """
+
+    output: GridDistribution | torch.Tensor | None
+    auxiliary_loss: torch.Tensor | None = None
+    constrained_log_probs: torch.Tensor | None = None
+    greedy_misses: torch.Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -49,7 +75,7 @@ class Readout:
         tokenizer: its tokenizer.
         grid: the numbers that the model may answer with.
         settings: the method and its options.
-        grid_token_ids: the token of each grid value, for a head that starts from them; None where no row was seen.
+        grid_token_ids: the tokens of each grid value, for a head that starts from them; None where no row was seen.
         head: instead of the method's own.
 
     Raises:
@@ -63,7 +89,7 @@ class Readout:
         grid: NumberGrid,
         settings: MethodSettings,
         *,
-        grid_token_ids: tuple[int, ...] | None,
+        grid_token_ids: tuple[tuple[int, ...], ...] | None,
         head: Head | None = None,
     ):
         check_final_logits(model)
@@ -87,6 +113,10 @@ class Readout:
         self.has_parameters = any(True for _ in head.parameters())
         if self.has_parameters:
             setattr(model, HEAD_NAME, self.head)
+        self._has_met_a_trie = False
+        self._has_trained_on_a_trie = False
+        self._has_met_a_mass = False
+        self._why_not_a_tree: str | None = None
 
     @property
     def values(self) -> torch.Tensor:
@@ -106,22 +136,46 @@ class Readout:
 
     def read_head(
         self, model: Any, batch: Mapping[str, torch.Tensor], *, unwrapped: Any = None, **kwargs: Any
-    ) -> tuple[GridDistribution | torch.Tensor, torch.Tensor | None]:
-        """The head's output on the final position of each row, and the model's auxiliary loss where it has one."""
-        if self.settings.attention == "bidirectional":
-            kwargs["is_causal"] = False
-        read = read_final_position(
-            model,
-            batch["input_ids"],
-            batch["attention_mask"],
-            unwrapped=unwrapped,
-            hidden_states=self.head.reads_hidden_states,
-            reader=lambda final: self._apply_head(final, batch["grid_token_ids"]),
-            **kwargs,
+    ) -> HeadReading:
+        """The head's output on the final position of each row.
+
+        Raises:
+            ValueError: the grid's numbers need more memory than there is, or cannot be read with this attention.
+        """
+        unwrapped = model if unwrapped is None else unwrapped
+        trie = Trie.in_batch(batch)
+        grid_token_ids = batch["grid_token_ids"] if trie is None else trie.token_ids
+        bidirectional = self.settings.attention == "bidirectional"
+        options = {"unwrapped": unwrapped, "hidden_states": self.head.reads_hidden_states, **kwargs}
+
+        def reader(final: FinalPosition) -> dict[str, torch.Tensor]:
+            return self._apply_head(final, grid_token_ids)
+
+        if trie is not None and self.head.reads_grid:
+            self._meet_trie(unwrapped, trie)
+            read = read_trie(
+                model,
+                batch["input_ids"],
+                batch["attention_mask"],
+                trie,
+                reader,
+                one_row=self._why_not_a_tree is None,
+                bidirectional=bidirectional,
+                constrained=self.settings.constrained,
+                max_nodes=None if torch.is_grad_enabled() else nodes_at_once(unwrapped, trie),
+                **options,
+            )
+        else:
+            if bidirectional:
+                options["is_causal"] = False
+            read = read_final_position(model, batch["input_ids"], batch["attention_mask"], reader=reader, **options)
+        output = read.get("predictions")
+        if output is None:
+            output = GridDistribution(read["log_probs"], read["values"])
+            self._meet_mass(output)
+        return HeadReading(
+            output, *(read.get(name) for name in ("aux_loss", "constrained_log_probs", "greedy_misses"))
         )
-        if "log_probs" in read:
-            return GridDistribution(read["log_probs"], read["values"]), read.get("aux_loss")
-        return read["predictions"], read.get("aux_loss")
 
     def _apply_head(self, final: FinalPosition, grid_token_ids: torch.Tensor) -> dict[str, torch.Tensor]:
         with torch.autocast(final.logits.device.type, enabled=False):
@@ -130,21 +184,65 @@ class Readout:
             read = {"log_probs": output.log_probs, "values": output.values}
         else:
             read = {"predictions": output}
-        auxiliary_loss = final.outputs.get("aux_loss")
-        return read if auxiliary_loss is None else {**read, "aux_loss": auxiliary_loss}
+        more = {"aux_loss": final.outputs.get("aux_loss")}
+        if final.trie is not None:
+            more["constrained_log_probs"] = final.trie.constrained_log_probs
+            more["greedy_misses"] = final.trie.greedy_misses
+        return read | {name: tensor for name, tensor in more.items() if tensor is not None}
+
+    def _meet_trie(self, model: Any, trie: Trie) -> None:
+        """See, at the first batch, how numbers of several tokens can be read."""
+        if torch.is_grad_enabled() and not self._has_trained_on_a_trie:
+            check_memory(model, trie)
+            self._has_trained_on_a_trie = True
+        if self._has_met_a_trie:
+            return
+        self._has_met_a_trie = True
+        self._why_not_a_tree = why_not_a_tree(model)
+        if self._why_not_a_tree is None:
+            return
+        paths = trie.paths().shape[1]
+        if self.settings.attention == "bidirectional":
+            raise ValueError(
+                "`attention='bidirectional'` with numbers of several tokens needs a mask for each pair of tokens, and "
+                f"this model cannot take one: {self._why_not_a_tree}. Load it with attn_implementation='sdpa' or "
+                "'eager', or set attention='causal'."
+            )
+        _warn(
+            f"The numbers of this grid are scored in {paths} rows a prompt instead of one, which is exact but takes "
+            f"about {paths} times as long: {self._why_not_a_tree}. If the model can, load it with "
+            "attn_implementation='sdpa' or 'eager'."
+        )
+
+    def _meet_mass(self, distribution: GridDistribution) -> None:
+        """Say, at the first batch, where the model hardly answers with a number of the grid."""
+        if self._has_met_a_mass or self.head.sums_to_one or self.settings.renormalize or self.reads_text:
+            return
+        self._has_met_a_mass = True
+        mass = distribution.mass.mean().item()
+        if mass >= _SMALL_MASS:
+            return
+        cure = "Set renormalize=True, or train" if "renormalize" in self.method.takes else "Train"
+        _warn(
+            f"The model answers with a number of the grid with a probability of {mass:.2%} only, and all else counts "
+            f"as 0: the predictions of the first batch are near 0. {cure} until `grid_mass` is near 1, or let the "
+            "prompt ask for the number more plainly."
+        )
 
     def read_target(
         self, model: Any, batch: Mapping[str, torch.Tensor], *, unwrapped: Any = None, **kwargs: Any
-    ) -> tuple[Completion, GridDistribution, torch.Tensor | None]:
-        """The log-probabilities of the target's text, the distribution over the grid at its first token, and the
-        model's auxiliary loss where it has one."""
+    ) -> tuple[Completion, HeadReading]:
+        """The log-probabilities of the target's text, and the distribution over the grid at its first token, where
+        that is a number's only one."""
         completion = read_completion(
             model, batch["input_ids"], batch["attention_mask"], batch["target_ids"], unwrapped=unwrapped, **kwargs
         )
-        distribution = GridDistribution.from_logits(
-            completion.first_logits, batch["grid_token_ids"].to(completion.first_logits.device), self.grid.values
-        )
-        return completion, distribution, completion.outputs.get("aux_loss")
+        distribution = None
+        if "grid_token_ids" in batch:
+            logits = completion.first_logits
+            ids = batch["grid_token_ids"].to(logits.device)
+            distribution = GridDistribution.from_logits(logits, ids, self.grid.values)
+        return completion, HeadReading(distribution, completion.outputs.get("aux_loss"))
 
     def expectation(self, output: GridDistribution | torch.Tensor) -> torch.Tensor:
         """The prediction that a loss is taken of: the head's number, or the mean of its distribution."""
@@ -158,19 +256,19 @@ class Readout:
             return decisions.decide(output, self.settings.decision, renormalize=self.settings.renormalize)
         return output
 
-    def read(
-        self,
-        output: GridDistribution | torch.Tensor,
-        model: Any,
-        batch: Mapping[str, torch.Tensor],
-    ) -> Reading:
-        """The numbers of a batch, of which the head's output is known; a method that reads text writes it now.
+    def read(self, head: HeadReading, model: Any, batch: Mapping[str, torch.Tensor]) -> Reading:
+        """The numbers of a batch that the head has read; a method that reads text writes it now.
 
         `model` is the model without any wrapper.
         """
+        output = head.output
+        if output is None:
+            raise ValueError("The batch was read for its target alone. Read it with `read_head`.")
         distribution = output if isinstance(output, GridDistribution) else None
         if not self.reads_text:
             return Reading(self.decide(output), distribution, None)
+        if self.settings.constrained and distribution is not None:
+            return Reading(self._decode_within_grid(head, distribution), distribution, torch.ones(len(distribution)))
         texts = generate_texts(
             model,
             self.tokenizer,
@@ -181,6 +279,17 @@ class Readout:
         predictions, parsed = numbers_in_texts(texts, self.grid)
         device = batch["input_ids"].device
         return Reading(predictions.to(device), distribution, parsed.to(device))
+
+    def _decode_within_grid(self, head: HeadReading, distribution: GridDistribution) -> torch.Tensor:
+        """The number that greedy decoding gives, or the mean of samples, with all but the grid ruled out."""
+        log_probs = head.constrained_log_probs
+        if log_probs is None:  # one token each
+            log_probs = distribution.renormalized().log_probs
+        if self._sampled_texts is not None:
+            drawn = log_probs.exp().multinomial(self._sampled_texts, replacement=True)
+            return distribution.values[drawn].mean(-1)
+        misses = -log_probs if head.greedy_misses is None else head.greedy_misses
+        return distribution.values[misses.argmin(-1)]
 
     def load_head(self, path: str | Path) -> None:
         """Read the head's parameters back.
@@ -200,6 +309,12 @@ def save_head(parameters: Mapping[str, torch.Tensor], folder: str | Path) -> Non
     """Write a head's parameters into a folder."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in parameters.items()}
     save_file(tensors, Path(folder) / HEAD_FILE)
+
+
+def _warn(text: str) -> None:
+    """Say it once, where several processes train together."""
+    if not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0:
+        logger.warning(text)
 
 
 def _trained_head(model: Any, like: Head) -> Head | None:

@@ -39,9 +39,10 @@ from raft_peft.loading import processing_class_of, random_model, reloadable
 from raft_peft.losses import DistributionLoss, Loss, cross_entropy, squared_error
 from raft_peft.methods import METHODS
 from raft_peft.metrics import regression_metrics
+from raft_peft.number_end import NumberEnd
 from raft_peft.preparation import ENCODED_COLUMNS, encode_dataset, first_row
 from raft_peft.prompts import PromptEncoder
-from raft_peft.readout import HEAD_FILE, HEAD_NAME, Readout, save_head
+from raft_peft.readout import HEAD_FILE, HEAD_NAME, HeadReading, Readout, save_head
 from raft_peft.refusals import refuse_sequence_sharding, refuse_token_callables
 
 EvalDataset: TypeAlias = Dataset | IterableDataset | dict[str, Dataset | IterableDataset]
@@ -83,8 +84,8 @@ class RegressionAwareTrainer(SFTTrainer):
         model: model name, folder, model or PEFT model, as in `SFTTrainer`. A decoder with a head over the vocabulary.
         args: the settings. `SFTConfig` and `TrainingArguments` are converted. By default
             `RegressionAwareConfig("<model>-RAFT")`.
-        grid: the numbers that the model may answer with, each one token: a list of numbers, a mapping
-            `{number: text}`, or a `NumberGrid`.
+        grid: the numbers that the model may answer with: a list of numbers, a mapping `{number: text}`, or a
+            `NumberGrid`. Each may be one token or several.
         train_dataset: rows of `prompt` (text or chat messages) or `input_ids`, and a float `label`. Only `train()`
             needs it; without it the trainer evaluates and predicts zero-shot.
         eval_dataset: the same, or a dict of such datasets.
@@ -162,12 +163,12 @@ class RegressionAwareTrainer(SFTTrainer):
 
         self.args = args
         self.grid = NumberGrid(grid)
-        self._grid_token_ids: tuple[int, ...] | None = None
+        self._grid_token_ids: tuple[tuple[int, ...], ...] | None = None
         self._custom_head = head
         self._loss = method.loss(args) if loss is None and method.loss is not None else loss
         self._user_compute_metrics = compute_metrics
         # SFTTrainer wants a training dataset; zero-shot prediction has none.
-        stand_in = Dataset.from_dict({"input_ids": [[0]], "grid_token_ids": [[0] * len(self.grid)], "label": [0.0]})
+        stand_in = Dataset.from_dict({"input_ids": [[0]], "grid_token_ids": [[[0]] * len(self.grid)], "label": [0.0]})
         self._encoded_here: weakref.WeakSet[Any] = weakref.WeakSet([stand_in])
         folder = model if isinstance(model, str) else None
         super().__init__(
@@ -233,6 +234,7 @@ class RegressionAwareTrainer(SFTTrainer):
                 self.grid,
                 separator=args.separator,
                 max_length=args.max_length,
+                number_end=NumberEnd.of(args.number_end, self._tokenizer, every_number=args.end_every_number),
                 processor=processing_class,
             )
         return self._encode_dataset(dataset, dataset_name)
@@ -255,7 +257,7 @@ class RegressionAwareTrainer(SFTTrainer):
             )
         self._encoded_here.add(encoded)
         if self._grid_token_ids is None:
-            self._grid_token_ids = tuple(next(iter(encoded))["grid_token_ids"])
+            self._grid_token_ids = tuple(map(tuple, next(iter(encoded))["grid_token_ids"]))
         return encoded
 
     def _set_signature_columns_if_needed(self) -> None:
@@ -284,7 +286,7 @@ class RegressionAwareTrainer(SFTTrainer):
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
         """The loss of the batch, over the number of examples of the whole optimizer step."""
-        output, losses, auxiliary_loss = self._forward(model, inputs)
+        head, losses = self._forward(model, inputs)
         if losses is None:
             raise ValueError("The rows have no label to train on. Give them a float `label`.")
         auxiliary_steps = 1
@@ -295,23 +297,23 @@ class RegressionAwareTrainer(SFTTrainer):
             loss = losses.sum() / num_items_in_batch * (self.accelerator.num_processes // self._tp_size)
             auxiliary_steps = self.current_gradient_accumulation_steps
         if self.aux_loss_enabled:
-            loss = loss + self.router_aux_loss_coef * auxiliary_loss / auxiliary_steps
+            loss = loss + self.router_aux_loss_coef * head.auxiliary_loss / auxiliary_steps
         if self.model.training:
-            self._log_batch(inputs, output)
-        return (loss, output) if return_outputs else loss
+            self._log_batch(inputs, head.output)
+        return (loss, head.output) if return_outputs else loss
 
-    def _forward(
-        self, model: Any, inputs: dict[str, torch.Tensor]
-    ) -> tuple[GridDistribution | torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
-        """The head's output, the loss of each row where there are labels, and the model's auxiliary loss if any."""
+    def _forward(self, model: Any, inputs: dict[str, torch.Tensor]) -> tuple[HeadReading, torch.Tensor | None]:
+        """What the head made of the batch, and the loss of each row where there are labels."""
         options: dict[str, Any] = {"unwrapped": self._unwrapped(model)}
         if self.aux_loss_enabled:
             options["output_router_logits"] = True
         if "target_ids" in inputs:
-            completion, distribution, auxiliary_loss = self.readout.read_target(model, inputs, **options)
-            return distribution, cross_entropy(completion.log_probs, completion.mask), auxiliary_loss
-        output, auxiliary_loss = self.readout.read_head(model, inputs, **options)
-        return output, self._losses(output, inputs["labels"]) if "labels" in inputs else None, auxiliary_loss
+            completion, head = self.readout.read_target(model, inputs, **options)
+            return head, cross_entropy(completion.log_probs, completion.mask)
+        head = self.readout.read_head(model, inputs, **options)
+        if "labels" not in inputs or head.output is None:
+            return head, None
+        return head, self._losses(head.output, inputs["labels"])
 
     def _losses(self, output: GridDistribution | torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         if self._loss is None and self.readout.method.trains_text:
@@ -336,7 +338,7 @@ class RegressionAwareTrainer(SFTTrainer):
     def _unwrapped(self, model: Any) -> Any:
         return self.accelerator.unwrap_model(model, keep_torch_compile=False)
 
-    def _log_batch(self, inputs: dict[str, torch.Tensor], output: GridDistribution | torch.Tensor) -> None:
+    def _log_batch(self, inputs: dict[str, torch.Tensor], output: GridDistribution | torch.Tensor | None) -> None:
         rows = inputs["attention_mask"]
         mass = (
             output.mass.detach().sum() if isinstance(output, GridDistribution) else torch.zeros((), device=rows.device)
@@ -372,13 +374,15 @@ class RegressionAwareTrainer(SFTTrainer):
         """
         inputs = self._prepare_inputs(inputs)
         with torch.no_grad(), self.compute_loss_context_manager():
-            output, losses, _ = self._forward(model, inputs)
-            reading = self.readout.read(output, self._unwrapped(model), inputs)
+            head, losses = self._forward(model, inputs)
+            if head.output is None:
+                head = self.readout.read_head(model, inputs, unwrapped=self._unwrapped(model))
+            reading = self.readout.read(head, self._unwrapped(model), inputs)
         read = {"predictions": reading.predictions}
         if reading.distribution is not None:
             read["log_probs"] = reading.distribution.log_probs
-        if reading.parsed is not None:
-            read |= {"parsed": reading.parsed, "rail": self.readout.expectation(output)}
+        if reading.parsed is not None and reading.distribution is not None:
+            read |= {"parsed": reading.parsed, "rail": self.readout.expectation(reading.distribution)}
         if losses is not None:
             read["losses"] = losses
         return None, read, inputs.get("labels")
@@ -483,7 +487,7 @@ class RegressionAwareTrainer(SFTTrainer):
             self.readout.load_head(Path(checkpoint) / HEAD_FILE)
 
     def _raft_config(self) -> RaftConfig:
-        ids = None if self._grid_token_ids is None else [[token_id] for token_id in self._grid_token_ids]
+        ids = None if self._grid_token_ids is None else [list(one) for one in self._grid_token_ids]
         head = None if self._custom_head is None else type(self._custom_head).__qualname__
         return RaftConfig(
             values=list(self.grid.values),

@@ -3,8 +3,8 @@ import torch
 from raft_peft.collate import RegressionCollator
 
 ROWS = [
-    {"input_ids": [5, 6, 7], "grid_token_ids": [1, 2], "label": 3},
-    {"input_ids": [8], "grid_token_ids": [1, 4], "label": 0.1},
+    {"input_ids": [5, 6, 7], "grid_token_ids": [[1], [2]], "label": 3},
+    {"input_ids": [8], "grid_token_ids": [[1], [4]], "label": 0.1},
 ]
 
 
@@ -28,5 +28,5 @@ def test_rounds_the_length_up():
 
 
 def test_rows_without_labels_make_a_batch_without():
-    batch = RegressionCollator(pad_token_id=0)([{"input_ids": [1], "grid_token_ids": [1, 2]}])
+    batch = RegressionCollator(pad_token_id=0)([{"input_ids": [1], "grid_token_ids": [[1], [2]]}])
     assert "labels" not in batch

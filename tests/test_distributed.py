@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 
-METHODS = ["raft", "learnable_raft", "logits_mlp", "pooled", "ce"]
+METHODS = ["raft", "raft several", "learnable_raft", "logits_mlp", "pooled", "ce"]
 
 SCRIPT = """
 import json, sys
@@ -25,11 +25,11 @@ for method in methods:
     trainer = RegressionAwareTrainer(
         AutoModelForCausalLM.from_pretrained(folder, dtype="float32"),
         RegressionAwareConfig(
-            f"{folder}/{method}", method=method, use_cpu=True, bf16=False, max_steps=3, learning_rate=1e-2,
+            f"{folder}/{method}", method=method.split()[0], use_cpu=True, bf16=False, max_steps=3, learning_rate=1e-2,
             per_device_train_batch_size=2, per_device_eval_batch_size=2, report_to="none", save_strategy="no",
             gradient_checkpointing=method != "raft", disable_tqdm=True,
         ),
-        grid=range(5),
+        grid=[0, 0.5, 1, 4, 10] if "several" in method else range(5),
         processing_class=AutoTokenizer.from_pretrained(folder),
         train_dataset=rows,
     )

@@ -1,25 +1,11 @@
 import math
-from copy import deepcopy
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tokenizers import normalizers
-from tokenizers.processors import TemplateProcessing
 
 from raft_peft import NumberGrid
-from raft_peft.grid import Context, resolve_in_contexts, single_token_ids
-
-ENDINGS = {
-    "word": "the score is",
-    "space": "the score is ",
-    "colon": "score:",
-    "newline": "score:\n",
-    "bracket": "score (",
-    "digit": "the score of item 27",
-}
-TOKENIZERS = ["byte_level", "sentencepiece", "word_level", "smollm2_tokenizer", "gemma3_tokenizer"]
 
 
 class TestNumberGrid:
@@ -59,95 +45,25 @@ class TestNumberGrid:
         with pytest.raises(ValueError, match=message):
             NumberGrid(values)
 
-
-class TestResolve:
-    def test_gpt2_style_puts_the_space_into_the_number(self, byte_level):
-        resolved = NumberGrid([2, 3]).resolve(byte_level, "the score is")
-        assert byte_level.convert_ids_to_tokens([ids[0] for ids in resolved.token_ids]) == ["Ġ2", "Ġ3"]
-        assert byte_level.decode(resolved.prompt_ids) == "the score is"
-
-    @pytest.mark.parametrize("name", ["sentencepiece", "smollm2_tokenizer", "gemma3_tokenizer"])
-    def test_a_lone_space_ends_the_prompt(self, name, request):
-        tokenizer = request.getfixturevalue(name)
-        resolved = NumberGrid([2, 3]).resolve(tokenizer, "the score is")
-        assert tokenizer.convert_ids_to_tokens([ids[0] for ids in resolved.token_ids]) == ["2", "3"]
-        assert tokenizer.convert_ids_to_tokens(resolved.prompt_ids[-1]) in ("Ġ", "▁")
+    def test_spaced_values_have_the_same_number_of_decimals(self):
+        tenths = NumberGrid.spaced(0, 5, 0.1)
+        assert len(tenths) == 51
+        assert tenths.texts[:3] == ("0.0", "0.1", "0.2")
+        assert tenths.values[3] == 0.3
+        assert NumberGrid.spaced(-0.1, 0.15, 0.05).texts == ("-0.10", "-0.05", "0.00", "0.05", "0.10", "0.15")
+        assert NumberGrid.spaced(0, 2, 1).texts == ("0", "1", "2")
+        assert NumberGrid.spaced(0, 2, 1, decimals=1).texts == ("0.0", "1.0", "2.0")
 
     @pytest.mark.parametrize(
-        ("name", "prompt", "ids"),
+        ("arguments", "message"),
         [
-            ("smollm2_tokenizer", "Score:", (32, 33, 41)),
-            ("gemma3_tokenizer", "Score:", (236771, 236770, 236819)),
-            ("gemma3_tokenizer", "Score:\n", (236771, 236770, 236819)),
+            ((0, 5, 0), "is empty"),
+            ((5, 0, 0.1), "is empty"),
+            ((0, 5, 0.3), "do not lead from 0 to 5"),
         ],
     )
-    def test_known_ids_of_real_vocabularies(self, name, prompt, ids, request):
-        resolved = NumberGrid([0, 1, 9]).resolve(request.getfixturevalue(name), prompt)
-        assert resolved.token_ids == tuple((one,) for one in ids)
-
-    def test_leading_special_tokens_stay_in_front(self, gemma3_tokenizer):
-        resolved = NumberGrid([1, 2]).resolve(gemma3_tokenizer, "Score:")
-        assert resolved.prompt_ids[0] == gemma3_tokenizer.bos_token_id
-        assert resolved.prompt_ids.count(gemma3_tokenizer.bos_token_id) == 1
-
-    def test_a_bos_written_into_the_prompt_is_not_doubled(self, gemma3_tokenizer):
-        resolved = NumberGrid([1, 2]).resolve(gemma3_tokenizer, "<bos>Score:")
-        assert resolved.prompt_ids.count(gemma3_tokenizer.bos_token_id) == 1
-
-    def test_trailing_special_tokens_never_stand_before_the_number(self, byte_level):
-        tokenizer = deepcopy(byte_level)
-        eos = tokenizer.eos_token_id
-        tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
-            single="<eos> $A <eos>", special_tokens=[("<eos>", eos)]
-        )
-        assert tokenizer("score").input_ids[-1] == eos
-        resolved = NumberGrid([1, 2]).resolve(tokenizer, "score is")
-        assert resolved.prompt_ids[0] == eos
-        assert eos not in resolved.prompt_ids[1:]
-
-    @pytest.mark.parametrize("ending", ENDINGS)
-    @pytest.mark.parametrize("name", TOKENIZERS)
-    def test_the_ids_are_those_of_the_whole_sentence(self, name, ending, request):
-        """Independent check: prompt ids + number ids are the tokenizer's own encoding of the written-out sentence."""
-        tokenizer = request.getfixturevalue(name)
-        grid, prompt = NumberGrid(range(10)), ENDINGS[ending]
-        resolved = grid.resolve(tokenizer, prompt)
-        space = "" if ending in ("space", "newline") else " "
-        for text, ids in zip(grid.texts, single_token_ids(grid, tokenizer, resolved), strict=True):
-            assert [*resolved.prompt_ids, ids] == tokenizer(prompt + space + text).input_ids
-            assert tokenizer.decode([ids]).strip() == text
-
-    def test_several_tokens_are_resolved_but_not_single(self, smollm2_tokenizer):
-        grid = NumberGrid([1, 10])
-        resolved = grid.resolve(smollm2_tokenizer, "Score:")
-        assert [len(ids) for ids in resolved.token_ids] == [1, 2]
-        with pytest.raises(ValueError, match=r"grid value 10 .* is 2 tokens .*'1', '0'.*one token"):
-            single_token_ids(grid, smollm2_tokenizer, resolved)
-
-    def test_a_number_that_merges_into_the_prompt_names_the_tokens_and_the_cure(self, byte_level):
-        # Without a separator "2" + "7" is the one number 27 of the vocabulary.
-        with pytest.raises(ValueError, match=r"merges into the end of the prompt.*'Ġ27'.*End the prompt with a space"):
-            NumberGrid([7, 8]).resolve(byte_level, "of item 2", separator="")
-
-    def test_a_value_that_the_tokenizer_does_not_know(self, word_level):
-        with pytest.raises(ValueError, match="no token for the grid text '77777'"):
-            NumberGrid([1, 77777]).resolve(word_level, "score is")
-
-    def test_two_values_of_the_same_token(self, byte_level):
-        tokenizer = deepcopy(byte_level)
-        tokenizer.backend_tokenizer.normalizer = normalizers.Lowercase()
-        with pytest.raises(ValueError, match="'A' and 'a' are the same tokens"):
-            NumberGrid({1: "A", 2: "a"}).resolve(tokenizer, "score is")
-
-    @pytest.mark.parametrize("prompt", ["", "   ", "\n"])
-    def test_an_empty_prompt(self, byte_level, prompt):
-        with pytest.raises(ValueError, match="prompt is empty"):
-            NumberGrid([1, 2]).resolve(byte_level, prompt)
-
-    def test_many_contexts_give_what_each_gives_alone(self, smollm2_tokenizer):
-        grid = NumberGrid([1, 2])
-        contexts = [Context(text, " ") for text in ("a:", "a longer one:", "", "b:")]
-        together = resolve_in_contexts(grid, smollm2_tokenizer, contexts)
-        assert isinstance(together[2], ValueError)
-        for index in (0, 1, 3):
-            assert together[index] == grid.resolve(smollm2_tokenizer, contexts[index].text)
+    def test_what_cannot_be_spaced(self, arguments, message):
+        with pytest.raises(ValueError, match=message):
+            NumberGrid.spaced(*arguments)
+        with pytest.raises(ValueError, match=r"0 decimals cannot write steps of 0\.5"):
+            NumberGrid.spaced(0, 5, 0.5, decimals=0)

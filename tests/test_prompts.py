@@ -13,24 +13,29 @@ def encode(tokenizer, row, **options):
     return PromptEncoder(tokenizer, GRID, **options).encode([row])[0]
 
 
+def grid_tokens(tokenizer, encoded):
+    """The grid's tokens, each number being one."""
+    return tokenizer.convert_ids_to_tokens([token_id for (token_id,) in encoded.grid_token_ids])
+
+
 def test_text_ends_where_the_number_begins(tokenizer):
     encoded = encode(tokenizer, {"prompt": "the score is"})
     assert tokenizer.decode(encoded.input_ids) == "the score is"
-    assert tokenizer.convert_ids_to_tokens(encoded.grid_token_ids) == ["Ġ0", "Ġ1", "Ġ2", "Ġ3", "Ġ4"]
+    assert grid_tokens(tokenizer, encoded) == ["Ġ0", "Ġ1", "Ġ2", "Ġ3", "Ġ4"]
     assert not encoded.was_cut
 
 
 def test_a_chat_ends_after_the_generation_prompt_with_no_space(tokenizer):
     encoded = encode(tokenizer, {"prompt": CHAT})
     assert tokenizer.decode(encoded.input_ids) == "user: Rate the item 3\nassistant:\n"
-    assert tokenizer.convert_ids_to_tokens(encoded.grid_token_ids) == ["0", "1", "2", "3", "4"]
+    assert grid_tokens(tokenizer, encoded) == ["0", "1", "2", "3", "4"]
 
 
 def test_a_chat_of_a_real_model(smollm2_tokenizer):
     encoded = encode(smollm2_tokenizer, {"prompt": CHAT})
     expected = smollm2_tokenizer.apply_chat_template(CHAT, add_generation_prompt=True)["input_ids"]
     assert encoded.input_ids == expected
-    assert smollm2_tokenizer.convert_ids_to_tokens(encoded.grid_token_ids) == ["0", "1", "2", "3", "4"]
+    assert grid_tokens(smollm2_tokenizer, encoded) == ["0", "1", "2", "3", "4"]
 
 
 def test_a_chat_may_begin_the_answer(smollm2_tokenizer):
@@ -55,10 +60,10 @@ def test_tools_as_a_list_or_as_json(tokenizer, as_json):
 def test_the_separator_can_be_set(tokenizer):
     encoded = encode(tokenizer, {"prompt": "score"}, separator=" (")
     assert tokenizer.decode(encoded.input_ids) == "score ("
-    assert tokenizer.convert_ids_to_tokens(encoded.grid_token_ids)[3] == "3"
+    assert grid_tokens(tokenizer, encoded)[3] == "3"
     encoded = encode(tokenizer, {"prompt": CHAT}, separator="the score is ")
     assert tokenizer.decode(encoded.input_ids).endswith("assistant:\nthe score is")
-    assert tokenizer.convert_ids_to_tokens(encoded.grid_token_ids)[3] == "Ġ3"
+    assert grid_tokens(tokenizer, encoded)[3] == "Ġ3"
 
 
 @pytest.mark.parametrize(
@@ -81,7 +86,7 @@ def test_pretokenized_rows_may_begin_with_what_no_text_gives(tokenizer):
 def test_pretokenized_rows_that_end_in_a_special_token_take_no_space(tokenizer):
     encoded = encode(tokenizer, {"input_ids": [*tokenizer("the score is").input_ids, tokenizer.eos_token_id]})
     assert encoded.input_ids[-1] == tokenizer.eos_token_id
-    assert tokenizer.convert_ids_to_tokens(encoded.grid_token_ids)[3] == "3"
+    assert grid_tokens(tokenizer, encoded)[3] == "3"
 
 
 def test_cutting_keeps_the_end(tokenizer):

@@ -20,13 +20,13 @@ class HeadSetup:
 
     Attributes:
         values: the numbers of the grid, in the unit of the labels.
-        grid_token_ids: the token of each of them, or None where no row was seen yet.
+        grid_token_ids: the tokens of each of them, or None where no row was seen yet.
         vocab_size: length of the model's logits.
         hidden_size: length of its output embeddings.
     """
 
     values: tuple[float, ...]
-    grid_token_ids: tuple[int, ...] | None
+    grid_token_ids: tuple[tuple[int, ...], ...] | None
     vocab_size: int
     hidden_size: int
 
@@ -48,10 +48,13 @@ class Head(nn.Module, ABC):
     the adapter.
 
     Attributes:
+        reads_grid: whether `forward` reads the probabilities of the grid's numbers. Where some are several tokens, the
+            model then reads these, too.
         reads_hidden_states: whether `forward` needs the output embeddings of all positions.
         sums_to_one: whether its distribution holds all probability by construction, so that its mass says nothing.
     """
 
+    reads_grid: ClassVar[bool] = False
     reads_hidden_states: ClassVar[bool] = False
     sums_to_one: ClassVar[bool] = False
 
@@ -70,7 +73,8 @@ class Head(nn.Module, ABC):
 
         Args:
             final: what the model says at the final position.
-            grid_token_ids: the token of each grid value, of shape (batch, grid).
+            grid_token_ids: the token of each grid value, of shape (batch, grid), or where some are several tokens,
+                all of them, of shape (batch, grid, depth). `final.distribution` takes both.
         """
 
 

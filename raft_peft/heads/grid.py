@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 
@@ -14,6 +15,8 @@ from raft_peft.heads.base import Head
 class GridHead(Head):
     """p(str(y) | x) for each y of the grid, without any parameter (the paper's eq. 5 and 10)."""
 
+    reads_grid: ClassVar[bool] = True
+
     values: torch.Tensor
 
     def __init__(self, values: Sequence[float]):
@@ -21,4 +24,4 @@ class GridHead(Head):
         self.register_buffer("values", torch.tensor(values, dtype=torch.float32), persistent=False)
 
     def forward(self, final: FinalPosition, grid_token_ids: torch.Tensor) -> GridDistribution:
-        return GridDistribution.from_logits(final.logits, grid_token_ids, self.values)
+        return final.distribution(grid_token_ids, self.values)

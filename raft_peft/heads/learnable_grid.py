@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 
 from raft_peft.distribution import GridDistribution
@@ -17,6 +19,8 @@ class LearnableGridHead(Head):
         whole_vocabulary: learn a weight for every token, 0 at first off the grid, instead of for the grid's alone.
     """
 
+    reads_grid: ClassVar[bool] = True
+
     def __init__(self, setup: HeadSetup, *, whole_vocabulary: bool = False):
         super().__init__()
         self.whole_vocabulary = whole_vocabulary
@@ -27,9 +31,15 @@ class LearnableGridHead(Head):
                     "Weights of the whole vocabulary start at the grid's tokens, which are not known before a row is "
                     "seen. Pass a train_dataset or eval_dataset."
                 )
+            if any(len(ids) > 1 for ids in setup.grid_token_ids):
+                raise ValueError(
+                    "Weights of the whole vocabulary read the next token alone, and some numbers of the grid are "
+                    "several tokens. Set weights='grid', give the numbers tokens of their own with "
+                    "`add_number_tokens`, or take a grid of single tokens."
+                )
             self.weight = parameter(setup.vocab_size)
             with torch.no_grad():
-                self.weight[list(setup.grid_token_ids)] = values
+                self.weight[[ids[0] for ids in setup.grid_token_ids]] = values
         else:
             self.weight = parameter(len(values))
             with torch.no_grad():
@@ -44,4 +54,4 @@ class LearnableGridHead(Head):
         if self.whole_vocabulary:
             return final.logits.float().softmax(-1) @ self.weight
         # A view, since a wrapper for distributed training does not see that a bare parameter is used.
-        return GridDistribution.from_logits(final.logits, grid_token_ids, self.weight.view(-1))
+        return final.distribution(grid_token_ids, self.weight.view(-1))

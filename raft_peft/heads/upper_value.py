@@ -18,6 +18,7 @@ class UpperValueHead(Head):
     The distribution is over two values, the least and the greatest of the grid in this order, and sums to one.
     """
 
+    reads_grid: ClassVar[bool] = True
     sums_to_one: ClassVar[bool] = True
 
     values: torch.Tensor
@@ -29,6 +30,10 @@ class UpperValueHead(Head):
         self.upper = max(range(len(values)), key=values.__getitem__)
 
     def forward(self, final: FinalPosition, grid_token_ids: torch.Tensor) -> GridDistribution:
+        if final.trie is not None:
+            # Short of 1, where the rest would be 0 and its logarithm without a gradient.
+            upper = final.trie.log_probs[:, self.upper, None].clamp(max=-torch.finfo(torch.float32).eps)
+            return GridDistribution(torch.cat([torch.log(-torch.expm1(upper)), upper], dim=-1), self.values)
         logits = final.logits.float()
         upper_ids = grid_token_ids[:, self.upper, None]
         total = logits.logsumexp(-1, keepdim=True)

@@ -15,7 +15,7 @@ from raft_peft.losses import LogLoss
 
 VALUES = (4.0, 0.0, 2.5)
 BATCH, LENGTH, VOCABULARY, HIDDEN = 4, 6, 11, 8
-SETUP = HeadSetup(values=VALUES, grid_token_ids=(3, 7, 5), vocab_size=VOCABULARY, hidden_size=HIDDEN)
+SETUP = HeadSetup(values=VALUES, grid_token_ids=((3,), (7,), (5,)), vocab_size=VOCABULARY, hidden_size=HIDDEN)
 GRID_TOKEN_IDS = torch.tensor([[3, 7, 5], [3, 7, 5], [3, 8, 5], [1, 7, 5]])
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 

@@ -1,0 +1,108 @@
+from copy import deepcopy
+
+import pytest
+from tokenizers import normalizers
+from tokenizers.processors import TemplateProcessing
+
+from raft_peft import NumberGrid
+from raft_peft.resolution import Context, GridResolver, resolve
+
+ENDINGS = {
+    "word": "the score is",
+    "space": "the score is ",
+    "colon": "score:",
+    "newline": "score:\n",
+    "bracket": "score (",
+    "digit": "the score of item 27",
+}
+TOKENIZERS = ["byte_level", "sentencepiece", "word_level", "smollm2_tokenizer", "gemma3_tokenizer"]
+
+
+class TestResolve:
+    def test_gpt2_style_puts_the_space_into_the_number(self, byte_level):
+        resolved = resolve(NumberGrid([2, 3]), byte_level, "the score is")
+        assert byte_level.convert_ids_to_tokens([ids[0] for ids in resolved.token_ids]) == ["Ġ2", "Ġ3"]
+        assert byte_level.decode(resolved.prompt_ids) == "the score is"
+
+    @pytest.mark.parametrize("name", ["sentencepiece", "smollm2_tokenizer", "gemma3_tokenizer"])
+    def test_a_lone_space_ends_the_prompt(self, name, request):
+        tokenizer = request.getfixturevalue(name)
+        resolved = resolve(NumberGrid([2, 3]), tokenizer, "the score is")
+        assert tokenizer.convert_ids_to_tokens([ids[0] for ids in resolved.token_ids]) == ["2", "3"]
+        assert tokenizer.convert_ids_to_tokens(resolved.prompt_ids[-1]) in ("Ġ", "▁")
+
+    @pytest.mark.parametrize(
+        ("name", "prompt", "ids"),
+        [
+            ("smollm2_tokenizer", "Score:", (32, 33, 41)),
+            ("gemma3_tokenizer", "Score:", (236771, 236770, 236819)),
+            ("gemma3_tokenizer", "Score:\n", (236771, 236770, 236819)),
+        ],
+    )
+    def test_known_ids_of_real_vocabularies(self, name, prompt, ids, request):
+        resolved = resolve(NumberGrid([0, 1, 9]), request.getfixturevalue(name), prompt)
+        assert resolved.token_ids == tuple((one,) for one in ids)
+
+    def test_leading_special_tokens_stay_in_front(self, gemma3_tokenizer):
+        resolved = resolve(NumberGrid([1, 2]), gemma3_tokenizer, "Score:")
+        assert resolved.prompt_ids[0] == gemma3_tokenizer.bos_token_id
+        assert resolved.prompt_ids.count(gemma3_tokenizer.bos_token_id) == 1
+
+    def test_a_bos_written_into_the_prompt_is_not_doubled(self, gemma3_tokenizer):
+        resolved = resolve(NumberGrid([1, 2]), gemma3_tokenizer, "<bos>Score:")
+        assert resolved.prompt_ids.count(gemma3_tokenizer.bos_token_id) == 1
+
+    def test_trailing_special_tokens_never_stand_before_the_number(self, byte_level):
+        tokenizer = deepcopy(byte_level)
+        eos = tokenizer.eos_token_id
+        tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+            single="<eos> $A <eos>", special_tokens=[("<eos>", eos)]
+        )
+        assert tokenizer("score").input_ids[-1] == eos
+        resolved = resolve(NumberGrid([1, 2]), tokenizer, "score is")
+        assert resolved.prompt_ids[0] == eos
+        assert eos not in resolved.prompt_ids[1:]
+
+    @pytest.mark.parametrize("ending", ENDINGS)
+    @pytest.mark.parametrize("name", TOKENIZERS)
+    def test_the_ids_are_those_of_the_whole_sentence(self, name, ending, request):
+        """Independent check: prompt ids + number ids are the tokenizer's own encoding of the written-out sentence."""
+        tokenizer = request.getfixturevalue(name)
+        grid, prompt = NumberGrid(range(10)), ENDINGS[ending]
+        resolved = resolve(grid, tokenizer, prompt)
+        space = "" if ending in ("space", "newline") else " "
+        for text, ids in zip(grid.texts, resolved.token_ids, strict=True):
+            assert [*resolved.prompt_ids, *ids] == tokenizer(prompt + space + text).input_ids
+            assert tokenizer.decode(ids).strip() == text
+
+    def test_several_tokens(self, smollm2_tokenizer):
+        resolved = resolve(NumberGrid([1, 10]), smollm2_tokenizer, "Score:")
+        assert resolved.token_ids == ((33,), (33, 32))
+
+    def test_a_number_that_merges_into_the_prompt_names_the_tokens_and_the_cure(self, byte_level):
+        # Without a separator "2" + "7" is the one number 27 of the vocabulary.
+        with pytest.raises(ValueError, match=r"merges into the end of the prompt.*'Ġ27'.*End the prompt with a space"):
+            resolve(NumberGrid([7, 8]), byte_level, "of item 2", separator="")
+
+    def test_a_value_that_the_tokenizer_does_not_know(self, word_level):
+        with pytest.raises(ValueError, match="no token for the grid text '77777'"):
+            resolve(NumberGrid([1, 77777]), word_level, "score is")
+
+    def test_two_values_of_the_same_token(self, byte_level):
+        tokenizer = deepcopy(byte_level)
+        tokenizer.backend_tokenizer.normalizer = normalizers.Lowercase()
+        with pytest.raises(ValueError, match="'A' and 'a' are the same tokens"):
+            resolve(NumberGrid({1: "A", 2: "a"}), tokenizer, "score is")
+
+    @pytest.mark.parametrize("prompt", ["", "   ", "\n"])
+    def test_an_empty_prompt(self, byte_level, prompt):
+        with pytest.raises(ValueError, match="prompt is empty"):
+            resolve(NumberGrid([1, 2]), byte_level, prompt)
+
+    def test_many_contexts_give_what_each_gives_alone(self, smollm2_tokenizer):
+        grid = NumberGrid([1, 2])
+        contexts = [Context(text, " ") for text in ("a:", "a longer one:", "", "b:")]
+        together = GridResolver(grid, smollm2_tokenizer).resolve(contexts)
+        assert isinstance(together[2], ValueError)
+        for index in (0, 1, 3):
+            assert together[index] == resolve(grid, smollm2_tokenizer, contexts[index].text)
