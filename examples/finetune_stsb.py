@@ -2,16 +2,18 @@
 
     accelerate launch examples/finetune_stsb.py
     accelerate launch examples/finetune_stsb.py --model_name_or_path google/gemma-2-2b --load_in_4bit
-    accelerate launch examples/finetune_stsb.py --granularity 0.1
+    accelerate launch examples/finetune_stsb.py --granularity 0.1 --number_tokens average
 
 Every setting of RegressionAwareConfig and of TRL's ModelConfig is an option; see --help.
 """
 
 from dataclasses import dataclass, field
+from typing import Any
 
+from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import ModelConfig, TrlParser, get_peft_config, get_quantization_config
 
-from raft_peft import NumberGrid, RegressionAwareConfig, RegressionAwareTrainer
+from raft_peft import NumberGrid, RegressionAwareConfig, RegressionAwareTrainer, add_number_tokens
 from raft_peft.tasks.stsb import GRID, load_stsb
 
 
@@ -19,6 +21,13 @@ from raft_peft.tasks.stsb import GRID, load_stsb
 class ScriptArguments:
     granularity: float = field(
         default=1.0, metadata={"help": "Distance of the grid's numbers: 1, or below it numbers of several tokens."}
+    )
+    number_tokens: str | None = field(
+        default=None,
+        metadata={
+            "help": "Give each number a token of its own, whose embedding starts as this: zero, first, average or "
+            "random. By default numbers are written with the tokens that there are."
+        },
     )
     dataset_path: str | None = field(
         default=None,
@@ -62,13 +71,25 @@ def main(script_args: ScriptArguments, training_args: RegressionAwareConfig, mod
         "dtype": model_args.dtype,
         **(training_args.model_init_kwargs or {}),
     }
+    quantization_config = get_quantization_config(model_args)
+    model: Any = model_args.model_name_or_path
+    tokenizer = None
+    grid = NumberGrid.spaced(min(GRID), max(GRID), script_args.granularity)
+    if script_args.number_tokens is not None:
+        model, tokenizer = load_model_and_tokenizer(model, training_args.model_init_kwargs, quantization_config)
+        ends = (min(GRID), max(GRID))
+        grid = add_number_tokens(
+            model, tokenizer, ends, granularity=script_args.granularity, init=script_args.number_tokens
+        )
+        quantization_config = None
     trainer = RegressionAwareTrainer(
-        model_args.model_name_or_path,
+        model,
         training_args,
-        grid=NumberGrid.spaced(min(GRID), max(GRID), script_args.granularity),
+        grid=grid,
+        processing_class=tokenizer,
         train_dataset=dataset["train"],
         eval_dataset=dataset["validation"],
-        quantization_config=get_quantization_config(model_args),
+        quantization_config=quantization_config,
         peft_config=get_peft_config(model_args),
     )
     zero_shot = trainer.evaluate(dataset["test"], metric_key_prefix="zero_shot")
@@ -87,6 +108,15 @@ def main(script_args: ScriptArguments, training_args: RegressionAwareConfig, mod
     if training_args.push_to_hub:
         trainer.push_to_hub(dataset_name="nyu-mll/glue")
     trainer.end()
+
+
+def load_model_and_tokenizer(name: str, init_kwargs: dict[str, Any], quantization_config: Any) -> tuple[Any, Any]:
+    """A model that is changed before it is trained is loaded by hand, in float32 unless told otherwise."""
+    init_kwargs = {**init_kwargs, "dtype": init_kwargs.get("dtype") or "float32"}
+    if quantization_config is not None:
+        init_kwargs["quantization_config"] = quantization_config
+    tokenizer = AutoTokenizer.from_pretrained(name, revision=init_kwargs.get("revision"))
+    return AutoModelForCausalLM.from_pretrained(name, **init_kwargs), tokenizer
 
 
 if __name__ == "__main__":

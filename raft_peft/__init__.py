@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from raft_peft.config import RegressionAwareConfig
     from raft_peft.distribution import GridDistribution
     from raft_peft.grid import NumberGrid
+    from raft_peft.number_tokens import add_number_tokens
     from raft_peft.predictor import RegressionPredictor
     from raft_peft.trainer import RegressionAwareTrainer
 
@@ -20,6 +21,7 @@ __all__ = [
     "RegressionAwareConfig",
     "RegressionAwareTrainer",
     "RegressionPredictor",
+    "add_number_tokens",
 ]
 
 # Loaded when first asked for, so that importing the package loads neither torch nor transformers.
@@ -29,6 +31,7 @@ _MODULES = {
     "RegressionAwareConfig": "raft_peft.config",
     "RegressionAwareTrainer": "raft_peft.trainer",
     "RegressionPredictor": "raft_peft.predictor",
+    "add_number_tokens": "raft_peft.number_tokens",
 }
 
 

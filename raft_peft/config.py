@@ -11,7 +11,7 @@ from transformers import TrainingArguments
 from transformers.utils import is_torch_bf16_gpu_available
 from trl import SFTConfig
 
-from raft_peft.methods import MethodSettings
+from raft_peft.methods import METHODS, MethodSettings
 
 _LOWER_IS_BETTER = ("rmse", "mae", "loss")
 
@@ -19,15 +19,10 @@ _LOWER_IS_BETTER = ("rmse", "mae", "loss")
 _UNSUPPORTED = {
     "packing": (
         False,
-        "A packed row has one final position for many prompts. Leave packing off; "
-        "`train_sampling_strategy='group_by_length'` saves the padding.",
+        "A packed row has one final position for many prompts. Leave packing off; `padding_free=True` lays the rows "
+        "of a batch end to end.",
     ),
     "eval_packing": (None, "Every prompt is scored at its own final position. Leave eval_packing unset."),
-    "padding_free": (
-        False,
-        "Rows are padded on the left and scored at their last token. Use "
-        "`train_sampling_strategy='group_by_length'` to save the padding.",
-    ),
     "completion_only_loss": (None, "The loss is on the number alone, never on tokens. Leave it unset."),
     "assistant_only_loss": (False, "The loss is on the number alone, never on tokens. Leave it off."),
     "loss_type": ("nll", "The loss is the squared error of the expected number. Leave loss_type at its default."),
@@ -106,6 +101,11 @@ class RegressionAwareConfig(MethodSettings, SFTConfig):
             if value != supported and not (supported in (None, False) and value in (None, False)):
                 raise ValueError(f"`{name}={value!r}` cannot be used with a regression loss. {cure}")
         self.check_method()
+        if self.padding_free and METHODS[self.method].trains_text:
+            raise ValueError(
+                f"`padding_free=True` is for rows that end in their number, and method {self.method!r} trains on the "
+                "target's text behind them. Leave it off; `train_sampling_strategy='group_by_length'` saves padding."
+            )
         if self.init not in ("pretrained", "random"):
             raise ValueError(f"`init={self.init!r}` does not exist. Use 'pretrained' or 'random'.")
         if self.truncation_mode != "keep_end":

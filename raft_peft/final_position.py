@@ -149,14 +149,14 @@ def padded_left(input_ids: torch.Tensor, attention_mask: torch.Tensor) -> tuple[
 def last_logits(
     model: Any,
     input_ids: torch.Tensor,
-    attention_mask: torch.Tensor | dict[str, torch.Tensor],
-    keep: int,
+    attention_mask: torch.Tensor | dict[str, torch.Tensor] | None,
+    keep: int | torch.Tensor,
     *,
     position_ids: torch.Tensor | None = None,
     unwrapped: Any = None,
     **kwargs: Any,
 ) -> Any:
-    """The model's outputs with the logits of the last columns alone, of shape (batch, keep, vocabulary).
+    """The model's outputs with the logits of the last columns alone, or of those named.
 
     The positions are counted from the attention mask, of shape (batch, length), unless they are given.
     """
@@ -209,7 +209,8 @@ def _head_in_its_own_dtype(model: Any) -> Iterator[None]:
     three digits. In the matrix' own dtype it is faster and, for float32 weights, exact.
     """
     head = model.get_output_embeddings()
-    weight = head.weight
+    # Where PEFT trains single rows, its wrapper's weight is a copy of the whole matrix, made when it is asked for.
+    weight = getattr(head, "original_module", head).weight
     if not torch.is_autocast_enabled(weight.device.type) or not weight.is_floating_point():
         yield
         return

@@ -44,12 +44,22 @@ def read_labels(
 
 
 def target_texts(labels: Sequence[float], grid: NumberGrid, first_row: int = 0) -> list[str]:
-    """The text that each target is written as: the grid's own where it is on the grid, else the shortest decimal text.
+    """The text that each target is written as: the grid's own where it is on the grid.
+
+    Between its values it is the shortest decimal text for a grid of such texts, and the text of the nearest value for
+    one that writes decimals in a way of its own, as tokens of their own need.
 
     Raises:
-        ValueError: the grid writes numbers as something else, and has no text for some. The message names the rows.
+        ValueError: the grid has no text for some. The message names the rows.
     """
     texts = dict(grid)
+    if not grid.is_plain and all(_as_number(text) == value for value, text in grid):
+        low, high = label_range(grid, renormalize=True)
+        texts |= {
+            label: min(grid, key=lambda pair: abs(pair[0] - label))[1]
+            for label in labels
+            if label not in texts and low <= label <= high
+        }
     without = [(row, label) for row, label in enumerate(labels, first_row) if label not in texts]
     if without and not grid.is_plain:
         reason = (
@@ -84,6 +94,13 @@ def label_range(grid: NumberGrid, *, renormalize: bool) -> tuple[float, float]:
     """
     low, high = min(grid.values), max(grid.values)
     return (low, high) if renormalize else (min(0.0, low), max(0.0, high))
+
+
+def _as_number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
 
 
 def _read_label(row: Mapping[str, Any], grid: NumberGrid, label_column: str) -> float:

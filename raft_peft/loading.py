@@ -10,6 +10,7 @@ from peft import PeftConfig, TaskType
 from transformers import AutoConfig, AutoModelForCausalLM, AutoProcessor, set_seed
 
 from raft_peft.config import RegressionAwareConfig
+from raft_peft.number_tokens import with_number_tokens
 
 
 def random_model(model: Any, args: RegressionAwareConfig, quantization_config: Any, peft_config: Any) -> Any:
@@ -44,8 +45,9 @@ def reloadable(peft_config: PeftConfig | None, model: Any, args: RegressionAware
     """The adapter's configuration with what `AutoPeftModelForCausalLM` needs to open the same model again.
 
     Raises:
-        ValueError: the configuration is for another task.
+        ValueError: the configuration is for another task, or cannot hold the model's tokens of numbers.
     """
+    peft_config = with_number_tokens(peft_config, model)
     if not isinstance(peft_config, PeftConfig):
         return peft_config
     if peft_config.task_type not in (None, TaskType.CAUSAL_LM):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,13 @@ from raft_peft.completion import Completion, read_completion
 from raft_peft.decoding import generate_texts, numbers_in_texts
 from raft_peft.distribution import GridDistribution
 from raft_peft.final_position import FinalPosition, check_bidirectional, check_final_logits, read_final_position
+from raft_peft.flat_attention import take_flat_rows
 from raft_peft.grid import NumberGrid
 from raft_peft.heads import Head, HeadSetup
 from raft_peft.methods import METHODS, MethodSettings
-from raft_peft.tree_attention import read_trie, why_not_a_tree
+from raft_peft.reading import Layout, read_rows
+from raft_peft.rows import flat_rows, path_rows, tree_rows
+from raft_peft.trials import why_not_a_tree, why_not_flat
 from raft_peft.trie import Trie
 from raft_peft.trie_memory import check_memory, nodes_at_once
 
@@ -77,6 +81,7 @@ class Readout:
         settings: the method and its options.
         grid_token_ids: the tokens of each grid value, for a head that starts from them; None where no row was seen.
         head: instead of the method's own.
+        padding_free: lay the rows of a batch end to end in one, and what they begin with in common once.
 
     Raises:
         ValueError: the model cannot be read like this.
@@ -91,6 +96,7 @@ class Readout:
         *,
         grid_token_ids: tuple[tuple[int, ...], ...] | None,
         head: Head | None = None,
+        padding_free: bool = False,
     ):
         check_final_logits(model)
         if settings.attention == "bidirectional":
@@ -113,6 +119,10 @@ class Readout:
         self.has_parameters = any(True for _ in head.parameters())
         if self.has_parameters:
             setattr(model, HEAD_NAME, self.head)
+        self.padding_free = padding_free
+        if padding_free:
+            take_flat_rows(model.config.get_text_config())
+        self._has_met_flat_rows = False
         self._has_met_a_trie = False
         self._has_trained_on_a_trie = False
         self._has_met_a_mass = False
@@ -145,30 +155,29 @@ class Readout:
         unwrapped = model if unwrapped is None else unwrapped
         trie = Trie.in_batch(batch)
         grid_token_ids = batch["grid_token_ids"] if trie is None else trie.token_ids
-        bidirectional = self.settings.attention == "bidirectional"
+        trie = trie if self.head.reads_grid else None
         options = {"unwrapped": unwrapped, "hidden_states": self.head.reads_hidden_states, **kwargs}
 
         def reader(final: FinalPosition) -> dict[str, torch.Tensor]:
             return self._apply_head(final, grid_token_ids)
 
-        if trie is not None and self.head.reads_grid:
-            self._meet_trie(unwrapped, trie)
-            read = read_trie(
+        layout = self._layout(unwrapped, trie)
+        if layout is None:
+            if self._is_bidirectional:
+                options["is_causal"] = False
+            read = read_final_position(model, batch["input_ids"], batch["attention_mask"], reader=reader, **options)
+        else:
+            read = read_rows(
                 model,
                 batch["input_ids"],
                 batch["attention_mask"],
                 trie,
+                layout,
                 reader,
-                one_row=self._why_not_a_tree is None,
-                bidirectional=bidirectional,
                 constrained=self.settings.constrained,
-                max_nodes=None if torch.is_grad_enabled() else nodes_at_once(unwrapped, trie),
+                max_nodes=None if trie is None or torch.is_grad_enabled() else nodes_at_once(unwrapped, trie),
                 **options,
             )
-        else:
-            if bidirectional:
-                options["is_causal"] = False
-            read = read_final_position(model, batch["input_ids"], batch["attention_mask"], reader=reader, **options)
         output = read.get("predictions")
         if output is None:
             output = GridDistribution(read["log_probs"], read["values"])
@@ -190,6 +199,31 @@ class Readout:
             more["greedy_misses"] = final.trie.greedy_misses
         return read | {name: tensor for name, tensor in more.items() if tensor is not None}
 
+    @property
+    def _is_bidirectional(self) -> bool:
+        return self.settings.attention == "bidirectional"
+
+    def _layout(self, model: Any, trie: Trie | None) -> Layout | None:
+        """How the rows are laid out; None for prompts alone, padded."""
+        self._meet_flat_rows(model)
+        if trie is not None:
+            self._meet_trie(model, trie)
+            if self._why_not_a_tree is not None:
+                return path_rows
+        if self.padding_free:
+            return partial(flat_rows, bidirectional=self._is_bidirectional)
+        return None if trie is None else partial(tree_rows, bidirectional=self._is_bidirectional)
+
+    def _meet_flat_rows(self, model: Any) -> None:
+        """See, at the first batch, whether the rows can do without padding."""
+        if self._has_met_flat_rows or not self.padding_free:
+            return
+        self._has_met_flat_rows = True
+        reason = why_not_flat(model)
+        if reason is not None:
+            self.padding_free = False
+            _warn(f"`padding_free=True` is left off, and the rows are padded: {reason}.")
+
     def _meet_trie(self, model: Any, trie: Trie) -> None:
         """See, at the first batch, how numbers of several tokens can be read."""
         if torch.is_grad_enabled() and not self._has_trained_on_a_trie:
@@ -202,7 +236,7 @@ class Readout:
         if self._why_not_a_tree is None:
             return
         paths = trie.paths().shape[1]
-        if self.settings.attention == "bidirectional":
+        if self._is_bidirectional:
             raise ValueError(
                 "`attention='bidirectional'` with numbers of several tokens needs a mask for each pair of tokens, and "
                 f"this model cannot take one: {self._why_not_a_tree}. Load it with attn_implementation='sdpa' or "

@@ -129,6 +129,7 @@ class GridResolver:
         self.number_end = NumberEnd() if number_end is None else number_end
         backend = getattr(tokenizer, "backend_tokenizer", None)
         self._is_local = backend is not None and type(backend.model).__name__ in _LOCAL_MODELS
+        self._tokens_of_their_own = tokenizer.get_added_vocab() if hasattr(tokenizer, "get_added_vocab") else {}
         self._tails: dict[tuple[int, ...], _Tail | None] = {}
 
     def resolve(
@@ -272,6 +273,12 @@ class GridResolver:
                 raise ValueError(
                     f"The tokenizer has no token for the grid text {number!r} after {_ending(text)!r}. Choose values "
                     "that it can write, or give them other texts: grid={1: 'A', 2: 'B'}."
+                )
+            own = self._tokens_of_their_own.get(number)
+            if own is not None and ids[0] != own:
+                raise ValueError(
+                    f"The grid text {number!r} has a token of its own, but after {_ending(text)!r} it is written as "
+                    f"{self._token_texts(ids)}. End the prompt with a space or a new line, or set another separator."
                 )
             if ids in seen:
                 raise ValueError(

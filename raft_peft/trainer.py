@@ -40,6 +40,7 @@ from raft_peft.losses import DistributionLoss, Loss, cross_entropy, squared_erro
 from raft_peft.methods import METHODS
 from raft_peft.metrics import regression_metrics
 from raft_peft.number_end import NumberEnd
+from raft_peft.number_tokens import check_number_tokens, rows_saved_alone
 from raft_peft.preparation import ENCODED_COLUMNS, encode_dataset, first_row
 from raft_peft.prompts import PromptEncoder
 from raft_peft.readout import HEAD_FILE, HEAD_NAME, HeadReading, Readout, save_head
@@ -163,6 +164,7 @@ class RegressionAwareTrainer(SFTTrainer):
 
         self.args = args
         self.grid = NumberGrid(grid)
+        check_number_tokens(model, self.grid, processing_class)
         self._grid_token_ids: tuple[tuple[int, ...], ...] | None = None
         self._custom_head = head
         self._loss = method.loss(args) if loss is None and method.loss is not None else loss
@@ -171,20 +173,21 @@ class RegressionAwareTrainer(SFTTrainer):
         stand_in = Dataset.from_dict({"input_ids": [[0]], "grid_token_ids": [[[0]] * len(self.grid)], "label": [0.0]})
         self._encoded_here: weakref.WeakSet[Any] = weakref.WeakSet([stand_in])
         folder = model if isinstance(model, str) else None
-        super().__init__(
-            model=model,
-            args=args,
-            data_collator=data_collator,
-            train_dataset=stand_in if train_dataset is None else train_dataset,
-            eval_dataset=eval_dataset,
-            processing_class=processing_class,
-            compute_metrics=self._compute_metrics,
-            callbacks=callbacks,
-            optimizers=optimizers,
-            optimizer_cls_and_kwargs=optimizer_cls_and_kwargs,
-            quantization_config=quantization_config,
-            peft_config=reloadable(peft_config, model, args),
-        )
+        with _without_padding_free(args):
+            super().__init__(
+                model=model,
+                args=args,
+                data_collator=data_collator,
+                train_dataset=stand_in if train_dataset is None else train_dataset,
+                eval_dataset=eval_dataset,
+                processing_class=processing_class,
+                compute_metrics=self._compute_metrics,
+                callbacks=callbacks,
+                optimizers=optimizers,
+                optimizer_cls_and_kwargs=optimizer_cls_and_kwargs,
+                quantization_config=quantization_config,
+                peft_config=reloadable(peft_config, model, args),
+            )
         if train_dataset is None:
             self.train_dataset = None
         if data_collator is None:
@@ -199,6 +202,7 @@ class RegressionAwareTrainer(SFTTrainer):
             args,
             grid_token_ids=self._grid_token_ids,
             head=head,
+            padding_free=args.padding_free,
         )
         if self.readout.has_parameters:
             self._prepare_head(folder, optimizers[0])
@@ -460,7 +464,8 @@ class RegressionAwareTrainer(SFTTrainer):
             prefix = f"{HEAD_NAME}."
             head = {name.removeprefix(prefix): whole[name] for name in whole if name.startswith(prefix)}
             state_dict = {name: tensor for name, tensor in whole.items() if not name.startswith(prefix)}
-        super()._save(output_dir, state_dict)
+        with rows_saved_alone(self.model):
+            super()._save(output_dir, state_dict)
         if self.args.should_save:
             folder = output_dir if output_dir is not None else self.args.output_dir
             self._raft_config().save(folder)
@@ -503,6 +508,16 @@ class RegressionAwareTrainer(SFTTrainer):
             base_model=get_config_model_id(self.model.config),
             dtype=str(self.model.dtype).removeprefix("torch."),
         )
+
+
+@contextmanager
+def _without_padding_free(args: RegressionAwareConfig) -> Iterator[None]:
+    """TRL's own is for token labels, and refuses `max_length`; here the encoder cuts and the readout flattens."""
+    padding_free, args.padding_free = args.padding_free, False
+    try:
+        yield
+    finally:
+        args.padding_free = padding_free
 
 
 def _named_datasets(train_dataset: Any, eval_dataset: Any) -> list[tuple[str, Dataset | IterableDataset]]:

@@ -151,6 +151,13 @@ class Trie:
         missed = (self._of_tokens(logits) < self._at_nodes(likeliest)) | self._at_nodes(stops)
         return (missed & (self.token_ids != NO_TOKEN)).sum(-1) + self._at_ends((~stops_at_ends).long())
 
+    def parts(self, size: int) -> list[Trie]:
+        """The trie in chunks of so many nodes."""
+        nodes = 1 + self.size
+        if size >= nodes:
+            return [self]
+        return [self.chunk(first, min(first + size, nodes)) for first in range(0, nodes, size)]
+
     def chunk(self, first: int, last: int) -> Trie:
         """The part of the trie that the nodes first to last - 1 speak of, the root being node 0.
 

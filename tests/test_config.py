@@ -45,7 +45,7 @@ def test_the_users_word_on_the_best_model_stands():
     [
         {"packing": True},
         {"eval_packing": True},
-        {"padding_free": True},
+        {"padding_free": True, "method": "ce"},
         {"completion_only_loss": True},
         {"assistant_only_loss": True},
         {"loss_type": "dft"},

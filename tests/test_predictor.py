@@ -3,6 +3,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from transformers import AutoTokenizer
 
 from raft_peft import NumberGrid, RegressionPredictor
@@ -104,6 +105,14 @@ class TestFromPretrained:
     def test_a_grid_is_needed(self, folder):
         with pytest.raises(ValueError, match=r"has no raft_config.json.*Pass grid="):
             RegressionPredictor.from_pretrained(folder)
+
+    def test_an_adapter_for_another_task(self, tiny_llama, tokenizer, tmp_path):
+        get_peft_model(tiny_llama, LoraConfig()).save_pretrained(tmp_path / "adapter")
+        tokenizer.save_pretrained(tmp_path / "adapter")
+        path = tmp_path / "adapter" / "adapter_config.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), "task_type": "SEQ_CLS"}))
+        with pytest.raises(ValueError, match="is for the task SEQ_CLS"):
+            RegressionPredictor.from_pretrained(tmp_path / "adapter", GRID)
 
     def test_model_options_are_passed_on(self, folder):
         predictor = RegressionPredictor.from_pretrained(

@@ -1,6 +1,6 @@
 """A trie read in one forward pass against every number scored by itself, with the model's plain forward."""
 
-from functools import cache
+from functools import cache, partial
 
 import pytest
 import torch
@@ -28,8 +28,11 @@ from transformers import (
 )
 
 from raft_peft import NumberGrid
+from raft_peft.flat_attention import take_flat_rows
+from raft_peft.reading import read_rows
 from raft_peft.resolution import resolve
-from raft_peft.tree_attention import read_trie, why_not_a_tree
+from raft_peft.rows import flat_rows, padded_rows, path_rows, tree_rows
+from raft_peft.trials import why_not_a_tree, why_not_flat
 from raft_peft.trie import Trie
 
 VOCABULARY = 60
@@ -112,8 +115,9 @@ def alone(model, prompt, grid):
     return torch.stack(result)
 
 
-def read(model, ids, mask, grid, **options):
-    return read_trie(model, ids, mask, Trie.of([grid] * len(ids)), lambda final: final.trie.log_probs, **options)
+def read(model, ids, mask, grid, layout=tree_rows, **options):
+    trie = Trie.of([grid] * len(ids))
+    return read_rows(model, ids, mask, trie, layout, lambda final: final.trie.log_probs, **options)
 
 
 def real_tokens(ids, mask):
@@ -133,7 +137,10 @@ def test_equals_each_number_by_itself(family, attention, padding, grid):
     ids, mask = prompts(padding)
     expected = torch.stack([alone(model, prompt, grid) for prompt in real_tokens(ids, mask)])
     with torch.no_grad():
-        for options in ({"one_row": True}, {"one_row": True, "max_nodes": 1}, {"one_row": False}):
+        for options in ({}, {"max_nodes": 1}, {"layout": path_rows}, {"layout": flat_rows}):
+            if options.get("layout") is flat_rows:
+                take_flat_rows(model.config)
+                assert why_not_flat(model) is None
             found = read(model, ids, mask, grid, **options)
             torch.testing.assert_close(found.double(), expected, rtol=0, atol=1e-4)
 
@@ -146,7 +153,7 @@ def test_what_takes_no_tree_is_found_out_and_scored_exactly(family):
     for grid in GRIDS.values():
         expected = torch.stack([alone(model, prompt, grid) for prompt in real_tokens(ids, mask)])
         with torch.no_grad():
-            found = read(model, ids, mask, grid, one_row=False)
+            found = read(model, ids, mask, grid, path_rows)
         torch.testing.assert_close(found.double(), expected, rtol=0, atol=1e-4)
 
 
@@ -168,19 +175,22 @@ def test_a_model_whose_mask_means_something_else_is_found_out():
 def test_gradients_equal_those_of_the_paths():
     ids, mask = prompts("left")
     gradients = []
-    for one_row in (True, False):
+    for layout in (tree_rows, flat_rows, path_rows):
         model = make("gemma2")
-        read(model, ids, mask, GRIDS["prefixes of prefixes"], one_row=one_row).exp().sum().backward()
+        if layout is flat_rows:
+            take_flat_rows(model.config)
+        read(model, ids, mask, GRIDS["prefixes of prefixes"], layout).exp().sum().backward()
         gradients.append([parameter.grad for parameter in model.parameters()])
-    for one, other in zip(*gradients, strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+    for tree, flat, paths in zip(*gradients, strict=True):
+        torch.testing.assert_close(tree, paths, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(flat, paths, rtol=1e-4, atol=1e-5)
 
 
 def test_one_forward_pass_and_no_logits_of_the_prompt():
     model, calls = make("llama"), []
     model.register_forward_hook(lambda _module, _arguments, outputs: calls.append(outputs.logits.shape))
     ids, mask = prompts("left")
-    read(model, ids, mask, GRIDS["one or two tokens"], one_row=True)
+    read(model, ids, mask, GRIDS["one or two tokens"])
     assert calls == [(3, 1 + 2, VOCABULARY)]  # the prompt's end, and two inner nodes
 
 
@@ -188,11 +198,11 @@ def test_bidirectional_prompts_see_no_number():
     """The prompt's tokens attend to each other; what stands behind them cannot change them."""
     model = make("llama")
     ids, mask = prompts("left")
-    options = {"one_row": True, "bidirectional": True}
+    options = {"layout": partial(tree_rows, bidirectional=True)}
     with torch.no_grad():
         few = read(model, ids, mask, ((3, 4), (5,)), **options)
         more = read(model, ids, mask, ((3, 4), (5,), (6, 7), (8, 9)), **options)
-        causal = read(model, ids, mask, ((3, 4), (5,)), one_row=True)
+        causal = read(model, ids, mask, ((3, 4), (5,)))
     torch.testing.assert_close(few, more[:, :2])
     assert (few - causal).abs().max() > 1e-2
 
@@ -219,6 +229,91 @@ def test_real_models(name, request):
         ids = torch.tensor([[0] * (length - len(one.prompt_ids)) + list(one.prompt_ids) for one in resolved])
         mask = torch.tensor([[0] * (length - len(one.prompt_ids)) + [1] * len(one.prompt_ids) for one in resolved])
         with torch.no_grad():
-            found = read(model, ids, mask, token_ids, one_row=True)
+            found = read(model, ids, mask, token_ids)
         expected = torch.stack([alone(model, one.prompt_ids, token_ids) for one in resolved])
         torch.testing.assert_close(found.double(), expected, rtol=0, atol=1e-4)
+
+
+def prompts_with_a_prefix(shared=5):
+    """Three prompts of 14, 12 and 8 tokens, padded on the left, that begin with the same five tokens."""
+    ids = torch.randint(10, VOCABULARY, (3, 14), generator=torch.Generator().manual_seed(0))
+    mask = torch.ones_like(ids)
+    for row, padding in ((1, 2), (2, 6)):
+        mask[row, :padding] = 0
+        ids[row, padding : padding + shared] = ids[0, :shared]
+    return ids.masked_fill(mask == 0, 0), mask
+
+
+class TestFlatRows:
+    @pytest.mark.parametrize("attention", ["eager", "sdpa"])
+    @pytest.mark.parametrize("family", MODELS)
+    def test_with_a_common_beginning_equal_each_number_by_itself(self, family, attention):
+        model = make(family)
+        if attention == "sdpa" and not model._supports_sdpa:
+            pytest.skip(f"{family} has no sdpa")
+        model.set_attn_implementation(attention)
+        take_flat_rows(model.config)
+        ids, mask = prompts_with_a_prefix()
+        for grid in GRIDS.values():
+            expected = torch.stack([alone(model, prompt, grid) for prompt in real_tokens(ids, mask)])
+            with torch.no_grad():
+                found = read(model, ids, mask, grid, flat_rows)
+            torch.testing.assert_close(found.double(), expected, rtol=0, atol=1e-4)
+
+    @pytest.mark.parametrize("make_prompts", [prompts_with_a_prefix, lambda: prompts("left"), lambda: prompts("none")])
+    def test_final_position_and_gradients_equal_those_of_padded_rows(self, make_prompts):
+        ids, mask = make_prompts()
+        results = []
+        for layout in (padded_rows, flat_rows):
+            model = make("gemma2")
+            take_flat_rows(model.config)
+            final = read_rows(model, ids, mask, None, layout, lambda final: final, hidden_states=True)
+            states = final.hidden_states.masked_fill(~mask.bool().unsqueeze(-1), 0)
+            (final.logits.log_softmax(-1)[:, 7].sum() + states.square().mean()).backward()
+            results.append([final.logits, states, *(parameter.grad for parameter in model.parameters())])
+        for padded, flat in zip(*results, strict=True):
+            torch.testing.assert_close(flat, padded, rtol=1e-4, atol=1e-5)
+
+    def test_hold_each_token_once_and_the_common_beginning_once(self):
+        model = make("llama")
+        take_flat_rows(model.config)
+        ids, mask = prompts_with_a_prefix()
+        rows = flat_rows(model, ids, mask, None)
+        assert rows.input_ids.shape == (1, 5 + 9 + 7 + 3)
+        assert rows.position_ids[0].tolist() == [*range(5), *range(5, 14), *range(5, 12), *range(5, 8)]
+
+    def test_a_row_that_is_all_common_keeps_its_last_token(self):
+        model = make("llama")
+        take_flat_rows(model.config)
+        ids = torch.tensor([[5, 6, 7], [5, 6, 7]])
+        rows = flat_rows(model, ids, torch.ones_like(ids), None)
+        assert rows.input_ids.tolist() == [[5, 6, 7, 7]]
+        with torch.no_grad():
+            final = read_rows(model, ids, torch.ones_like(ids), None, flat_rows, lambda final: final.logits)
+            torch.testing.assert_close(final, model(ids).logits[:, -1], rtol=1e-4, atol=1e-5)
+
+    def test_bidirectional_rows_have_nothing_in_common(self):
+        model = make("llama")
+        ids, mask = prompts_with_a_prefix()
+        read_off = []
+        for layout in (flat_rows, tree_rows):
+            take_flat_rows(model.config)
+            with torch.no_grad():
+                read_off.append(read(model, ids, mask, GRIDS["none a prefix"], partial(layout, bidirectional=True)))
+        torch.testing.assert_close(*read_off, rtol=0, atol=1e-5)
+
+    @pytest.mark.parametrize("family", WITHOUT_TREES)
+    def test_what_cannot_take_them_is_found_out(self, family):
+        model = make(family)
+        take_flat_rows(model.config)
+        assert why_not_flat(model) is not None
+
+    def test_everything_else_goes_on_as_before(self):
+        """Generation and plain forwards of a model whose attention takes flat rows, too."""
+        model = make("gemma2")
+        ids, mask = prompts("left")
+        before = model(input_ids=ids, attention_mask=mask).logits, model.generate(ids, attention_mask=mask)
+        take_flat_rows(model.config)
+        after = model(input_ids=ids, attention_mask=mask).logits, model.generate(ids, attention_mask=mask)
+        torch.testing.assert_close(after[0], before[0])
+        assert torch.equal(after[1], before[1])

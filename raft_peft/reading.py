@@ -1,0 +1,73 @@
+"""One forward pass over rows of prompts, and of a trie of numbers behind each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from raft_peft.final_position import FinalPosition, padded_left, read_inside
+from raft_peft.rows import Rows
+from raft_peft.trie import Trie, TrieReading
+
+Layout = Callable[..., Rows]
+
+
+def read_rows(
+    model: Any,
+    input_ids: torch.Tensor,
+    attention_mask: torch.Tensor,
+    trie: Trie | None,
+    layout: Layout,
+    reader: Callable[[FinalPosition], Any],
+    *,
+    unwrapped: Any = None,
+    hidden_states: bool = False,
+    constrained: bool = False,
+    max_nodes: int | None = None,
+    **kwargs: Any,
+) -> Any:
+    """Run the model's own forward over prompts, and over the nodes of a trie behind each.
+
+    Args:
+        model: the model to call, possibly wrapped for distributed training.
+        input_ids: tokens of the prompts, of shape (batch, length).
+        attention_mask: 1 on real tokens and 0 on padding, of shape (batch, length).
+        trie: of the grid; None where every number is one token.
+        layout: makes the rows, from the model, prompts that are padded on the left, and the trie.
+        reader: what to make of the final position; see `read_final_position`.
+        unwrapped: the model without its wrapper, where it has one.
+        hidden_states: whether to keep the output embeddings of the prompts.
+        constrained: whether to read what decoding gives that is held to the grid, too.
+        max_nodes: read the trie in parts of so many nodes, each with a forward pass of its own; None for one pass.
+        kwargs: passed on to the forward.
+
+    Returns:
+        What the reader gave.
+    """
+    input_ids, attention_mask = padded_left(input_ids, attention_mask)
+    unwrapped = model if unwrapped is None else unwrapped
+    parts = [trie] if trie is None or max_nodes is None else trie.parts(max_nodes)
+    before: Any = None
+    for index, part in enumerate(parts):
+        rows = layout(unwrapped, input_ids, attention_mask, part)
+
+        def read(
+            outputs: Any,
+            states: torch.Tensor | None,
+            part: Trie | None = part,
+            rows: Rows = rows,
+            before: TrieReading | None = before,
+            is_last: bool = index == len(parts) - 1,
+        ) -> Any:
+            logits = rows.node_logits(outputs.logits)
+            reading = None if part is None else part.read(logits, constrained=constrained) + before
+            if not is_last:
+                return reading
+            states = None if states is None else rows.prompt_states(states)
+            return reader(FinalPosition(logits[:, 0], attention_mask, states, outputs, reading))
+
+        with read_inside(unwrapped, read, hidden_states=hidden_states):
+            before = rows.run(model, unwrapped=unwrapped, **kwargs)
+    return before
