@@ -67,6 +67,11 @@ class FinalPosition:
                 all of them, of shape (batch, grid, depth).
             values: the grid's numbers, of shape (grid,).
         """
+        if self.trie is None and grid_token_ids.dim() == 3:
+            raise ValueError(
+                "Some numbers of the grid are several tokens, and their probabilities were not read. Set the class "
+                "attribute `reads_grid = True` on the head."
+            )
         if self.trie is None:
             return GridDistribution.from_logits(self.logits, grid_token_ids, values)
         return GridDistribution(self.trie.log_probs, values)

@@ -45,6 +45,11 @@ def own_implementation(config: Any) -> str:
     return config._attn_implementation.removeprefix(_PREFIX)
 
 
+def leave_flat_rows(config: Any) -> None:
+    """Give a model's attention its own implementation back."""
+    config._attn_implementation = own_implementation(config)
+
+
 def take_flat_rows(config: Any) -> None:
     """Let a model's attention take flat rows, too; all else goes through its own as before.
 

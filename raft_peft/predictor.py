@@ -177,6 +177,8 @@ class RegressionPredictor:
             settings = {
                 setting: value for setting, value in saved.method_settings().items() if setting in ("method", *taken)
             }
+            if method == "rail" and num_samples is None:  # which then decodes nothing
+                settings.pop("constrained", None)
         asked = {
             "method": method,
             "decision": decision,

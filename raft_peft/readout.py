@@ -17,7 +17,7 @@ from raft_peft.completion import Completion, read_completion
 from raft_peft.decoding import generate_texts, numbers_in_texts
 from raft_peft.distribution import GridDistribution
 from raft_peft.final_position import FinalPosition, check_bidirectional, check_final_logits, read_final_position
-from raft_peft.flat_attention import take_flat_rows
+from raft_peft.flat_attention import leave_flat_rows, take_flat_rows
 from raft_peft.grid import NumberGrid
 from raft_peft.heads import Head, HeadSetup
 from raft_peft.methods import METHODS, MethodSettings
@@ -31,6 +31,7 @@ logger = logging.getLogger(__name__)
 
 HEAD_NAME = "regression_head"
 HEAD_FILE = f"{HEAD_NAME}.safetensors"
+_CURE_FOR_ROUTERS = "The auxiliary loss of its experts takes no such mask; router_aux_loss_coef=0 does without it."
 # Below this mean probability of the grid, the first batch is worth a warning.
 _SMALL_MASS = 0.05
 
@@ -211,6 +212,7 @@ class Readout:
             if self._why_not_a_tree is not None:
                 return path_rows
         if self.padding_free:
+            take_flat_rows(model.config.get_text_config())  # in case that another was set since
             return partial(flat_rows, bidirectional=self._is_bidirectional)
         return None if trie is None else partial(tree_rows, bidirectional=self._is_bidirectional)
 
@@ -222,6 +224,7 @@ class Readout:
         reason = why_not_flat(model)
         if reason is not None:
             self.padding_free = False
+            leave_flat_rows(model.config.get_text_config())
             _warn(f"`padding_free=True` is left off, and the rows are padded: {reason}.")
 
     def _meet_trie(self, model: Any, trie: Trie) -> None:
@@ -236,17 +239,21 @@ class Readout:
         if self._why_not_a_tree is None:
             return
         paths = trie.paths().shape[1]
+        cure = (
+            f" {_CURE_FOR_ROUTERS}" if getattr(model.config.get_text_config(), "output_router_logits", False) else ""
+        )
         if self._is_bidirectional:
             raise ValueError(
                 "`attention='bidirectional'` with numbers of several tokens needs a mask for each pair of tokens, and "
-                f"this model cannot take one: {self._why_not_a_tree}. Load it with attn_implementation='sdpa' or "
-                "'eager', or set attention='causal'."
+                f"this model cannot take one: {self._why_not_a_tree}.{cure} Otherwise set attention='causal', or load "
+                "it with attn_implementation='sdpa' or 'eager' where it has another."
             )
-        _warn(
-            f"The numbers of this grid are scored in {paths} rows a prompt instead of one, which is exact but takes "
-            f"about {paths} times as long: {self._why_not_a_tree}. If the model can, load it with "
-            "attn_implementation='sdpa' or 'eager'."
-        )
+        if paths > 1:
+            _warn(
+                f"The numbers of this grid are scored in {paths} rows a prompt instead of one, which is exact but "
+                f"takes about {paths} times as long: {self._why_not_a_tree}.{cure} Where the model has another "
+                "attention than these, load it with attn_implementation='sdpa' or 'eager'."
+            )
 
     def _meet_mass(self, distribution: GridDistribution) -> None:
         """Say, at the first batch, where the model hardly answers with a number of the grid."""

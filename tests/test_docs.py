@@ -35,3 +35,9 @@ def test_methods(smollm2, tmp_path, monkeypatch):
     loss = names["VariancePenalised"]()(distribution, torch.tensor([2.0]))
     assert loss.item() == pytest.approx(1.1)  # mean 1, variance 1: (2 - 1)^2 + 0.1 x 1
     assert (tmp_path / "stars-last-token" / "regression_head.safetensors").is_file()
+
+
+def test_grids(smollm2, tmp_path, monkeypatch):
+    names = run_code("docs/grids.md", smollm2, tmp_path, monkeypatch)
+    assert len(names["grid"]) == len(names["tenths"]) == 51
+    assert (tmp_path / "similarity-tokens" / "adapter_model.safetensors").stat().st_size < 50_000_000

@@ -118,9 +118,7 @@ class TestTheGrid:
     def test_where_it_would_not_be_read_is_an_error(self, tiny_llama, tokenizer):
         grid = add_number_tokens(tiny_llama, tokenizer, (0, 4), granularity=0.5)
         assert [len(ids) for ids in resolve(grid, tokenizer, "score", separator=": ").token_ids] == [1] * 9
-        with pytest.raises(
-            ValueError, match=r"'0\.0' has a token of its own, but after 'the score is'.*End the"
-        ):
+        with pytest.raises(ValueError, match=r"'0\.0' has a token of its own, but after 'the score is'.*End the"):
             resolve(grid, tokenizer, "the score is", separator="")
 
     def test_targets_are_written_as_the_nearest_number(self):

@@ -9,6 +9,8 @@ from transformers import (
     AutoTokenizer,
     BloomConfig,
     BloomForCausalLM,
+    FalconConfig,
+    FalconForCausalLM,
     FalconMambaConfig,
     FalconMambaForCausalLM,
     Gemma2Config,
@@ -28,7 +30,7 @@ from transformers import (
 )
 
 from raft_peft import NumberGrid
-from raft_peft.flat_attention import take_flat_rows
+from raft_peft.flat_attention import leave_flat_rows, take_flat_rows
 from raft_peft.reading import read_rows
 from raft_peft.resolution import resolve
 from raft_peft.rows import flat_rows, padded_rows, path_rows, tree_rows
@@ -307,6 +309,26 @@ class TestFlatRows:
         model = make(family)
         take_flat_rows(model.config)
         assert why_not_flat(model) is not None
+
+    def test_a_model_that_asks_for_its_attention_by_name_keeps_its_numbers(self):
+        torch.manual_seed(0)
+        model = FalconForCausalLM(
+            FalconConfig(vocab_size=VOCABULARY, hidden_size=32, num_hidden_layers=2, num_attention_heads=4)
+        ).eval()
+        ids, mask = prompts("left")
+        before = model(input_ids=ids, attention_mask=mask).logits[:, -1]
+        take_flat_rows(model.config)
+        if why_not_flat(model) is not None:
+            leave_flat_rows(model.config)
+        after = read_rows(model, ids, mask, None, padded_rows, lambda final: final.logits)
+        torch.testing.assert_close(after, before, rtol=1e-4, atol=1e-4)
+
+    def test_autocast_does_not_spoil_the_trial(self):
+        model = make("llama")
+        take_flat_rows(model.config)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            assert why_not_flat(model) is None
+            assert why_not_a_tree(model) is None
 
     def test_everything_else_goes_on_as_before(self):
         """Generation and plain forwards of a model whose attention takes flat rows, too."""

@@ -74,7 +74,7 @@ class Head(nn.Module, ABC):
         Args:
             final: what the model says at the final position.
             grid_token_ids: the token of each grid value, of shape (batch, grid), or where some are several tokens,
-                all of them, of shape (batch, grid, depth). `final.distribution` takes both.
+                all of them, of shape (batch, grid, depth). `final.distribution` takes both, where `reads_grid` is set.
         """
 
 
