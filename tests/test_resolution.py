@@ -5,6 +5,7 @@ from tokenizers import normalizers
 from tokenizers.processors import TemplateProcessing
 
 from raft_peft import NumberGrid
+from raft_peft.number_end import NumberEnd
 from raft_peft.resolution import Context, GridResolver, resolve
 
 ENDINGS = {
@@ -106,3 +107,70 @@ class TestResolve:
         assert isinstance(together[2], ValueError)
         for index in (0, 1, 3):
             assert together[index] == resolve(grid, smollm2_tokenizer, contexts[index].text)
+
+
+class Counting:
+    """A tokenizer that counts the sentences it is given."""
+
+    def __init__(self, tokenizer):
+        self.tokenizer, self.sentences = tokenizer, 0
+
+    def __call__(self, texts, **options):
+        self.sentences += 1 if isinstance(texts, str) else len(texts)
+        return self.tokenizer(texts, **options)
+
+    def __getattr__(self, name):
+        return getattr(self.tokenizer, name)
+
+
+def whole_sentences(tokenizer, grid, context):
+    return tokenizer([context.opening + text for text in grid.texts])["input_ids"]
+
+
+class TestTails:
+    """Prompts that end alike have the grid tokenized once."""
+
+    @pytest.mark.parametrize("name", ["byte_level", "sentencepiece", "smollm2_tokenizer", "gemma3_tokenizer"])
+    def test_a_large_grid_costs_a_prompt_a_few_sentences(self, name, request):
+        tokenizer = Counting(request.getfixturevalue(name))
+        grid = NumberGrid(range(1000))
+        contexts = [Context(f"Rate the item {n} from 0 to 999: the score is", " ") for n in range(200)]
+        resolved = GridResolver(grid, tokenizer).resolve(contexts)
+        assert tokenizer.sentences < len(grid) + 3 * len(contexts)
+        for row in (0, 7, 199):
+            sentences = whole_sentences(tokenizer, grid, contexts[row])
+            assert [[*resolved[row].prompt_ids, *ids] for ids in resolved[row].token_ids] == sentences
+
+    def test_tails_are_kept_from_batch_to_batch(self, smollm2_tokenizer):
+        tokenizer = Counting(smollm2_tokenizer)
+        resolver = GridResolver(NumberGrid(range(100)), tokenizer, NumberEnd(text="\n"))
+        contexts = [Context(f"Rate the item {n} from 0 to 99: the score is", " ") for n in range(4)]
+        first = resolver.resolve(contexts[:2])
+        tokenizer.sentences = 0
+        second = resolver.resolve(contexts[2:])
+        assert tokenizer.sentences < 10
+        assert {one.token_ids for one in first} == {one.token_ids for one in second}
+
+    def test_a_prompt_of_other_letters_than_its_tokens_takes_the_whole_sentences(self, byte_level):
+        tokenizer = deepcopy(byte_level)
+        tokenizer.backend_tokenizer.normalizer = normalizers.Lowercase()
+        tokenizer, grid = Counting(tokenizer), NumberGrid(range(20))
+        contexts = [Context(f"ITEM {n} OF THE LIST FROM 0 TO 19 IS A SCORE OF", " ") for n in range(3)]
+        resolved = GridResolver(grid, tokenizer).resolve(contexts)
+        assert tokenizer.sentences > len(grid) * len(contexts)
+        for context, one in zip(contexts, resolved, strict=True):
+            assert [[*one.prompt_ids, *ids] for ids in one.token_ids] == whole_sentences(tokenizer, grid, context)
+
+    @pytest.mark.parametrize("prompt", ["😀" * 20, "評価" * 9 + "は", "the score " + "é" * 15, "a" * 50, "-" * 50])
+    @pytest.mark.parametrize("name", ["byte_level", "sentencepiece", "smollm2_tokenizer", "gemma3_tokenizer"])
+    def test_prompts_whose_last_tokens_may_begin_inside_a_character(self, name, prompt, request):
+        tokenizer, grid = request.getfixturevalue(name), NumberGrid(range(12))
+        contexts = [Context(start + prompt, " ") for start in ("", "x", "xy ", "評 ")]
+        for context, one in zip(contexts, GridResolver(grid, tokenizer).resolve(contexts), strict=True):
+            assert [[*one.prompt_ids, *ids] for ids in one.token_ids] == whole_sentences(tokenizer, grid, context)
+
+    def test_a_tail_that_does_not_compare_is_not_used(self, byte_level):
+        tokenizer = deepcopy(byte_level)
+        tokenizer.add_tokens(["from 0 to 9 this very long and winding item is 7"])
+        with pytest.raises(ValueError, match="'7' merges into the end of the prompt"):
+            resolve(NumberGrid([7, 8]), tokenizer, "Rate: from 0 to 9 this very long and winding item is")
