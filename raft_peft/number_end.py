@@ -63,7 +63,8 @@ def _end_of_turn_id(tokenizer: Any) -> int:
     messages = [{"role": "user", "content": "?"}, {"role": "assistant", "content": answer}]
     rendered = tokenizer.apply_chat_template(messages, tokenize=False)
     following = tokenizer(rendered.rpartition(answer)[2], add_special_tokens=False)["input_ids"]
-    if not following or following[0] not in tokenizer.all_special_ids:
+    added = tokenizer.added_tokens_decoder.get(following[0]) if following else None
+    if not following or not (following[0] in tokenizer.all_special_ids or (added is not None and added.special)):
         raise ValueError(
             f"The chat template puts {rendered.rpartition(answer)[2]!r} behind an assistant's message, which does not "
             "begin with a special token. Set `number_end` to this text, or to 'grid'."

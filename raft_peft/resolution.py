@@ -131,6 +131,7 @@ class GridResolver:
         self._is_local = backend is not None and type(backend.model).__name__ in _LOCAL_MODELS
         self._tokens_of_their_own = tokenizer.get_added_vocab() if hasattr(tokenizer, "get_added_vocab") else {}
         self._tails: dict[tuple[int, ...], _Tail | None] = {}
+        self._known: dict[str, bool] = {}
 
     def resolve(
         self, contexts: Sequence[Context], targets: Sequence[str] | None = None
@@ -147,7 +148,7 @@ class GridResolver:
         """
         if not contexts:
             return []
-        leading_ids = _leading_special_ids(self.tokenizer)
+        leading_ids = _leading_special_ids(self.tokenizer, self.grid.texts[0])
         openings = self._encode(context.opening for context in contexts)
         tails = [self._tail(context, opening) for context, opening in zip(contexts, openings, strict=True)]
         # One value a row, each in its turn, as part of the whole sentence.
@@ -208,7 +209,7 @@ class GridResolver:
 
     def _resolve_tail(self, ids: list[int]) -> _Tail | None:
         text = self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
-        if self._encode([text]) != [ids]:
+        if self._encode([text]) != [ids] or not self._decides(text):
             return None
         try:
             length, texts, token_ids = self._split(text, ids)
@@ -216,13 +217,18 @@ class GridResolver:
             return None
         return _Tail(text, len(ids) - length, texts, token_ids) if length > 0 else None
 
+    def _decides(self, text: str) -> bool:
+        """Whether nothing that begins before this text can reach into the number: no run of digits, which may be cut
+        into groups from its beginning, and no added token."""
+        return not text.isnumeric() and not any(_bare(text) in _bare(token) for token in self._tokens_of_their_own)
+
     def _split(self, text: str, opening: list[int]) -> tuple[int, tuple[str, ...], tuple[tuple[int, ...], ...]]:
         """How many tokens of the opening are the prompt; each number's text, with its end where that is a text; and
         the ids of each number, with its end."""
         texts = list(self.grid.texts)
         whole = self._encode(text + number for number in texts)
-        length = self._prompt_length(text, opening, whole)
-        self._check_number_tokens(text, [tuple(ids[length:]) for ids in whole])
+        length = self._prompt_length(text, texts, opening, whole)
+        self._check_number_tokens(text, texts, [tuple(ids[length:]) for ids in whole])
         if self.number_end == NumberEnd():
             return length, tuple(texts), tuple(tuple(ids[length:]) for ids in whole)
         ended = list(range(len(texts))) if self.number_end.every_number else _beginnings(whole)
@@ -230,17 +236,19 @@ class GridResolver:
             for value in ended:
                 texts[value] += self.number_end.text
             whole = self._encode(text + number for number in texts)
-            length = self._prompt_length(text, opening, whole)
+            length = self._prompt_length(text, texts, opening, whole)
         token_ids = [tuple(ids[length:]) for ids in whole]
-        self._check_number_tokens(text, token_ids)
+        self._check_number_tokens(text, texts, token_ids)
         if self.number_end.token_id is not None:
             for value in ended:
                 token_ids[value] += (self.number_end.token_id,)
         self._check_ends(token_ids)
         return length, tuple(texts), tuple(token_ids)
 
-    def _prompt_length(self, text: str, opening: list[int], whole: list[list[int]]) -> int:
+    def _prompt_length(self, text: str, texts: Sequence[str], opening: list[int], whole: list[list[int]]) -> int:
         if all(ids[: len(opening)] == opening for ids in whole):
+            if opening and opening[-1] == self.tokenizer.unk_token_id:
+                self._check_unknown_end(text, texts, len(opening))
             return len(opening)
         shared = [_common_prefix_length(opening, ids) for ids in whole]
         length = min(shared)
@@ -255,6 +263,18 @@ class GridResolver:
             )
         return length
 
+    def _check_unknown_end(self, text: str, texts: Sequence[str], length: int) -> None:
+        """An unknown token at the end of the prompt may take in the beginning of a number without a trace."""
+        sentences = [text + number for number in texts]
+        offsets = self.tokenizer(sentences, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+        for number, sentence, spans in zip(self.grid.texts, sentences, offsets, strict=True):
+            if sentence[len(text) : spans[length - 1][1]].strip():
+                raise ValueError(
+                    f"The number {number!r} merges into the end of the prompt {_ending(text)!r}: both are one token "
+                    "that the tokenizer does not know. End the prompt with a space or a new line, or set another "
+                    "separator."
+                )
+
     def _target_ids(self, context: Context, prompt: list[int], sentence: list[int]) -> tuple[int, ...]:
         """The ids of the target behind the prompt of the grid."""
         if sentence[: len(prompt)] != prompt or len(sentence) == len(prompt):
@@ -266,12 +286,13 @@ class GridResolver:
             )
         return tuple(sentence[len(prompt) :])
 
-    def _check_number_tokens(self, text: str, token_ids: Sequence[tuple[int, ...]]) -> None:
+    def _check_number_tokens(self, text: str, texts: Sequence[str], token_ids: Sequence[tuple[int, ...]]) -> None:
         seen: dict[tuple[int, ...], str] = {}
-        for number, ids in zip(self.grid.texts, token_ids, strict=True):
-            if not ids or self.tokenizer.unk_token_id in ids:
+        unknown, unknown_id = self.tokenizer.unk_token, self.tokenizer.unk_token_id
+        for number, ended, ids in zip(self.grid.texts, texts, token_ids, strict=True):
+            if not ids or (unknown_id in ids and unknown not in ended) or self._leaves_out(ended):
                 raise ValueError(
-                    f"The tokenizer has no token for the grid text {number!r} after {_ending(text)!r}. Choose values "
+                    f"The tokenizer has no token for the grid text {ended!r} after {_ending(text)!r}. Choose values "
                     "that it can write, or give them other texts: grid={1: 'A', 2: 'B'}."
                 )
             own = self._tokens_of_their_own.get(number)
@@ -286,6 +307,15 @@ class GridResolver:
                     "the model cannot tell them apart. Give them texts that differ under this tokenizer."
                 )
             seen[ids] = number
+
+    def _leaves_out(self, text: str) -> bool:
+        """Whether the tokenizer drops characters that it does not know."""
+        for token in self._tokens_of_their_own:
+            text = text.replace(token, " ")
+        characters = {character for character in text if not character.isspace()}
+        if unseen := sorted(characters - self._known.keys()):
+            self._known.update(zip(unseen, map(bool, self._encode(unseen)), strict=True))
+        return not all(self._known[character] for character in characters)
 
     def _check_ends(self, token_ids: Sequence[tuple[int, ...]]) -> None:
         """With an end of its own, no number may begin another any more."""
@@ -316,10 +346,10 @@ def _beginnings(sequences: Sequence[Sequence[int]]) -> list[int]:
     )
 
 
-def _leading_special_ids(tokenizer: Any) -> tuple[int, ...]:
+def _leading_special_ids(tokenizer: Any, text: str) -> tuple[int, ...]:
     """The ids that the tokenizer puts before every plain text, such as `<bos>`; what it puts after is left out."""
-    bare = tokenizer("1", add_special_tokens=False)["input_ids"]
-    full = tokenizer("1")["input_ids"]
+    bare = tokenizer(text, add_special_tokens=False)["input_ids"]
+    full = tokenizer(text)["input_ids"]
     for start in range(len(full) - len(bare) + 1):
         if full[start : start + len(bare)] == bare:
             return tuple(full[:start])
@@ -333,6 +363,10 @@ def _common_prefix_length(ids: Sequence[int], other_ids: Sequence[int]) -> int:
             break
         length += 1
     return length
+
+
+def _bare(text: str) -> str:
+    return "".join(text.casefold().replace("▁", " ").split())
 
 
 def _ending(text: str, length: int = 60) -> str:

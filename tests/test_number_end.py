@@ -6,6 +6,10 @@ from raft_peft import NumberGrid
 from raft_peft.number_end import NumberEnd
 from raft_peft.resolution import resolve
 
+GEMMA = (
+    "{{ bos_token }}{% for m in messages %}{{ '<start_of_turn>' + m['role'] + '\n' + m['content'] + '<end_of_turn>\n' }}"
+    "{% endfor %}"
+)
 GRID = NumberGrid([1, 10, 2])
 
 
@@ -107,3 +111,10 @@ def test_an_end_that_the_tokenizer_does_not_know(word_level):
     end = NumberEnd.of(" stars", word_level, every_number=True)
     with pytest.raises(ValueError, match="no token for the grid text '1"):
         resolve(NumberGrid([1, 2]), word_level, "score is", number_end=end)
+
+
+def test_the_end_of_turn_of_gemma(gemma3_tokenizer):
+    tokenizer = deepcopy(gemma3_tokenizer)
+    tokenizer.chat_template = GEMMA
+    end = NumberEnd.of("end_of_turn", tokenizer)
+    assert tokenizer.convert_ids_to_tokens(end.token_id) == "<end_of_turn>"

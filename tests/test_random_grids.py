@@ -1,4 +1,4 @@
-"""Thousands of random grids against random tokenizers: the exact tokens, or the documented error; no wrong number."""
+"""Ten thousand random grids against random tokenizers: the exact tokens, or the documented error; no wrong number."""
 
 import calendar
 import math
@@ -26,7 +26,7 @@ from raft_peft.number_end import NumberEnd
 from raft_peft.resolution import Context, GridResolver, default_separator
 from raft_peft.trie import Trie
 
-CASES, SEED = 3_000, 0
+CASES, SEED = 10_000, 0
 SPECIAL = ["<unk>", "<bos>", "<eos>"]
 BYTES = [f"<0x{byte:02X}>" for byte in range(256)]
 MONTHS = list(calendar.month_name)[1:]
@@ -187,6 +187,8 @@ KINDS = {
     "SentencePiece, nothing prepended": lambda rng: sentencepiece(rng, prepend=False),
     "characters": characters,
     "characters, words": lambda rng: characters(rng, pre_tokenizers.Split(" ", "merged_with_next")),
+    "characters, others left out": lambda rng: characters(rng, unk_token=None),
+    "characters, others and digits left out": lambda rng: characters(rng, unk_token=None),
     "characters, stripped": lambda rng: characters(rng, normalizer=normalizers.Strip()),
     "characters, single spaces": lambda rng: characters(rng, normalizer=normalizers.Replace(Regex(r"\s+"), " ")),
     "Metaspace, always": lambda rng: metaspace(rng, "always"),
@@ -204,12 +206,12 @@ ADDED = [
     AddedToken("10", single_word=True),
     AddedToken("1."),
     AddedToken(" out of"),
-    AddedToken("\n\n"),
+    AddedToken("\n\n", normalized=False),
     AddedToken("-----"),
     AddedToken("is 5"),
     AddedToken("the score is a star of the item: 7"),
-    AddedToken("<n>", rstrip=True),
-    AddedToken("<|end|>", lstrip=True, special=True),
+    AddedToken("<n>"),
+    AddedToken("<|end|>", special=True),
 ]
 
 
@@ -313,6 +315,10 @@ def is_beginning(one, other):
     return other[: len(one)] == one and len(other) > len(one)
 
 
+def end(offsets):
+    return max((end for _, end in offsets), default=0)
+
+
 def visible(text):
     """Without white space, which a tokenizer may take in, or leave out."""
     return "".join(text.replace("▁", " ").split())
@@ -328,40 +334,39 @@ class Expectation:
         self.tokenizer, self.leading, self.texts, self.end = tokenizer, leading, grid.texts, number_end
         self.added = tokenizer.get_added_vocab()
         self.leaves_out = "left out" in tokenizer.name_or_path
-        encoded = self.encode(
-            context.opening + text
-            for context, target in zip(contexts, targets, strict=True)
-            for text in ("", *self.texts, target)
-        )
-        self.rows = [
-            self.of_row(context, *(next(encoded) for _ in range(len(self.texts) + 2))) for context in contexts
-        ]
+        self.rows = [self.of_row(context, target) for context, target in zip(contexts, targets, strict=True)]
 
     def encode(self, texts):
         encoded = self.tokenizer.backend_tokenizer.encode_batch(list(texts), add_special_tokens=False)
-        return iter([tuple(one.ids) for one in encoded])
+        return [(tuple(one.ids), one.offsets) for one in encoded]
 
-    def of_row(self, context, opening, *sentences):
+    def of_row(self, context, target):
         if not context.text.strip():
             return "empty"
-        outcome = self.numbers(opening, sentences[:-1], self.texts)
+        outcome = self.numbers(context.opening, self.texts)
         if not isinstance(outcome, str) and self.end != NumberEnd():
-            outcome = self.with_end(context, opening, *outcome)
+            outcome = self.with_end(context.opening, *outcome)
         if isinstance(outcome, str):
             return outcome
-        prompt, numbers, target = *outcome, sentences[-1]
+        prompt, numbers = outcome
+        [(target, _)] = self.encode([context.opening + target])
         if not is_beginning(prompt, target):
             return "target"
         leading = () if prompt[: len(self.leading)] == self.leading else self.leading
         return leading + prompt, tuple(numbers), target[len(prompt) :]
 
-    def numbers(self, opening, sentences, texts):
-        length = len(opening)
-        while any(ids[:length] != opening[:length] for ids in sentences):
+    def numbers(self, opening, texts):
+        (prompt, _), *sentences = self.encode(opening + text for text in ("", *texts))
+        length = len(prompt)
+        while any(ids[:length] != prompt[:length] for ids, _ in sentences):
             length -= 1
-        if self.tokenizer.decode(opening[length:]).strip():
+        taken = [
+            text[: max(0, end(offsets[:length]) - len(opening))]
+            for text, (_, offsets) in zip(texts, sentences, strict=True)
+        ]
+        if self.tokenizer.decode(prompt[length:]).strip() or "".join(taken).strip():
             return "merges"
-        numbers = [ids[length:] for ids in sentences]
+        numbers = [ids[length:] for ids, _ in sentences]
         for index, (ids, text) in enumerate(zip(numbers, texts, strict=True)):
             if not ids or self.is_unknown(ids, text):
                 return "unknown"
@@ -369,7 +374,7 @@ class Expectation:
                 return "split"
             if ids in numbers[:index]:
                 return "same"
-        return opening[:length], numbers
+        return prompt[:length], numbers
 
     def is_unknown(self, ids, text):
         if self.leaves_out:
@@ -377,12 +382,12 @@ class Expectation:
             return not written.endswith(visible(text))
         return self.tokenizer.unk_token_id in ids and self.tokenizer.unk_token not in text
 
-    def with_end(self, context, opening, prompt, numbers):
+    def with_end(self, opening, prompt, numbers):
         beginnings = {number[:length] for number in numbers for length in range(len(number))}
         ended = [self.end.every_number or number in beginnings for number in numbers]
         if self.end.text:
             texts = [text + self.end.text * end for text, end in zip(self.texts, ended, strict=True)]
-            outcome = self.numbers(opening, list(self.encode(context.opening + text for text in texts)), texts)
+            outcome = self.numbers(opening, texts)
             if isinstance(outcome, str):
                 return outcome
             prompt, numbers = outcome
@@ -463,7 +468,7 @@ def probabilities(grids):
 # --- The test
 
 
-def test_thousands_of_random_grids_are_exact_or_fail_with_the_documented_error(smollm2_tokenizer):
+def test_ten_thousand_random_grids_are_exact_or_fail_with_the_documented_error(smollm2_tokenizer):
     rng = random.Random(SEED)
     tokenizers = [(train(kind, rng, bos=bos), (1,) * bos) for kind in KINDS for bos in (False, True)]
     tokenizers += [(smollm2_tokenizer, ())] * 2
@@ -484,12 +489,9 @@ def test_thousands_of_random_grids_are_exact_or_fail_with_the_documented_error(s
             outcome = outcome_of(one)
             failed = isinstance(outcome, str)
             counts[outcome if failed else "resolved"] += 1
-            # A text with several faults may be refused for any of them.
-            if failed:
-                counts["needlessly"] += not isinstance(right, str)
-            elif outcome != right or not is_cut_right(tokenizer, context, grid, number_end, one):
+            if outcome != right or not (failed or is_cut_right(tokenizer, context, grid, number_end, one)):
                 wrong.append((case, tokenizer.name_or_path, grid.texts, context, number_end, target, one, right))
-            else:
+            elif not failed:
                 numbers.add(one.token_ids)
         if numbers:
             found, right = probabilities(sorted(numbers))
@@ -498,9 +500,8 @@ def test_thousands_of_random_grids_are_exact_or_fail_with_the_documented_error(s
         if case % 10 == 0:
             resolver._is_local = False
             without_tails = resolver.resolve(contexts, targets)
-            if [outcome_of(one) for one in without_tails] != [outcome_of(one) for one in resolved]:
+            if list(map(str, without_tails)) != list(map(str, resolved)):
                 wrong.append((case, tokenizer.name_or_path, grid.texts, contexts, number_end, resolved, without_tails))
     assert not wrong, f"{len(wrong)} wrong, such as:\n" + "\n".join(map(str, wrong[:5]))
     assert counts["resolved"] > counts.total() / 3
-    assert counts["needlessly"] < counts.total() / 50, counts
     assert all(counts[kind] >= 20 for kind in ("empty", "merges", "unknown", "split", "same", "overlap")), counts

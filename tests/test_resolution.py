@@ -1,8 +1,10 @@
 from copy import deepcopy
 
 import pytest
-from tokenizers import normalizers
+from conftest import as_hugging_face
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from tokenizers.processors import TemplateProcessing
+from transformers import PreTrainedTokenizerFast
 
 from raft_peft import NumberGrid
 from raft_peft.number_end import NumberEnd
@@ -174,3 +176,70 @@ class TestTails:
         tokenizer.add_tokens(["from 0 to 9 this very long and winding item is 7"])
         with pytest.raises(ValueError, match="'7' merges into the end of the prompt"):
             resolve(NumberGrid([7, 8]), tokenizer, "Rate: from 0 to 9 this very long and winding item is")
+
+
+def digit_groups(pattern):
+    """Digits in threes, and the one merge 1 + 2."""
+    alphabet = ["<unk>", "<pad>", "<eos>", *sorted(pre_tokenizers.ByteLevel.alphabet())]
+    vocabulary = {token: index for index, token in enumerate([*alphabet, "12"])}
+    tokenizer = Tokenizer(models.BPE(vocabulary, [("1", "2")]))
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(pattern), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    return as_hugging_face(tokenizer)
+
+
+def without_unknown(characters, bos=False):
+    vocabulary = {token: index for index, token in enumerate(["<bos>", "<eos>", *characters])}
+    tokenizer = Tokenizer(models.BPE(vocabulary, []))
+    if bos:
+        tokenizer.post_processor = TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", 0)])
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<eos>", bos_token="<bos>")
+
+
+def test_digits_grouped_from_the_left():
+    tokenizer = digit_groups(r"\p{N}{1,3}")
+    prompt = "number 1" + "0" * 14  # 100 000 000 000 000
+    resolved = resolve(NumberGrid([5, 12, 34]), tokenizer, prompt, separator="")
+    assert [*resolved.prompt_ids, *resolved.token_ids[1]] == tokenizer(prompt + "12").input_ids
+
+
+def test_digits_grouped_from_the_right():
+    tokenizer = digit_groups(r"\p{N}{1,3}(?=(?:\p{N}{3})*(?!\p{N}))")
+    with pytest.raises(ValueError, match="merges"):  # 12 000 000 becomes 1 200 000 000
+        resolve(NumberGrid({0: "000", 1: "00"}), tokenizer, "number 12" + "0" * 18, separator="")
+
+
+def test_an_added_token_longer_than_the_tail(byte_level):
+    tokenizer = deepcopy(byte_level)
+    tokenizer.add_tokens(["from 0 to 9 this very long and winding item is 7"])
+    prompt = "Rate: from 0 to 9 this very long and winding item is"
+    with pytest.raises(ValueError, match="merges"):
+        resolve(NumberGrid([8, 7]), tokenizer, prompt)
+
+
+def test_an_unknown_token_takes_in_a_sign(word_level):
+    with pytest.raises(ValueError, match="merges"):  # "([" and "([-" are one unknown token each
+        resolve(NumberGrid([-5, 3]), word_level, "score ([", separator="")
+
+
+@pytest.mark.parametrize("grid", [[1.5, 2.5], [-2, 1]])
+def test_characters_left_out(grid):
+    with pytest.raises(ValueError, match="no token for the grid text"):  # 1.5 is written 15, -2 is written 2
+        resolve(NumberGrid(grid), without_unknown("score i125"), "score is")
+
+
+def test_leading_tokens_where_there_is_no_token_for_1():
+    tokenizer = without_unknown("scoreigdba ", bos=True)
+    resolved = resolve(NumberGrid({1: "good", 0: "bad"}), tokenizer, "score is")
+    assert [*resolved.prompt_ids, *resolved.token_ids[0]] == tokenizer("score is good").input_ids
+
+
+def test_an_end_that_is_also_the_unknown_token(smollm2_tokenizer):
+    assert smollm2_tokenizer.unk_token == "<|endoftext|>"
+    end = NumberEnd.of("<|endoftext|>", smollm2_tokenizer)
+    assert resolve(NumberGrid([1, 10]), smollm2_tokenizer, "Score:", number_end=end).token_ids[0] == (33, 0)
