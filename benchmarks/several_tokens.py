@@ -24,7 +24,7 @@ from raft_peft.adapter import installed_versions
 from raft_peft.collate import RegressionCollator
 from raft_peft.methods import MethodSettings
 from raft_peft.prompts import PromptEncoder
-from raft_peft.reading import read_rows
+from raft_peft.reading import read_final_position
 from raft_peft.readout import Readout
 from raft_peft.rows import path_rows
 from raft_peft.tasks.stsb import PROMPT
@@ -133,9 +133,8 @@ def forward_and_backward(readout: Readout, model, batch: dict[str, torch.Tensor]
 @torch.no_grad()
 def paths(model, batch: dict[str, torch.Tensor]) -> torch.Tensor:
     trie = Trie.in_batch(batch)
-    return read_rows(
-        model, batch["input_ids"], batch["attention_mask"], trie, path_rows, lambda final: final.trie.log_probs
-    )
+    final = read_final_position(model, batch["input_ids"], batch["attention_mask"], trie, layout=path_rows)
+    return final.trie.log_probs
 
 
 @torch.no_grad()

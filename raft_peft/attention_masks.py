@@ -12,6 +12,13 @@ import torch
 FULL, SLIDING = "full_attention", "sliding_attention"
 # Attention that takes a dense mask.
 DENSE = ("eager", "sdpa")
+# Stands before its name where it takes flat rows, too; see flat_attention.py.
+FLAT = "flat_"
+
+
+def own_implementation(config: Any) -> str:
+    """The attention implementation that a model has beside flat rows."""
+    return config._attn_implementation.removeprefix(FLAT)
 
 
 def kinds_of_layers(config: Any) -> set[str]:
@@ -23,33 +30,32 @@ def kinds_of_layers(config: Any) -> set[str]:
 
 
 def masks_of_layers(
-    config: Any,
-    implementation: str,
+    model: Any,
     attends: torch.Tensor,
-    distances: torch.Tensor,
-    dtype: torch.dtype,
+    query_positions: torch.Tensor,
+    key_positions: torch.Tensor,
     *,
     bidirectional: bool = False,
 ) -> dict[str, torch.Tensor]:
     """A mask for each kind of layer, of shape (batch, 1, queries, keys).
 
     Args:
-        config: of the language model.
-        implementation: eager, whose masks are added to the scores, or sdpa, whose masks are boolean.
+        model: the model, without a wrapper.
         attends: whether each query may attend to each key, of shape (batch, queries, keys).
-        distances: by how many positions the key stands before the query, of the same shape.
-        dtype: of masks that are added.
+        query_positions, key_positions: where they stand, of shape (batch, queries) and (batch, keys).
         bidirectional: whether windows reach forward, too; then, in transformers, both ends are one token wider.
     """
+    config = model.config.get_text_config()
     masks = {}
     for kind in kinds_of_layers(config):
         mask = attends
         if kind == SLIDING:
+            distances = query_positions.unsqueeze(2) - key_positions.unsqueeze(1)
             window = config.sliding_window
             mask = attends & (distances.abs() <= window if bidirectional else distances < window)
         mask = mask.unsqueeze(1)
-        if implementation == "eager":
-            mask = torch.zeros_like(mask, dtype=dtype).masked_fill(~mask, torch.finfo(dtype).min)
+        if own_implementation(config) == "eager":  # which adds them to the scores; sdpa takes booleans
+            mask = torch.zeros_like(mask, dtype=model.dtype).masked_fill(~mask, torch.finfo(model.dtype).min)
         masks[kind] = mask
     return masks
 

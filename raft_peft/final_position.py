@@ -30,12 +30,12 @@ def check_final_logits(model: Any) -> None:
             )
     if model.get_output_embeddings() is None:
         raise ValueError(
-            f"{type(_base_model(model)).__name__} has no output over the vocabulary. RAFT reads the probabilities of "
+            f"{type(base_model(model)).__name__} has no output over the vocabulary. RAFT reads the probabilities of "
             "number tokens: load the model with AutoModelForCausalLM."
         )
     if "logits_to_keep" not in _forward_parameters(model):
         raise ValueError(
-            f"{type(_base_model(model)).__name__}.forward takes no `logits_to_keep`, so it would build the logits of "
+            f"{type(base_model(model)).__name__}.forward takes no `logits_to_keep`, so it would build the logits of "
             "every position. Use a decoder whose forward takes it, as those of transformers do."
         )
 
@@ -77,45 +77,6 @@ class FinalPosition:
         return GridDistribution(self.trie.log_probs, values)
 
 
-def read_final_position(
-    model: Any,
-    input_ids: torch.Tensor,
-    attention_mask: torch.Tensor,
-    *,
-    unwrapped: Any = None,
-    hidden_states: bool = False,
-    reader: Callable[[FinalPosition], Any] | None = None,
-    **kwargs: Any,
-) -> Any:
-    """Run the model's own forward, keeping the logits of the final position alone.
-
-    Whatever the architecture does behind its head (soft-capping, scaling) is done, since its own forward does it.
-    The rows may be padded on either side, or both, with any token.
-
-    Args:
-        model: the model to call, possibly wrapped for distributed training.
-        input_ids: tokens, of shape (batch, length).
-        attention_mask: 1 on real tokens and 0 on padding, of shape (batch, length).
-        unwrapped: the model without its wrapper, where it has one.
-        hidden_states: whether to keep the output embeddings of all positions.
-        reader: what to make of the final position. It is called inside the model's forward, so that a wrapper sees
-            its parameters used, and must give tensors, or a dict of them.
-        kwargs: passed on to the forward.
-
-    Returns:
-        What the reader gave, or the `FinalPosition` itself where there is none.
-    """
-    input_ids, attention_mask = padded_left(input_ids, attention_mask)
-    unwrapped = model if unwrapped is None else unwrapped
-
-    def read(outputs: Any, states: torch.Tensor | None) -> Any:
-        final = FinalPosition(outputs.logits[:, -1], attention_mask, states, outputs)
-        return final if reader is None else reader(final)
-
-    with read_inside(unwrapped, read, hidden_states=hidden_states):
-        return last_logits(model, input_ids, attention_mask, 1, unwrapped=unwrapped, **kwargs)
-
-
 @contextmanager
 def read_inside(
     model: Any, read: Callable[[Any, torch.Tensor | None], Any], *, hidden_states: bool = False
@@ -151,6 +112,11 @@ def padded_left(input_ids: torch.Tensor, attention_mask: torch.Tensor) -> tuple[
     return input_ids.gather(1, order), attention_mask.gather(1, order)
 
 
+def positions_of(attention_mask: torch.Tensor) -> torch.Tensor:
+    """The position of each real token in its row, 0 for padding on the left, of the shape of the mask."""
+    return (attention_mask.cumsum(1) - 1).clamp(min=0)
+
+
 def last_logits(
     model: Any,
     input_ids: torch.Tensor,
@@ -170,40 +136,12 @@ def last_logits(
     parameters = _forward_parameters(unwrapped)
     if "position_ids" in parameters:
         if position_ids is None and isinstance(attention_mask, torch.Tensor):
-            position_ids = (attention_mask.cumsum(1) - 1).clamp(min=0)
+            position_ids = positions_of(attention_mask)
         inputs["position_ids"] = position_ids
     if "use_cache" in parameters:
         inputs["use_cache"] = False
     with _head_in_its_own_dtype(unwrapped):
         return model(**inputs)
-
-
-def check_bidirectional(model: Any) -> None:
-    """Refuse a model whose tokens cannot be made to attend to those behind them.
-
-    It is tried on two tokens, of which the first must change with the second.
-
-    Raises:
-        ValueError: the installed transformers cannot do it for this architecture.
-    """
-    device = model.get_input_embeddings().weight.device
-    pairs = torch.tensor([[0, 1], [0, 2]], device=device)
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.no_grad():
-            final = read_final_position(model, pairs, torch.ones_like(pairs), hidden_states=True, is_causal=False)
-        first = final.hidden_states[:, 0]
-        if not torch.equal(first[0], first[1]):
-            return
-    except TypeError:  # a forward that takes no `is_causal`
-        pass
-    finally:
-        model.train(was_training)
-    raise ValueError(
-        f"{type(_base_model(model)).__name__} attends to earlier tokens only, and this version of transformers cannot "
-        "change that. Set attention='causal'."
-    )
 
 
 @contextmanager
@@ -238,12 +176,13 @@ def _head_in_its_own_dtype(model: Any) -> Iterator[None]:
 
 def _backbone(model: Any) -> Any:
     """The part of the model that gives the output embeddings."""
-    return _base_model(model).get_decoder()
+    return base_model(model).get_decoder()
 
 
-def _base_model(model: Any) -> Any:
+def base_model(model: Any) -> Any:
+    """The model under an adapter, where there is one."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def _forward_parameters(model: Any) -> Mapping[str, inspect.Parameter]:
-    return inspect.signature(_base_model(model).forward).parameters
+    return inspect.signature(base_model(model).forward).parameters

@@ -15,9 +15,7 @@ import torch
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from raft_peft.attention_masks import DENSE, FULL, SLIDING
-
-_PREFIX = "flat_"
+from raft_peft.attention_masks import DENSE, FLAT, FULL, SLIDING, own_implementation
 
 
 @dataclass(frozen=True)
@@ -40,11 +38,6 @@ class FlatRows:
     prefix_masks: dict[str, torch.Tensor]
 
 
-def own_implementation(config: Any) -> str:
-    """The attention implementation that a model has beside flat rows."""
-    return config._attn_implementation.removeprefix(_PREFIX)
-
-
 def leave_flat_rows(config: Any) -> None:
     """Give a model's attention its own implementation back."""
     config._attn_implementation = own_implementation(config)
@@ -57,7 +50,7 @@ def take_flat_rows(config: Any) -> None:
     pass.
     """
     if config._attn_implementation in DENSE:
-        config._attn_implementation = _PREFIX + config._attn_implementation
+        config._attn_implementation = FLAT + config._attn_implementation
 
 
 def _attend(
@@ -113,8 +106,8 @@ def _register(implementation: str) -> None:
     def attend(module: torch.nn.Module, *states: Any, **options: Any) -> Any:
         return _attend(implementation, module, *states, **options)
 
-    AttentionInterface.register(_PREFIX + implementation, attend)
-    AttentionMaskInterface.register(_PREFIX + implementation, AttentionMaskInterface()[implementation])
+    AttentionInterface.register(FLAT + implementation, attend)
+    AttentionMaskInterface.register(FLAT + implementation, AttentionMaskInterface()[implementation])
 
 
 for _implementation in DENSE:

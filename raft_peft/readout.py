@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,22 +15,21 @@ from raft_peft import decisions
 from raft_peft.completion import Completion, read_completion
 from raft_peft.decoding import generate_texts, numbers_in_texts
 from raft_peft.distribution import GridDistribution
-from raft_peft.final_position import FinalPosition, check_bidirectional, check_final_logits, read_final_position
-from raft_peft.flat_attention import leave_flat_rows, take_flat_rows
+from raft_peft.final_position import FinalPosition, check_final_logits
 from raft_peft.grid import NumberGrid
 from raft_peft.heads import Head, HeadSetup
+from raft_peft.layouts import Layouts
+from raft_peft.main_process import warn
 from raft_peft.methods import METHODS, MethodSettings
-from raft_peft.reading import Layout, read_rows
-from raft_peft.rows import flat_rows, path_rows, tree_rows
-from raft_peft.trials import why_not_a_tree, why_not_flat
+from raft_peft.reading import read_final_position
+from raft_peft.trials import check_bidirectional
 from raft_peft.trie import Trie
-from raft_peft.trie_memory import check_memory, nodes_at_once
+from raft_peft.trie_memory import nodes_at_once
 
 logger = logging.getLogger(__name__)
 
 HEAD_NAME = "regression_head"
 HEAD_FILE = f"{HEAD_NAME}.safetensors"
-_CURE_FOR_ROUTERS = "The auxiliary loss of its experts takes no such mask; router_aux_loss_coef=0 does without it."
 # Below this mean probability of the grid, the first batch is worth a warning.
 _SMALL_MASS = 0.05
 
@@ -120,14 +118,13 @@ class Readout:
         self.has_parameters = any(True for _ in head.parameters())
         if self.has_parameters:
             setattr(model, HEAD_NAME, self.head)
-        self.padding_free = padding_free
-        if padding_free:
-            take_flat_rows(model.config.get_text_config())
-        self._has_met_flat_rows = False
-        self._has_met_a_trie = False
-        self._has_trained_on_a_trie = False
+        self._layouts = Layouts(padding_free=padding_free, bidirectional=settings.attention == "bidirectional")
         self._has_met_a_mass = False
-        self._why_not_a_tree: str | None = None
+
+    @property
+    def padding_free(self) -> bool:
+        """Whether rows are laid end to end; turned off at the first batch where the model cannot read them so."""
+        return self._layouts.padding_free
 
     @property
     def values(self) -> torch.Tensor:
@@ -157,28 +154,19 @@ class Readout:
         trie = Trie.in_batch(batch)
         grid_token_ids = batch["grid_token_ids"] if trie is None else trie.token_ids
         trie = trie if self.head.reads_grid else None
-        options = {"unwrapped": unwrapped, "hidden_states": self.head.reads_hidden_states, **kwargs}
-
-        def reader(final: FinalPosition) -> dict[str, torch.Tensor]:
-            return self._apply_head(final, grid_token_ids)
-
-        layout = self._layout(unwrapped, trie)
-        if layout is None:
-            if self._is_bidirectional:
-                options["is_causal"] = False
-            read = read_final_position(model, batch["input_ids"], batch["attention_mask"], reader=reader, **options)
-        else:
-            read = read_rows(
-                model,
-                batch["input_ids"],
-                batch["attention_mask"],
-                trie,
-                layout,
-                reader,
-                constrained=self.settings.constrained,
-                max_nodes=None if trie is None or torch.is_grad_enabled() else nodes_at_once(unwrapped, trie),
-                **options,
-            )
+        read = read_final_position(
+            model,
+            batch["input_ids"],
+            batch["attention_mask"],
+            trie,
+            layout=self._layouts.choose(unwrapped, trie),
+            unwrapped=unwrapped,
+            hidden_states=self.head.reads_hidden_states,
+            constrained=self.settings.constrained,
+            max_nodes=None if trie is None or torch.is_grad_enabled() else nodes_at_once(unwrapped, trie),
+            reader=lambda final: self._apply_head(final, grid_token_ids),
+            **kwargs,
+        )
         output = read.get("predictions")
         if output is None:
             output = GridDistribution(read["log_probs"], read["values"])
@@ -200,61 +188,6 @@ class Readout:
             more["greedy_misses"] = final.trie.greedy_misses
         return read | {name: tensor for name, tensor in more.items() if tensor is not None}
 
-    @property
-    def _is_bidirectional(self) -> bool:
-        return self.settings.attention == "bidirectional"
-
-    def _layout(self, model: Any, trie: Trie | None) -> Layout | None:
-        """How the rows are laid out; None for prompts alone, padded."""
-        self._meet_flat_rows(model)
-        if trie is not None:
-            self._meet_trie(model, trie)
-            if self._why_not_a_tree is not None:
-                return path_rows
-        if self.padding_free:
-            take_flat_rows(model.config.get_text_config())  # in case that another was set since
-            return partial(flat_rows, bidirectional=self._is_bidirectional)
-        return None if trie is None else partial(tree_rows, bidirectional=self._is_bidirectional)
-
-    def _meet_flat_rows(self, model: Any) -> None:
-        """See, at the first batch, whether the rows can do without padding."""
-        if self._has_met_flat_rows or not self.padding_free:
-            return
-        self._has_met_flat_rows = True
-        reason = why_not_flat(model)
-        if reason is not None:
-            self.padding_free = False
-            leave_flat_rows(model.config.get_text_config())
-            _warn(f"`padding_free=True` is left off, and the rows are padded: {reason}.")
-
-    def _meet_trie(self, model: Any, trie: Trie) -> None:
-        """See, at the first batch, how numbers of several tokens can be read."""
-        if torch.is_grad_enabled() and not self._has_trained_on_a_trie:
-            check_memory(model, trie)
-            self._has_trained_on_a_trie = True
-        if self._has_met_a_trie:
-            return
-        self._has_met_a_trie = True
-        self._why_not_a_tree = why_not_a_tree(model)
-        if self._why_not_a_tree is None:
-            return
-        paths = trie.paths().shape[1]
-        cure = (
-            f" {_CURE_FOR_ROUTERS}" if getattr(model.config.get_text_config(), "output_router_logits", False) else ""
-        )
-        if self._is_bidirectional:
-            raise ValueError(
-                "`attention='bidirectional'` with numbers of several tokens needs a mask for each pair of tokens, and "
-                f"this model cannot take one: {self._why_not_a_tree}.{cure} Otherwise set attention='causal', or load "
-                "it with attn_implementation='sdpa' or 'eager' where it has another."
-            )
-        if paths > 1:
-            _warn(
-                f"The numbers of this grid are scored in {paths} rows a prompt instead of one, which is exact but "
-                f"takes about {paths} times as long: {self._why_not_a_tree}.{cure} Where the model has another "
-                "attention than these, load it with attn_implementation='sdpa' or 'eager'."
-            )
-
     def _meet_mass(self, distribution: GridDistribution) -> None:
         """Say, at the first batch, where the model hardly answers with a number of the grid."""
         if self._has_met_a_mass or self.head.sums_to_one or self.settings.renormalize or self.reads_text:
@@ -264,10 +197,11 @@ class Readout:
         if mass >= _SMALL_MASS:
             return
         cure = "Set renormalize=True, or train" if "renormalize" in self.method.takes else "Train"
-        _warn(
+        warn(
+            logger,
             f"The model answers with a number of the grid with a probability of {mass:.2%} only, and all else counts "
             f"as 0: the predictions of the first batch are near 0. {cure} until `grid_mass` is near 1, or let the "
-            "prompt ask for the number more plainly."
+            "prompt ask for the number more plainly.",
         )
 
     def read_target(
@@ -350,12 +284,6 @@ def save_head(parameters: Mapping[str, torch.Tensor], folder: str | Path) -> Non
     """Write a head's parameters into a folder."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in parameters.items()}
     save_file(tensors, Path(folder) / HEAD_FILE)
-
-
-def _warn(text: str) -> None:
-    """Say it once, where several processes train together."""
-    if not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0:
-        logger.warning(text)
 
 
 def _trained_head(model: Any, like: Head) -> Head | None:

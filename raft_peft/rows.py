@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
-from raft_peft.attention_masks import DENSE, masks_of_layers
-from raft_peft.final_position import last_logits
-from raft_peft.flat_attention import FlatRows, own_implementation
+from raft_peft.attention_masks import DENSE, masks_of_layers, own_implementation
+from raft_peft.final_position import last_logits, positions_of
+from raft_peft.flat_attention import FlatRows
 from raft_peft.trie import NO_NODE, Trie
 
 
@@ -21,21 +22,21 @@ class Rows:
         input_ids: of shape (rows, length).
         attention_mask: 1 on real tokens, of shape (rows, length); or a mask of shape (rows, 1, length, length) in the
             form that the model's attention takes, or one for each kind of layer; None where the positions say it.
-        position_ids: of shape (rows, length).
+        position_ids: of shape (rows, length); None where they are counted from the mask.
         keep: the columns whose logits are needed: how many of the last, or which.
         nodes: where the root and each node are in these columns, the rows of one prompt joined, of shape
             (batch, 1 + nodes); None where the columns are the nodes, in order.
         columns: where each token of the prompts is in the rows, joined, anywhere for padding, of shape
-            (batch, length).
+            (batch, length); None where the rows are the prompts.
         options: what else the forward takes.
     """
 
     input_ids: torch.Tensor
     attention_mask: torch.Tensor | dict[str, torch.Tensor] | None
-    position_ids: torch.Tensor
+    position_ids: torch.Tensor | None
     keep: int | torch.Tensor
-    nodes: torch.Tensor | None
-    columns: torch.Tensor
+    nodes: torch.Tensor | None = None
+    columns: torch.Tensor | None = None
     options: dict[str, Any] = field(default_factory=dict)
 
     def run(self, model: Any, **kwargs: Any) -> Any:
@@ -52,6 +53,8 @@ class Rows:
 
     def node_logits(self, logits: torch.Tensor) -> torch.Tensor:
         """From the logits of the columns to those of the root and each node, (batch, 1 + nodes, vocabulary)."""
+        if self.columns is None:
+            return logits
         logits = logits.reshape(len(self.columns), -1, logits.shape[-1])
         if self.nodes is None:
             return logits
@@ -59,7 +62,11 @@ class Rows:
 
     def prompt_states(self, states: torch.Tensor) -> torch.Tensor:
         """From the output embeddings of the rows to those of the prompts, (batch, length, hidden)."""
-        return states.flatten(0, 1)[self.columns]
+        return states if self.columns is None else states.flatten(0, 1)[self.columns]
+
+
+# From the model without a wrapper, prompts that are padded on the left, and the trie behind them, to rows.
+Layout = Callable[[Any, torch.Tensor, torch.Tensor, Any], Rows]
 
 
 @dataclass(frozen=True)
@@ -77,7 +84,7 @@ class _Tree:
     ) -> _Tree:
         batch, length = input_ids.shape
         real = attention_mask.bool()
-        positions = (attention_mask.cumsum(1) - 1).clamp(min=0)
+        positions = positions_of(attention_mask)
         if trie is not None:
             input_ids = torch.cat([input_ids, trie.node_ids], dim=1)
             positions = torch.cat([positions, attention_mask.sum(1, keepdim=True) + trie.depths - 1], dim=1)
@@ -95,10 +102,16 @@ class _Tree:
         return cls(input_ids, positions, real, attends)
 
 
-def padded_rows(model: Any, input_ids: torch.Tensor, attention_mask: torch.Tensor, trie: None = None) -> Rows:
-    """The prompts alone, padded on the left, where every number is one token. Takes what `tree_rows` does."""
-    columns = torch.arange(input_ids.numel(), device=input_ids.device).view(input_ids.shape)
-    return Rows(input_ids, attention_mask, (attention_mask.cumsum(1) - 1).clamp(min=0), 1, None, columns)
+def padded_rows(
+    model: Any,
+    input_ids: torch.Tensor,
+    attention_mask: torch.Tensor,
+    trie: Trie | None = None,
+    *,
+    bidirectional: bool = False,
+) -> Rows:
+    """The prompts alone, where every number is one token. Takes what `tree_rows` does, without a trie."""
+    return Rows(input_ids, attention_mask, None, 1, options={"is_causal": False} if bidirectional else {})
 
 
 def tree_rows(
@@ -117,7 +130,7 @@ def tree_rows(
         bidirectional: whether the tokens of the prompt attend to all of the prompt.
     """
     tree = _Tree.of(input_ids, attention_mask, trie, bidirectional=bidirectional)
-    masks = _masks(model, tree.attends, tree.positions, tree.positions, bidirectional=bidirectional)
+    masks = masks_of_layers(model, tree.attends, tree.positions, tree.positions, bidirectional=bidirectional)
     batch, length = input_ids.shape
     columns = torch.arange(batch * tree.input_ids.shape[1], device=input_ids.device).view(batch, -1)
     return Rows(
@@ -146,7 +159,7 @@ def path_rows(model: Any, input_ids: torch.Tensor, attention_mask: torch.Tensor,
     return Rows(
         input_ids,
         mask,
-        (mask.cumsum(1) - 1).clamp(min=0),
+        None,
         1 + depth,
         nodes[:, :-1],
         columns[:, 0, : attention_mask.shape[1]],
@@ -191,14 +204,14 @@ def flat_rows(
         prefix,
         columns,
         places,
-        _masks(
+        masks_of_layers(
             model,
             torch.cat([to_prefix, attends], dim=2),
             positions,
             torch.cat([prefix_positions.expand(len(own), -1), positions], dim=1),
             bidirectional=bidirectional,
         ),
-        _masks(
+        masks_of_layers(
             model,
             torch.ones(1, prefix, prefix, dtype=torch.bool, device=own.device).tril(),
             prefix_positions[None],
@@ -225,7 +238,7 @@ def _flash_rows(input_ids: torch.Tensor, attention_mask: torch.Tensor) -> Rows:
     places = attention_mask.flatten().nonzero().flatten()
     columns = torch.zeros_like(input_ids)
     columns.view(-1)[places] = torch.arange(len(places), device=places.device)
-    positions = (attention_mask.cumsum(1) - 1).flatten()[places]
+    positions = positions_of(attention_mask).flatten()[places]
     return Rows(input_ids.flatten()[places][None], None, positions[None], columns[:, -1], None, columns)
 
 
@@ -238,17 +251,3 @@ def _common_prefix(input_ids: torch.Tensor, attention_mask: torch.Tensor) -> int
     beginnings = input_ids.gather(1, starts + torch.arange(shortest - 1, device=input_ids.device))
     same = (beginnings == beginnings[:1]).all(0)
     return int(same.long().cumprod(0).sum())
-
-
-def _masks(
-    model: Any,
-    attends: torch.Tensor,
-    query_positions: torch.Tensor,
-    key_positions: torch.Tensor,
-    *,
-    bidirectional: bool = False,
-) -> dict[str, torch.Tensor]:
-    config = model.config.get_text_config()
-    distances = query_positions.unsqueeze(2) - key_positions.unsqueeze(1)
-    dtype = model.dtype
-    return masks_of_layers(config, own_implementation(config), attends, distances, dtype, bidirectional=bidirectional)

@@ -1,21 +1,22 @@
-"""What a model's attention can do, found out by trial.
-
-Two short prompts, under windows shorter than these, must give the logits that the plain way gives.
-"""
+"""What a model's attention can do, found out by trial on two short prompts."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
 
-from raft_peft.attention_masks import DENSE, FULL, SLIDING, kinds_of_layers, shorter_window
-from raft_peft.flat_attention import leave_flat_rows, own_implementation
-from raft_peft.rows import Rows, flat_rows, padded_rows, path_rows, tree_rows
+from raft_peft.attention_masks import DENSE, FULL, SLIDING, kinds_of_layers, own_implementation, shorter_window
+from raft_peft.final_position import base_model
+from raft_peft.flat_attention import leave_flat_rows
+from raft_peft.reading import read_final_position
+from raft_peft.rows import Layout, Rows, flat_rows, padded_rows, path_rows, tree_rows
 from raft_peft.trie import Trie
 
-_LENGTH = 6
+# Shorter than the prompts on which a layout must give the logits that the plain way gives.
 _WINDOW = 4
 
 
@@ -33,9 +34,7 @@ def why_not_flat(model: Any) -> str | None:
     return _why_not_equal(model, None, flat_rows, padded_rows)
 
 
-def _why_not_equal(
-    model: Any, trie: Trie | None, layout: Callable[..., Rows], plain_layout: Callable[..., Rows]
-) -> str | None:
+def _why_not_equal(model: Any, trie: Trie | None, layout: Layout, plain_layout: Layout) -> str | None:
     config = model.config.get_text_config()
     others = kinds_of_layers(config) - {FULL, SLIDING}
     if others:
@@ -43,11 +42,9 @@ def _why_not_equal(
     device = _device(model)
     input_ids = torch.tensor([[0, 0, 1, 2, 5, 6], [1, 2, 3, 4, 5, 6]], device=device)
     attention_mask = torch.tensor([[0, 0, 1, 1, 1, 1], [1, 1, 1, 1, 1, 1]], device=device)
-    was_training = model.training
     implementation = config._attn_implementation
-    model.eval()
     try:
-        with torch.no_grad(), shorter_window(config, _WINDOW), torch.autocast(device.type, enabled=False):
+        with _in_evaluation(model), shorter_window(config, _WINDOW), torch.autocast(device.type, enabled=False):
             # The plain way under the name that the model's attention has of itself, since some architectures ask it.
             leave_flat_rows(config)
             expected = _read(model, plain_layout(model, input_ids, attention_mask, trie))
@@ -57,11 +54,50 @@ def _why_not_equal(
         return f"its forward does not take them ({type(error).__name__}: {error})"
     finally:
         config._attn_implementation = implementation
-        model.train(was_training)
     tolerance = 1e-3 if model.dtype == torch.float32 else 5e-2
     if not torch.allclose(found, expected, rtol=tolerance, atol=tolerance * float(expected.std())):
         return "its numbers change with them"
     return None
+
+
+def check_bidirectional(model: Any) -> None:
+    """Refuse a model whose tokens cannot be made to attend to those behind them.
+
+    It is tried on two tokens, of which the first must change with the second.
+
+    Raises:
+        ValueError: the installed transformers cannot do it for this architecture.
+    """
+    pairs = torch.tensor([[0, 1], [0, 2]], device=_device(model))
+    try:
+        with _in_evaluation(model):
+            final = read_final_position(
+                model,
+                pairs,
+                torch.ones_like(pairs),
+                layout=partial(padded_rows, bidirectional=True),
+                hidden_states=True,
+            )
+        first = final.hidden_states[:, 0]
+        if not torch.equal(first[0], first[1]):
+            return
+    except TypeError:  # a forward that takes no `is_causal`
+        pass
+    raise ValueError(
+        f"{type(base_model(model)).__name__} attends to earlier tokens only, and this version of transformers cannot "
+        "change that. Set attention='causal'."
+    )
+
+
+@contextmanager
+def _in_evaluation(model: Any) -> Iterator[None]:
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        model.train(was_training)
 
 
 def _read(model: Any, rows: Rows) -> torch.Tensor:

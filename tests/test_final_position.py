@@ -2,7 +2,9 @@ import pytest
 import torch
 from transformers import BertConfig, BertModel, GPT2Config, GPT2LMHeadModel
 
-from raft_peft.final_position import check_bidirectional, check_final_logits, read_final_position
+from raft_peft.final_position import check_final_logits
+from raft_peft.reading import read_final_position
+from raft_peft.trials import check_bidirectional
 
 
 def by_hand(model, rows):

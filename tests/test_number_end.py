@@ -7,8 +7,8 @@ from raft_peft.number_end import NumberEnd
 from raft_peft.resolution import resolve
 
 GEMMA = (
-    "{{ bos_token }}{% for m in messages %}{{ '<start_of_turn>' + m['role'] + '\n' + m['content'] + '<end_of_turn>\n' }}"
-    "{% endfor %}"
+    "{{ bos_token }}{% for m in messages %}"
+    "{{ '<start_of_turn>' + m['role'] + '\n' + m['content'] + '<end_of_turn>\n' }}{% endfor %}"
 )
 GRID = NumberGrid([1, 10, 2])
 
