@@ -93,7 +93,7 @@ class NumberGrid:
         >>> NumberGrid.spaced(0, 1, 0.5).texts
         ('0.0', '0.5', '1.0')
         """
-        needed = max(_decimals(low), _decimals(granularity))
+        needed = max(decimals_of(low), decimals_of(granularity))
         decimals = needed if decimals is None else decimals
         if not granularity > 0 or not high > low:
             raise ValueError(f"A grid from {low} to {high} in steps of {granularity} is empty. Example: 0, 5, 0.1.")
@@ -117,7 +117,8 @@ class NumberGrid:
         return all(text == number_text(value) for value, text in self)
 
 
-def _decimals(number: float) -> int:
+def decimals_of(number: float) -> int:
+    """How many digits behind the point its shortest text has."""
     return len(number_text(number).partition(".")[2])
 
 

@@ -128,8 +128,7 @@ def _read_completion(completion: Any, grid: NumberGrid) -> float:
         for value, grid_text in grid:
             if text.strip() == grid_text.strip():
                 return value
-        try:
-            return float(text)
-        except ValueError:
-            pass
+        number = _as_number(text)
+        if number is not None:
+            return number
     raise ValueError(f"the completion {completion!r} is not a number. Give a numeric completion or a float label.")

@@ -19,7 +19,7 @@ from raft_peft.heads import (
     SpecialTokenHead,
     UpperValueHead,
 )
-from raft_peft.number_end import EOS_END, GRID_END, TURN_END
+from raft_peft.number_end import EOS_END, GRID_END, TURN_END, NumberEnd
 
 ATTENTIONS = ("causal", "bidirectional")
 POOLINGS = ("mean", "min", "max")
@@ -156,6 +156,10 @@ class MethodSettings:
                 "Weights of the whole vocabulary predict one number, without a distribution over the "
                 "grid. Leave `decision` at 'mean'."
             )
+
+    def end_of_numbers(self, tokenizer: Any) -> NumberEnd:
+        """What must follow a number, under a tokenizer."""
+        return NumberEnd.of(self.number_end, tokenizer, every_number=self.end_every_number)
 
     def method_settings(self) -> dict[str, Any]:
         """These settings alone, also of a class that adds others."""

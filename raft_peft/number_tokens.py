@@ -14,7 +14,7 @@ from peft.utils import ModulesToSaveWrapper, TrainableTokensWrapper
 from tokenizers import AddedToken
 
 from raft_peft.final_position import check_final_logits
-from raft_peft.grid import NumberGrid, number_text
+from raft_peft.grid import NumberGrid, decimals_of
 
 INITS = ("zero", "first", "average", "random")
 
@@ -195,7 +195,7 @@ def _grid_of_decimals(
                 f"With `granularity`, `values` are the least and the greatest number, such as (0, 5); got {values!r}."
             ) from None
         grid = NumberGrid.spaced(low, high, granularity)
-    decimals = max(1, *(len(number_text(value).partition(".")[2]) for value in grid.values))
+    decimals = max(1, *map(decimals_of, grid.values))
     return NumberGrid({value: f"{value:.{decimals}f}" for value in grid.values})
 
 

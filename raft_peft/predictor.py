@@ -9,11 +9,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from huggingface_hub.errors import EntryNotFoundError, HFValidationError, RepositoryNotFoundError
-from peft import PeftConfig, PeftModelForCausalLM, TaskType
 from tqdm.auto import tqdm
-from transformers import AutoModelForCausalLM, AutoTokenizer
-from transformers.utils import cached_file
+from transformers import AutoTokenizer
 
 from raft_peft.adapter import RAFT_CONFIG_NAME, RaftConfig
 from raft_peft.collate import RegressionCollator
@@ -21,11 +18,10 @@ from raft_peft.distribution import GridDistribution
 from raft_peft.grid import NumberGrid
 from raft_peft.heads import Head
 from raft_peft.methods import METHODS, MethodSettings
-from raft_peft.number_end import NumberEnd
+from raft_peft.opening import find_file, open_model
 from raft_peft.prompts import EncodedPrompt, PromptEncoder
 from raft_peft.readout import HEAD_FILE, Readout
 
-ADAPTER_CONFIG_NAME = "adapter_config.json"
 # Prompts are sorted by length among this many batches: long enough to save padding, short enough for any memory.
 _BATCHES_SORTED_TOGETHER = 64
 
@@ -77,7 +73,7 @@ class RegressionPredictor:
             self.grid,
             separator=separator,
             max_length=max_length,
-            number_end=NumberEnd.of(self.settings.number_end, tokenizer, every_number=self.settings.end_every_number),
+            number_end=self.settings.end_of_numbers(tokenizer),
         )
         ids = None if grid_token_ids is None else tuple(map(tuple, grid_token_ids))
         self.readout = Readout(
@@ -146,7 +142,7 @@ class RegressionPredictor:
             for key in ("revision", "token", "cache_dir", "local_files_only")
             if key in model_kwargs
         }
-        config_path = _find_file(name, RAFT_CONFIG_NAME, hub)
+        config_path = find_file(name, RAFT_CONFIG_NAME, hub)
         saved = None if config_path is None else RaftConfig.load(config_path)
         own_grid = grid is None
         if saved is not None and own_grid:
@@ -198,10 +194,7 @@ class RegressionPredictor:
             device_map = {"": torch.accelerator.current_accelerator()}
         if device_map is not None:
             model_kwargs["device_map"] = device_map
-        if _find_file(name, ADAPTER_CONFIG_NAME, hub) is None:
-            model = AutoModelForCausalLM.from_pretrained(name, **model_kwargs)
-        else:
-            model = _open_adapter(name, tokenizer, **model_kwargs)
+        model = open_model(name, tokenizer, hub, **model_kwargs)
         predictor = cls(
             model,
             tokenizer,
@@ -214,7 +207,7 @@ class RegressionPredictor:
             **settings,
         )
         if predictor.readout.has_parameters:
-            head_path = _find_file(name, HEAD_FILE, hub)
+            head_path = find_file(name, HEAD_FILE, hub)
             if head_path is None:
                 raise ValueError(
                     f"{name!r} has no {HEAD_FILE}, and the head of method {predictor.settings.method!r} has "
@@ -298,29 +291,6 @@ class RegressionPredictor:
         )
 
 
-def _open_adapter(name: str, tokenizer: Any, revision: str | None = None, **options: Any) -> Any:
-    """The adapter on its base model, as `AutoPeftModelForCausalLM` opens it, with a row for every token.
-
-    There, rows that the base model lacks are drawn from the mean and covariance of all others, at the cost of float32
-    copies of the embedding and, for Gemma 2's on a CPU, most of a minute. The adapter replaces them.
-
-    Raises:
-        ValueError: the adapter is for another task.
-    """
-    peft_config = PeftConfig.from_pretrained(name, revision=revision, **options)
-    if peft_config.task_type not in (None, TaskType.CAUSAL_LM):
-        raise ValueError(
-            f"The adapter in {name!r} is for the task {peft_config.task_type}, and has no next-token probabilities. "
-            "Load one of the task CAUSAL_LM."
-        )
-    model = AutoModelForCausalLM.from_pretrained(
-        peft_config.base_model_name_or_path, revision=peft_config.revision, **options
-    )
-    if len(tokenizer) > model.get_input_embeddings().weight.shape[0]:
-        model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
-    return PeftModelForCausalLM.from_pretrained(model, name, revision=revision, **options)
-
-
 def _rows(prompts: Iterable[Any]) -> Iterator[Mapping[str, Any]]:
     if isinstance(prompts, str | Mapping):
         raise ValueError("`prompts` must be a list of prompts. For one prompt, pass a list of one: [prompt].")
@@ -334,20 +304,3 @@ def _chunks(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
     iterator = iter(items)
     while chunk := list(itertools.islice(iterator, size)):
         yield chunk
-
-
-def _find_file(name: str, filename: str, hub: Mapping[str, Any]) -> str | None:
-    """The path of a file of a folder or Hub repository, or None where it has none."""
-    if Path(name).is_dir():
-        path = Path(name) / filename
-        return str(path) if path.is_file() else None
-    try:
-        return cached_file(
-            name,
-            filename,
-            _raise_exceptions_for_missing_entries=False,
-            _raise_exceptions_for_connection_errors=False,
-            **hub,
-        )
-    except (EntryNotFoundError, RepositoryNotFoundError, HFValidationError):
-        return None

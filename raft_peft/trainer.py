@@ -39,7 +39,6 @@ from raft_peft.loading import processing_class_of, random_model, reloadable
 from raft_peft.losses import DistributionLoss, Loss, cross_entropy, squared_error
 from raft_peft.methods import METHODS
 from raft_peft.metrics import regression_metrics
-from raft_peft.number_end import NumberEnd
 from raft_peft.number_tokens import check_number_tokens, rows_saved_alone
 from raft_peft.preparation import ENCODED_COLUMNS, encode_dataset, first_row
 from raft_peft.prompts import PromptEncoder
@@ -238,7 +237,7 @@ class RegressionAwareTrainer(SFTTrainer):
                 self.grid,
                 separator=args.separator,
                 max_length=args.max_length,
-                number_end=NumberEnd.of(args.number_end, self._tokenizer, every_number=args.end_every_number),
+                number_end=args.end_of_numbers(self._tokenizer),
                 processor=processing_class,
             )
         return self._encode_dataset(dataset, dataset_name)
