@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 from raft_peft.grid import NumberGrid
 from raft_peft.number_end import NumberEnd
+from raft_peft.number_sentences import NumberSentences, ending
 
 # So many tokens before the number fix how it is tokenized, see GridResolver. A tail may begin inside a character;
 # then the next length is tried.
@@ -126,12 +126,11 @@ class GridResolver:
     def __init__(self, grid: NumberGrid, tokenizer: Any, number_end: NumberEnd | None = None):
         self.grid = grid
         self.tokenizer = tokenizer
-        self.number_end = NumberEnd() if number_end is None else number_end
+        self._sentences = NumberSentences(grid, tokenizer, NumberEnd() if number_end is None else number_end)
+        self._added_tokens = [_bare(token) for token in self._sentences.added_tokens]
         backend = getattr(tokenizer, "backend_tokenizer", None)
         self._is_local = backend is not None and type(backend.model).__name__ in _LOCAL_MODELS
-        self._tokens_of_their_own = tokenizer.get_added_vocab() if hasattr(tokenizer, "get_added_vocab") else {}
         self._tails: dict[tuple[int, ...], _Tail | None] = {}
-        self._known: dict[str, bool] = {}
 
     def resolve(
         self, contexts: Sequence[Context], targets: Sequence[str] | None = None
@@ -149,16 +148,16 @@ class GridResolver:
         if not contexts:
             return []
         leading_ids = _leading_special_ids(self.tokenizer, self.grid.texts[0])
-        openings = self._encode(context.opening for context in contexts)
+        openings = self._sentences.encode(context.opening for context in contexts)
         tails = [self._tail(context, opening) for context, opening in zip(contexts, openings, strict=True)]
         # One value a row, each in its turn, as part of the whole sentence.
         turns = [row % len(self.grid) for row in range(len(contexts))]
-        sentences = self._encode(
+        sentences = self._sentences.encode(
             context.opening + (self.grid.texts if tail is None else tail.texts)[turn]
             for context, tail, turn in zip(contexts, tails, turns, strict=True)
         )
         if targets is not None:
-            targets_in_context = self._encode(
+            targets_in_context = self._sentences.encode(
                 context.opening + target for context, target in zip(contexts, targets, strict=True)
             )
         resolved: list[ResolvedGrid | ValueError] = []
@@ -187,7 +186,7 @@ class GridResolver:
             following = tuple(sentence[len(prompt) :])
             if sentence[: len(prompt)] == prompt and following and number[: len(following)] == following:
                 return prompt, tail.token_ids
-        length, _, token_ids = self._split(context.opening, opening)
+        length, _, token_ids = self._sentences.split(context.opening, opening)
         return opening[:length], token_ids
 
     def _tail(self, context: Context, opening: list[int]) -> _Tail | None:
@@ -209,10 +208,10 @@ class GridResolver:
 
     def _resolve_tail(self, ids: list[int]) -> _Tail | None:
         text = self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
-        if self._encode([text]) != [ids] or not self._decides(text):
+        if self._sentences.encode([text]) != [ids] or not self._decides(text):
             return None
         try:
-            length, texts, token_ids = self._split(text, ids)
+            length, texts, token_ids = self._sentences.split(text, ids)
         except ValueError:
             return None
         return _Tail(text, len(ids) - length, texts, token_ids) if length > 0 else None
@@ -220,130 +219,19 @@ class GridResolver:
     def _decides(self, text: str) -> bool:
         """Whether nothing that begins before this text can reach into the number: no run of digits, which may be cut
         into groups from its beginning, and no added token."""
-        return not text.isnumeric() and not any(_bare(text) in _bare(token) for token in self._tokens_of_their_own)
-
-    def _split(self, text: str, opening: list[int]) -> tuple[int, tuple[str, ...], tuple[tuple[int, ...], ...]]:
-        """How many tokens of the opening are the prompt; each number's text, with its end where that is a text; and
-        the ids of each number, with its end."""
-        texts = list(self.grid.texts)
-        whole = self._encode(text + number for number in texts)
-        length = self._prompt_length(text, texts, opening, whole)
-        self._check_number_tokens(text, texts, [tuple(ids[length:]) for ids in whole])
-        if self.number_end == NumberEnd():
-            return length, tuple(texts), tuple(tuple(ids[length:]) for ids in whole)
-        ended = list(range(len(texts))) if self.number_end.every_number else _beginnings(whole)
-        if self.number_end.text:
-            for value in ended:
-                texts[value] += self.number_end.text
-            whole = self._encode(text + number for number in texts)
-            length = self._prompt_length(text, texts, opening, whole)
-        token_ids = [tuple(ids[length:]) for ids in whole]
-        self._check_number_tokens(text, texts, token_ids)
-        if self.number_end.token_id is not None:
-            for value in ended:
-                token_ids[value] += (self.number_end.token_id,)
-        self._check_ends(token_ids)
-        return length, tuple(texts), tuple(token_ids)
-
-    def _prompt_length(self, text: str, texts: Sequence[str], opening: list[int], whole: list[list[int]]) -> int:
-        if all(ids[: len(opening)] == opening for ids in whole):
-            if opening and opening[-1] == self.tokenizer.unk_token_id:
-                self._check_unknown_end(text, texts, len(opening))
-            return len(opening)
-        shared = [_common_prefix_length(opening, ids) for ids in whole]
-        length = min(shared)
-        # The tokens lost from the prompt may only be white space, which then is part of the number's own token.
-        if self.tokenizer.decode(opening[length:], skip_special_tokens=False).strip():
-            value = shared.index(length)
-            raise ValueError(
-                f"The number {self.grid.texts[value]!r} merges into the end of the prompt {_ending(text)!r}: the "
-                f"tokenizer gives {self._token_texts(opening[length:])} without the number and "
-                f"{self._token_texts(whole[value][length:])} with it. End the prompt with a space or a new line, "
-                "or set another separator."
-            )
-        return length
-
-    def _check_unknown_end(self, text: str, texts: Sequence[str], length: int) -> None:
-        """An unknown token at the end of the prompt may take in the beginning of a number without a trace."""
-        sentences = [text + number for number in texts]
-        offsets = self.tokenizer(sentences, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
-        for number, sentence, spans in zip(self.grid.texts, sentences, offsets, strict=True):
-            if sentence[len(text) : spans[length - 1][1]].strip():
-                raise ValueError(
-                    f"The number {number!r} merges into the end of the prompt {_ending(text)!r}: both are one token "
-                    "that the tokenizer does not know. End the prompt with a space or a new line, or set another "
-                    "separator."
-                )
+        bare = _bare(text)
+        return not text.isnumeric() and not any(bare in token for token in self._added_tokens)
 
     def _target_ids(self, context: Context, prompt: list[int], sentence: list[int]) -> tuple[int, ...]:
         """The ids of the target behind the prompt of the grid."""
         if sentence[: len(prompt)] != prompt or len(sentence) == len(prompt):
             raise ValueError(
-                f"The target's text begins inside the prompt {_ending(context.text)!r}: the tokenizer gives "
-                f"{self._token_texts(sentence[-6:])} with it, where the grid's numbers begin behind "
-                f"{self._token_texts(prompt[-3:])}. Scale the labels so that they are written like the grid "
+                f"The target's text begins inside the prompt {ending(context.text)!r}: the tokenizer gives "
+                f"{self._sentences.token_texts(sentence[-6:])} with it, where the grid's numbers begin behind "
+                f"{self._sentences.token_texts(prompt[-3:])}. Scale the labels so that they are written like the grid "
                 "(without a sign, say), or set another separator."
             )
         return tuple(sentence[len(prompt) :])
-
-    def _check_number_tokens(self, text: str, texts: Sequence[str], token_ids: Sequence[tuple[int, ...]]) -> None:
-        seen: dict[tuple[int, ...], str] = {}
-        unknown, unknown_id = self.tokenizer.unk_token, self.tokenizer.unk_token_id
-        for number, ended, ids in zip(self.grid.texts, texts, token_ids, strict=True):
-            if not ids or (unknown_id in ids and unknown not in ended) or self._leaves_out(ended):
-                raise ValueError(
-                    f"The tokenizer has no token for the grid text {ended!r} after {_ending(text)!r}. Choose values "
-                    "that it can write, or give them other texts: grid={1: 'A', 2: 'B'}."
-                )
-            own = self._tokens_of_their_own.get(number)
-            if own is not None and ids[0] != own:
-                raise ValueError(
-                    f"The grid text {number!r} has a token of its own, but after {_ending(text)!r} it is written as "
-                    f"{self._token_texts(ids)}. End the prompt with a space or a new line, or set another separator."
-                )
-            if ids in seen:
-                raise ValueError(
-                    f"The grid texts {seen[ids]!r} and {number!r} are the same tokens {self._token_texts(ids)}, so "
-                    "the model cannot tell them apart. Give them texts that differ under this tokenizer."
-                )
-            seen[ids] = number
-
-    def _leaves_out(self, text: str) -> bool:
-        """Whether the tokenizer drops characters that it does not know."""
-        for token in self._tokens_of_their_own:
-            text = text.replace(token, " ")
-        characters = {character for character in text if not character.isspace()}
-        if unseen := sorted(characters - self._known.keys()):
-            self._known.update(zip(unseen, map(bool, self._encode(unseen)), strict=True))
-        return not all(self._known[character] for character in characters)
-
-    def _check_ends(self, token_ids: Sequence[tuple[int, ...]]) -> None:
-        """With an end of its own, no number may begin another any more."""
-        for value in _beginnings(token_ids):
-            other = next(ids for ids in token_ids if ids[: len(token_ids[value])] == token_ids[value] != ids)
-            raise ValueError(
-                f"The grid text {self.grid.texts[value]!r} with its end {self._token_texts(token_ids[value])} is the "
-                f"beginning of another, {self._token_texts(other)}, so that the two overlap. Set `number_end` to "
-                "'grid', or to a text that stands in no number, such as a new line."
-            )
-
-    def _encode(self, texts: Iterable[str]) -> list[list[int]]:
-        return self.tokenizer(list(texts), add_special_tokens=False)["input_ids"]
-
-    def _token_texts(self, ids: Sequence[int]) -> list[str]:
-        return self.tokenizer.convert_ids_to_tokens(list(ids))
-
-
-def _beginnings(sequences: Sequence[Sequence[int]]) -> list[int]:
-    """The indices of the sequences with which another one begins."""
-    # In lexicographic order a sequence stands right before those that begin with it.
-    order = sorted(range(len(sequences)), key=lambda index: list(sequences[index]))
-    pairs = pairwise(order)
-    return sorted(
-        index
-        for index, following in pairs
-        if list(sequences[following][: len(sequences[index])]) == list(sequences[index])
-    )
 
 
 def _leading_special_ids(tokenizer: Any, text: str) -> tuple[int, ...]:
@@ -356,18 +244,6 @@ def _leading_special_ids(tokenizer: Any, text: str) -> tuple[int, ...]:
     return ()
 
 
-def _common_prefix_length(ids: Sequence[int], other_ids: Sequence[int]) -> int:
-    length = 0
-    for one, other in zip(ids, other_ids, strict=False):
-        if one != other:
-            break
-        length += 1
-    return length
-
-
 def _bare(text: str) -> str:
+    """A text without what a normalizer may change."""
     return "".join(text.casefold().replace("▁", " ").split())
-
-
-def _ending(text: str, length: int = 60) -> str:
-    return text if len(text) <= length else "..." + text[-length:]
