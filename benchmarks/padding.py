@@ -3,26 +3,22 @@
     python benchmarks/padding.py
     python benchmarks/padding.py --dataset_path FOLDER --attn_implementation eager --bf16 true
 
-A RAFT step (forward and backward of LoRA) on batches of STS-B, drawn at random or of like length. Every way is timed
-in turn, again and again in one process. The figures are the time for each token of the prompts, as ratios to random
-batches with padding in the same turn: the median, and the range between the quartiles.
+A RAFT step (forward and backward of LoRA) on batches of STS-B, drawn at random or of like length. The figures are the
+time for each token of the prompts, as ratios to random batches with padding in the same turn: the median, and the
+range between the quartiles.
 """
 
-import json
-import statistics
-import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
+from functools import partial
 
 import torch
 from peft import LoraConfig, get_peft_model
+from side_by_side import make_batches, ratios, time_in_turn, write
 from transformers import AutoModelForCausalLM, AutoTokenizer, HfArgumentParser
 
 from raft_peft import NumberGrid
-from raft_peft.adapter import installed_versions
-from raft_peft.collate import RegressionCollator
 from raft_peft.methods import MethodSettings
-from raft_peft.prompts import PromptEncoder
 from raft_peft.readout import Readout
 from raft_peft.tasks.stsb import GRID, load_stsb
 
@@ -45,50 +41,41 @@ class Arguments:
 def main(args: Arguments) -> None:
     tokenizer = AutoTokenizer.from_pretrained(args.model)
     rows = load_stsb(args.dataset_path)["train"].shuffle(seed=0).select(range(20 * args.batch_size))
-    encoded = PromptEncoder(tokenizer, NumberGrid(GRID)).encode(list(rows))
-    by_length = sorted(encoded, key=lambda one: len(one.input_ids))
-    random_batches = batches(encoded, args.batch_size)[:BATCHES]
-    like_batches = batches(by_length, args.batch_size)[2::5]
-
-    steps = {padding_free: make_step(args, tokenizer, padding_free) for padding_free in (False, True)}
-    ways = {
-        "random, padded": (steps[False], random_batches),
-        "random, padding_free": (steps[True], random_batches),
-        "of like length, padded": (steps[False], like_batches),
-        "of like length, padding_free": (steps[True], like_batches),
+    grid = NumberGrid(GRID)
+    batches = {
+        "random": make_batches(tokenizer, grid, rows, args.batch_size)[:BATCHES],
+        "of like length": make_batches(tokenizer, grid, rows, args.batch_size, by_length=True)[2 :: 20 // BATCHES],
     }
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
-    for turn in range(args.turns + 1):
-        for name, (step, of_way) in ways.items():
-            started = time.perf_counter()
-            for batch in of_way:
-                step(batch)
-            if turn > 0:  # the first warms up
-                tokens = sum(int(batch["attention_mask"].sum()) for batch in of_way)
-                seconds[name].append((time.perf_counter() - started) / tokens)
+    steps = {
+        "padded": make_step(args, tokenizer, padding_free=False),
+        "padding_free": make_step(args, tokenizer, padding_free=True),
+    }
+    seconds = time_in_turn(
+        {
+            f"{kind}, {layout}": partial(run_all, step, of_kind)
+            for kind, of_kind in batches.items()
+            for layout, step in steps.items()
+        },
+        args.turns,
+    )
+    tokens = {kind: sum(int(batch["attention_mask"].sum()) for batch in of_kind) for kind, of_kind in batches.items()}
+    a_token = {name: [time / tokens[name.partition(", ")[0]] for time in times] for name, times in seconds.items()}
 
-    precision = "bf16 autocast" if args.bf16 else "float32"
-    threads = torch.get_num_threads()
+    precision, threads = "bf16 autocast" if args.bf16 else "float32", torch.get_num_threads()
     print(f"{args.model}, {precision}, {args.attn_implementation}, batch {args.batch_size}, CPU, {threads} threads\n")
     print("| batches | time a token | quartiles | speed |\n|---|---|---|---|")
-    figures = []
-    for name, times in seconds.items():
-        ratios = [one / other for one, other in zip(times, seconds["random, padded"], strict=True)]
-        low, middle, high = statistics.quantiles(ratios, n=4)
-        figures.append({"batches": name, "ratio": middle, "quartiles": [low, high], "seconds_a_token": times})
+    for name, times in a_token.items():
+        low, middle, high = ratios(times, a_token["random, padded"])
         print(f"| {name} | {middle:.2f} | {low:.2f} to {high:.2f} | {1 / middle:.2f} x |")
-    if args.output is not None:
-        report = {"settings": vars(args), "threads": threads, "versions": installed_versions(), "figures": figures}
-        Path(args.output).write_text(json.dumps(report, indent=2) + "\n")
+    write(args.output, {"settings": vars(args), "threads": threads, "seconds_a_token": a_token})
 
 
-def batches(encoded: list, size: int) -> list[dict[str, torch.Tensor]]:
-    collate = RegressionCollator(pad_token_id=0)
-    rows = [{"input_ids": one.input_ids, "grid_token_ids": one.grid_token_ids} for one in encoded]
-    return [collate(rows[start : start + size]) for start in range(0, len(rows), size)]
+def run_all(step: Callable[[dict[str, torch.Tensor]], None], batches: list[dict[str, torch.Tensor]]) -> None:
+    for batch in batches:
+        step(batch)
 
 
-def make_step(args: Arguments, tokenizer, padding_free: bool):
+def make_step(args: Arguments, tokenizer, *, padding_free: bool) -> Callable[[dict[str, torch.Tensor]], None]:
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_pretrained(
         args.model, dtype=torch.float32, attn_implementation=args.attn_implementation

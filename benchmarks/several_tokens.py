@@ -3,27 +3,20 @@
     python benchmarks/several_tokens.py
     python benchmarks/several_tokens.py --model google/gemma-2-2b --device cuda --batch_size 16
 
-Every way is timed in turn, again and again in one process, so that a slow moment of the machine meets all of them. The
-figures are ratios to the single-token grid in the same turn, the median and the range between the quartiles.
+The figures are ratios to the single-token grid in the same turn, the median and the range between the quartiles.
 """
 
-import json
-import statistics
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 
 import torch
 from peft import LoraConfig, get_peft_model
+from side_by_side import make_batches, ratios, time_in_turn, write
 from transformers import AutoModelForCausalLM, AutoTokenizer, HfArgumentParser
 
 from raft_peft import NumberGrid
-from raft_peft.adapter import installed_versions
-from raft_peft.collate import RegressionCollator
 from raft_peft.methods import MethodSettings
-from raft_peft.prompts import PromptEncoder
 from raft_peft.reading import read_final_position
 from raft_peft.readout import Readout
 from raft_peft.rows import path_rows
@@ -45,8 +38,10 @@ class Arguments:
     )
     device: str = field(default="cpu", metadata={"help": "Where to run."})
     batch_size: int = field(default=8, metadata={"help": "Prompts in a batch."})
-    turns: int = field(default=9, metadata={"help": "How often each way is timed."})
-    one_by_one: bool = field(default=True, metadata={"help": "Whether to time scoring number by number, too."})
+    turns: int = field(default=5, metadata={"help": "How often each way is timed."})
+    one_by_one: bool = field(
+        default=False, metadata={"help": "Whether to time scoring number by number, too, which takes minutes a turn."}
+    )
     output: str | None = field(default=None, metadata={"help": "A JSON file for the figures."})
 
 
@@ -59,7 +54,10 @@ def main(args: Arguments) -> None:
         {"prompt": PROMPT.format(sentence1=SENTENCE, sentence2=f"{SENTENCE}, number {row}")}
         for row in range(args.batch_size)
     ]
-    batches = {name: make_batch(tokenizer, grid, prompts, args.device) for name, grid in GRIDS.items()}
+    batches = {}
+    for name, grid in GRIDS.items():
+        (batch,) = make_batches(tokenizer, grid, prompts, args.batch_size)
+        batches[name] = {key: tensor.to(args.device) for key, tensor in batch.items()}
     readouts = {
         name: Readout(model, tokenizer, grid, MethodSettings(renormalize=True), grid_token_ids=None)
         for name, grid in GRIDS.items()
@@ -77,18 +75,7 @@ def main(args: Arguments) -> None:
         for name in list(GRIDS)[1:]:
             ways[f"{name}, forward, number by number"] = partial(number_by_number, model, batches[name])
 
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
-    for turn in range(args.turns + 1):
-        for name, way in ways.items():
-            if "number by number" in name and turn > 2:
-                continue
-            started = time.perf_counter()
-            way()
-            if args.device != "cpu":
-                torch.accelerator.synchronize()
-            if turn > 0:  # the first warms up
-                seconds[name].append(time.perf_counter() - started)
-
+    seconds = time_in_turn(ways, args.turns, args.device)
     length = batches["0 to 5"]["input_ids"].shape[1]
     device = (
         torch.cuda.get_device_name() if args.device.startswith("cuda") else f"CPU, {torch.get_num_threads()} threads"
@@ -99,23 +86,12 @@ def main(args: Arguments) -> None:
     for name, times in seconds.items():
         grid, _, step = name.partition(", ")
         base = seconds["0 to 5, " + ("forward" if "backward" not in step else step)]
-        ratios = [one / other for one, other in zip(times, base, strict=False)]
-        low, middle, high = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else ratios * 3
+        low, middle, high = ratios(times, base)
         trie = Trie.in_batch(batches[grid])
         nodes = 0 if trie is None else trie.size
         figures.append({"grid": grid, "pass": step, "ratio": middle, "quartiles": [low, high], "seconds": times})
         print(f"| {grid} | {len(GRIDS[grid])} | {nodes} | {step} | {middle:.2f} | {low:.2f} to {high:.2f} |")
-    if args.output is not None:
-        report = {"model": args.model, "device": device, "versions": installed_versions(), "figures": figures}
-        Path(args.output).write_text(json.dumps(report, indent=2) + "\n")
-
-
-def make_batch(tokenizer, grid: NumberGrid, prompts: list[dict], device: str) -> dict[str, torch.Tensor]:
-    encoded = PromptEncoder(tokenizer, grid).encode(prompts)
-    batch = RegressionCollator(pad_token_id=0)(
-        [{"input_ids": one.input_ids, "grid_token_ids": one.grid_token_ids} for one in encoded]
-    )
-    return {name: tensor.to(device) for name, tensor in batch.items()}
+    write(args.output, {"model": args.model, "device": device, "figures": figures})
 
 
 @torch.no_grad()

@@ -1,0 +1,53 @@
+"""Ways timed in turn, again and again in one process, so that a slow moment of the machine meets all of them."""
+
+import json
+import statistics
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from raft_peft import NumberGrid
+from raft_peft.adapter import installed_versions
+from raft_peft.collate import RegressionCollator
+from raft_peft.prompts import PromptEncoder
+
+
+def time_in_turn(ways: dict[str, Callable[[], Any]], turns: int, device: str = "cpu") -> dict[str, list[float]]:
+    """The seconds that each way takes in each turn, after one to warm up."""
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for turn in range(turns + 1):
+        for name, way in ways.items():
+            started = time.perf_counter()
+            way()
+            if device != "cpu":
+                torch.accelerator.synchronize()
+            if turn > 0:
+                seconds[name].append(time.perf_counter() - started)
+    return seconds
+
+
+def ratios(times: Sequence[float], base: Sequence[float]) -> tuple[float, float, float]:
+    """The lower quartile, the median and the upper quartile of the ratios in the same turn."""
+    low, middle, high = statistics.quantiles([one / other for one, other in zip(times, base, strict=True)], n=4)
+    return low, middle, high
+
+
+def make_batches(
+    tokenizer: Any, grid: NumberGrid, rows: Iterable[dict], size: int, *, by_length: bool = False
+) -> list[dict[str, torch.Tensor]]:
+    """Batches of encoded rows, in their order or of like length."""
+    encoded = PromptEncoder(tokenizer, grid).encode(list(rows))
+    if by_length:
+        encoded.sort(key=lambda one: len(one.input_ids))
+    features = [{"input_ids": one.input_ids, "grid_token_ids": one.grid_token_ids} for one in encoded]
+    collate = RegressionCollator(pad_token_id=0)
+    return [collate(features[start : start + size]) for start in range(0, len(features), size)]
+
+
+def write(path: str | None, report: dict[str, Any]) -> None:
+    """Write a report with the versions that it was made with, where a path is given."""
+    if path is not None:
+        Path(path).write_text(json.dumps({"versions": installed_versions(), **report}, indent=2) + "\n")
