@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from raft_peft.grid import NumberGrid
     from raft_peft.number_tokens import add_number_tokens
     from raft_peft.predictor import RegressionPredictor
+    from raft_peft.quantization import qlora
     from raft_peft.trainer import RegressionAwareTrainer
 
 __version__ = "0.1.0"
@@ -22,6 +23,7 @@ __all__ = [
     "RegressionAwareTrainer",
     "RegressionPredictor",
     "add_number_tokens",
+    "qlora",
 ]
 
 # Loaded when first asked for, so that importing the package loads neither torch nor transformers.
@@ -32,6 +34,7 @@ _MODULES = {
     "RegressionAwareTrainer": "raft_peft.trainer",
     "RegressionPredictor": "raft_peft.predictor",
     "add_number_tokens": "raft_peft.number_tokens",
+    "qlora": "raft_peft.quantization",
 }
 
 

@@ -36,7 +36,10 @@ class RaftConfig(MethodSettings):
         head: the class of a head that is not the method's own, which loading has to be given; None for the method's
             own.
         base_model: name or path of the model under the adapter.
-        dtype: the dtype of the weights in training, in which predictions are the same after loading.
+        dtype: the dtype of the weights in training.
+        autocast: the dtype in which products were computed in training; None for that of the weights.
+        quantization: how the base model under an adapter was quantized, as `quantization_config.to_dict()` gives it;
+            None where it was not. With these three, predictions are the same after loading.
         versions: the versions of the libraries that wrote the folder.
     """
 
@@ -49,6 +52,8 @@ class RaftConfig(MethodSettings):
     head: str | None = None
     base_model: str | None = None
     dtype: str | None = None
+    autocast: str | None = None
+    quantization: dict[str, Any] | None = None
     versions: dict[str, str] = field(default_factory=installed_versions)
 
     @property

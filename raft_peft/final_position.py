@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -154,17 +154,20 @@ def _head_in_its_own_dtype(model: Any) -> Iterator[None]:
     head = model.get_output_embeddings()
     # Where PEFT trains single rows, its wrapper's weight is a copy of the whole matrix, made when it is asked for.
     weight = getattr(head, "original_module", head).weight
-    if not torch.is_autocast_enabled(weight.device.type) or not weight.is_floating_point():
+    if not weight.is_floating_point():
         yield
         return
-    autocast_off = torch.autocast(weight.device.type, enabled=False)
+    autocast = ExitStack()
 
     def enter(_module: Any, arguments: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-        autocast_off.__enter__()
+        # Asked here and not before: accelerate turns autocast on inside the model's forward.
+        if not torch.is_autocast_enabled(weight.device.type):
+            return arguments
+        autocast.enter_context(torch.autocast(weight.device.type, enabled=False))
         return (arguments[0].to(weight.dtype), *arguments[1:])
 
     def leave(*_: Any) -> None:
-        autocast_off.__exit__(None, None, None)
+        autocast.close()
 
     handles = [head.register_forward_pre_hook(enter), head.register_forward_hook(leave, always_call=True)]
     try:

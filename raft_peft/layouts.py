@@ -10,8 +10,9 @@ import torch
 
 from raft_peft.flat_attention import leave_flat_rows, take_flat_rows
 from raft_peft.main_process import warn
+from raft_peft.prefix_cache import PrefixCache
 from raft_peft.rows import Layout, flat_rows, padded_rows, path_rows, tree_rows
-from raft_peft.trials import why_not_a_tree, why_not_flat
+from raft_peft.trials import why_no_prefix_cache, why_not_a_tree, why_not_flat
 from raft_peft.trie import Trie
 from raft_peft.trie_memory import check_memory
 
@@ -36,14 +37,25 @@ class Layouts:
         self.bidirectional = bidirectional
         self._has_tried_flat_rows = False
         self._takes_trees: bool | None = None  # not tried yet
+        self._caches_prefixes: bool | None = None
         self._has_trained_on_a_trie = False
 
-    def choose(self, model: Any, trie: Trie | None) -> Layout:
+    def can_cache_prefixes(self, model: Any) -> bool:
+        """Whether the model reads prompts behind the keys and values of what they begin with."""
+        if self._caches_prefixes is None:
+            reason = "tokens attend to those behind them" if self.bidirectional else why_no_prefix_cache(model)
+            self._caches_prefixes = reason is None
+            if reason is not None:
+                logger.info("What the prompts begin with in common is run for each of them: %s.", reason)
+        return self._caches_prefixes
+
+    def choose(self, model: Any, trie: Trie | None, prefix: PrefixCache | None = None) -> Layout:
         """The layout of a batch.
 
         Args:
             model: the model, without a wrapper.
             trie: of the grid; None where every number is one token.
+            prefix: what all prompts of the batch begin with; only where the model `can_cache_prefixes`.
 
         Raises:
             ValueError: the trie needs more memory in training than there is, or cannot be read with this attention.
@@ -52,6 +64,8 @@ class Layouts:
             self._try_flat_rows(model)
         if trie is not None and not self._can_take(trie, model):
             return path_rows
+        if prefix is not None:
+            return prefix.rows
         if self.padding_free:
             return partial(flat_rows, bidirectional=self.bidirectional)
         return partial(padded_rows if trie is None else tree_rows, bidirectional=self.bidirectional)

@@ -8,19 +8,23 @@ from typing import Any
 
 from huggingface_hub.errors import EntryNotFoundError, HFValidationError, RepositoryNotFoundError
 from peft import PeftConfig, PeftModelForCausalLM, TaskType
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
+from transformers.quantizers import AutoQuantizationConfig
 from transformers.utils import cached_file
 
 ADAPTER_CONFIG_NAME = "adapter_config.json"
 
 
-def open_model(name: str, tokenizer: Any, hub: Mapping[str, Any], **options: Any) -> Any:
+def open_model(
+    name: str, tokenizer: Any, hub: Mapping[str, Any], *, quantization: Mapping[str, Any] | None = None, **options: Any
+) -> Any:
     """The model of a folder or Hub repository.
 
     Args:
         name: the folder or repository.
         tokenizer: of the model; one that was saved with an adapter may have tokens that the base model lacks.
         hub: how the Hub is reached: `revision`, `token` and so on.
+        quantization: of the model under an adapter, where its own folder does not hold it quantized already.
         options: of `from_pretrained`, those of `hub` among them.
 
     Raises:
@@ -28,7 +32,7 @@ def open_model(name: str, tokenizer: Any, hub: Mapping[str, Any], **options: Any
     """
     if find_file(name, ADAPTER_CONFIG_NAME, hub) is None:
         return AutoModelForCausalLM.from_pretrained(name, **options)
-    return _open_adapter(name, tokenizer, **options)
+    return _open_adapter(name, tokenizer, quantization, **options)
 
 
 def find_file(name: str, filename: str, hub: Mapping[str, Any]) -> str | None:
@@ -48,7 +52,9 @@ def find_file(name: str, filename: str, hub: Mapping[str, Any]) -> str | None:
         return None
 
 
-def _open_adapter(name: str, tokenizer: Any, revision: str | None = None, **options: Any) -> Any:
+def _open_adapter(
+    name: str, tokenizer: Any, quantization: Mapping[str, Any] | None, revision: str | None = None, **options: Any
+) -> Any:
     """The adapter on its base model, as `AutoPeftModelForCausalLM` opens it, with a row for every token.
 
     There, rows that the base model lacks are drawn from the mean and covariance of all others, at the cost of float32
@@ -63,9 +69,11 @@ def _open_adapter(name: str, tokenizer: Any, revision: str | None = None, **opti
             f"The adapter in {name!r} is for the task {peft_config.task_type}, and has no next-token probabilities. "
             "Load one of the task CAUSAL_LM."
         )
-    model = AutoModelForCausalLM.from_pretrained(
-        peft_config.base_model_name_or_path, revision=peft_config.revision, **options
-    )
+    base = {"pretrained_model_name_or_path": peft_config.base_model_name_or_path, "revision": peft_config.revision}
+    base_options = dict(options)
+    if quantization is not None and not hasattr(AutoConfig.from_pretrained(**base, **options), "quantization_config"):
+        base_options["quantization_config"] = AutoQuantizationConfig.from_dict(dict(quantization))
+    model = AutoModelForCausalLM.from_pretrained(**base, **base_options)
     if len(tokenizer) > model.get_input_embeddings().weight.shape[0]:
         model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     return PeftModelForCausalLM.from_pretrained(model, name, revision=revision, **options)

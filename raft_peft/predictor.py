@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +14,21 @@ from tqdm.auto import tqdm
 from transformers import AutoTokenizer
 
 from raft_peft.adapter import RAFT_CONFIG_NAME, RaftConfig
+from raft_peft.batches import batches_by_length
 from raft_peft.collate import RegressionCollator
 from raft_peft.distribution import GridDistribution
 from raft_peft.grid import NumberGrid
 from raft_peft.heads import Head
 from raft_peft.methods import METHODS, MethodSettings
 from raft_peft.opening import find_file, open_model
+from raft_peft.prefix_cache import PrefixCache, common_prefix
 from raft_peft.prompts import EncodedPrompt, PromptEncoder
-from raft_peft.readout import HEAD_FILE, Readout
+from raft_peft.readout import HEAD_FILE, Reading, Readout
 
-# Prompts are sorted by length among this many batches: long enough to save padding, short enough for any memory.
-_BATCHES_SORTED_TOGETHER = 64
+# Prompts are read and sorted by length so many at a time: enough to save padding, few enough for any memory.
+_SORTED_TOGETHER = 4096
+# A shorter beginning in common is not worth a cache.
+_SHORTEST_PREFIX = 8
 
 
 class RegressionPredictor:
@@ -42,8 +47,8 @@ class RegressionPredictor:
         max_length: the most tokens of a prompt; a longer one loses its beginning. None for no limit.
         head: a head of yours, for a model that was trained with it.
         grid_token_ids: the tokens of each grid value in training, for a head that starts from them.
-        padding_free: lay the prompts of a batch end to end in one row, and what they begin with in common once. The
-            numbers are the same; short prompts of one template take about half the time.
+        autocast: the dtype in which products are computed, whatever that of the weights: `"bfloat16"`, `"float16"`, or
+            `"float32"` and None for that of the weights.
         settings: of [`MethodSettings`]: `method`, `decision`, `renormalize` and so on.
 
     Raises:
@@ -60,7 +65,7 @@ class RegressionPredictor:
         max_length: int | None = None,
         head: Head | None = None,
         grid_token_ids: Sequence[Sequence[int]] | None = None,
-        padding_free: bool = False,
+        autocast: str | torch.dtype | None = None,
         **settings: Any,
     ):
         self.settings = MethodSettings(**settings)
@@ -83,8 +88,8 @@ class RegressionPredictor:
             self.settings,
             grid_token_ids=ids,
             head=head,
-            padding_free=padding_free,
         )
+        self._autocast = _autocast_dtype(autocast)
         pad_token_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
         self._collator = RegressionCollator(pad_token_id=pad_token_id or 0)
 
@@ -108,7 +113,7 @@ class RegressionPredictor:
         end_every_number: bool | None = None,
         constrained: bool | None = None,
         head: Head | None = None,
-        padding_free: bool = False,
+        autocast: str | torch.dtype | None = None,
         **model_kwargs: Any,
     ) -> RegressionPredictor:
         """Load what `trainer.save_model` wrote, or a base model for zero-shot prediction.
@@ -117,14 +122,14 @@ class RegressionPredictor:
             folder_or_model: a folder or Hub repository, with a `raft_config.json` or with `grid`.
             grid: the numbers, for a model without `raft_config.json`; or instead of the saved ones.
             dtype: of the weights. By default as in training; for zero-shot, as the model was saved.
-            quantization_config: such as a `BitsAndBytesConfig`.
+            quantization_config: such as a `BitsAndBytesConfig`. By default as in training; False for none.
             device_map: by default all on the GPU where there is one, else on the CPU.
             separator, max_length, decision, renormalize, attention, number_end, end_every_number, constrained:
                 instead of the saved settings.
             method, num_samples: see [`MethodSettings`]; by default as trained, or raft. One without parameters of its
                 own reads any model: `rail`, `zero_shot`.
             head: the head of yours that the model was trained with, made as it was then; its parameters are loaded.
-            padding_free: see [`RegressionPredictor`].
+            autocast: see [`RegressionPredictor`]; by default as in training.
             model_kwargs: passed on to the model's `from_pretrained`, such as `attn_implementation`, `revision` or
                 `token`.
 
@@ -166,6 +171,7 @@ class RegressionPredictor:
                     "training; its parameters are loaded."
                 )
             dtype = saved.dtype if dtype is None else dtype
+            autocast = saved.autocast if autocast is None else autocast
             separator = saved.separator if separator is None else separator
             max_length = saved.max_length if max_length is None else max_length
             grid_token_ids = saved.token_ids
@@ -188,8 +194,10 @@ class RegressionPredictor:
         settings |= {setting: value for setting, value in asked.items() if value is not None}
         if dtype is not None:
             model_kwargs["dtype"] = dtype
-        if quantization_config is not None:
+        if quantization_config:
             model_kwargs["quantization_config"] = quantization_config
+        elif quantization_config is None and saved is not None:
+            model_kwargs["quantization"] = saved.quantization
         if device_map is None and torch.accelerator.is_available():
             device_map = {"": torch.accelerator.current_accelerator()}
         if device_map is not None:
@@ -203,7 +211,7 @@ class RegressionPredictor:
             max_length=max_length,
             head=head,
             grid_token_ids=grid_token_ids,
-            padding_free=padding_free,
+            autocast=autocast,
             **settings,
         )
         if predictor.readout.has_parameters:
@@ -218,24 +226,38 @@ class RegressionPredictor:
         return predictor
 
     def predict(
-        self, prompts: Iterable[Any], batch_size: int = 16, *, show_progress: bool | None = None
+        self,
+        prompts: Iterable[Any],
+        batch_size: int = 64,
+        *,
+        batch_tokens: int = 4096,
+        show_progress: bool | None = None,
     ) -> np.ndarray:
         """Predict one number for each prompt.
+
+        Prompts of like length are run together, and what they all begin with once for all.
 
         Args:
             prompts: texts, chats (lists of messages), or rows (dicts with `prompt`, and for a chat optionally
                 `tools` and `chat_template_kwargs`). Any iterable; it is read as it is needed, so its length does not
                 matter.
-            batch_size: prompts in a forward pass.
+            batch_size: the most prompts in a forward pass.
+            batch_tokens: the most tokens in a forward pass, with padding and without what the prompts begin with in
+                common; a longer prompt is run alone.
             show_progress: whether to show a progress bar; by default where there is more than one batch.
 
         Returns:
             The numbers in the unit of the labels, float32, of shape (prompts,), in the order of the prompts.
         """
-        return self._predict(prompts, batch_size, show_progress)[0].numpy()
+        return self._read_all(prompts, batch_size, batch_tokens, show_progress, self._numbers).numpy()
 
     def predict_distribution(
-        self, prompts: Iterable[Any], batch_size: int = 16, *, show_progress: bool | None = None
+        self,
+        prompts: Iterable[Any],
+        batch_size: int = 64,
+        *,
+        batch_tokens: int = 4096,
+        show_progress: bool | None = None,
     ) -> GridDistribution:
         """The whole distribution over the grid for each prompt: probabilities, mass on and off the grid, entropy.
 
@@ -244,51 +266,71 @@ class RegressionPredictor:
         Raises:
             ValueError: the method gives a number alone.
         """
-        log_probs = self._predict(prompts, batch_size, show_progress)[1]
-        if log_probs is None:
+        read = self._read_all(prompts, batch_size, batch_tokens, show_progress, self._log_probs)
+        return GridDistribution(read if len(read) else torch.empty(0, len(self.readout.values)), self.readout.values)
+
+    def _numbers(self, reading: Reading) -> torch.Tensor:
+        return reading.predictions
+
+    def _log_probs(self, reading: Reading) -> torch.Tensor:
+        if reading.distribution is None:
             raise ValueError(
                 f"Method {self.settings.method!r} gives one number a prompt, and no distribution over the grid. Use "
                 "`predict`, or a method that does, such as raft."
             )
-        return GridDistribution(log_probs, self.readout.values)
+        return reading.distribution.log_probs
 
-    def _predict(
-        self, prompts: Iterable[Any], batch_size: int, show_progress: bool | None
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Numbers of shape (prompts,), and where there is a distribution its log-probabilities, in order."""
-        if batch_size < 1:
-            raise ValueError(f"batch_size={batch_size} must be 1 or more.")
-        rows = _rows(prompts)
+    def _read_all(
+        self,
+        prompts: Iterable[Any],
+        batch_size: int,
+        batch_tokens: int,
+        show_progress: bool | None,
+        keep: Callable[[Reading], torch.Tensor],
+    ) -> torch.Tensor:
+        """What is kept of each prompt's reading, on the CPU, in order."""
+        for name, value in (("batch_size", batch_size), ("batch_tokens", batch_tokens)):
+            if value < 1:
+                raise ValueError(f"{name}={value} must be 1 or more.")
         total = len(prompts) if isinstance(prompts, Sized) else None
         show_progress = (total is None or total > batch_size) if show_progress is None else show_progress
-        numbers: list[torch.Tensor] = []
-        log_probs: list[torch.Tensor] = []
-        with tqdm(total=total, unit="prompt", disable=not show_progress) as progress:
-            for window in _chunks(rows, batch_size * _BATCHES_SORTED_TOGETHER):
-                encoded = self._encoder.encode(window, first_row=sum(map(len, numbers)))
-                by_length = sorted(range(len(encoded)), key=lambda index: -len(encoded[index].input_ids))
-                read = []
-                for batch in _chunks(by_length, batch_size):
-                    read.append(self._read([encoded[index] for index in batch]))
+        prefix = None
+        kept: list[torch.Tensor] = []
+        with tqdm(total=total, unit="prompt", disable=not show_progress) as progress, self._inference():
+            for rows in _chunks(_rows(prompts), _SORTED_TOGETHER):
+                encoded = self._encoder.encode(rows, first_row=sum(map(len, kept)))
+                prefix = self._prefix_of(encoded, before=prefix)
+                known = 0 if prefix is None else len(prefix.token_ids)
+                lengths = [len(prompt.input_ids) - known for prompt in encoded]
+                order, read = [], []
+                for batch in batches_by_length(lengths, batch_size, batch_tokens):
+                    read.append(keep(self._read([encoded[index] for index in batch], prefix)))
+                    order += batch
                     progress.update(len(batch))
-                in_order = torch.tensor(by_length).argsort()
-                numbers.append(torch.cat([reading[0] for reading in read])[in_order])
-                distributions = [row for _, row in read if row is not None]
-                if distributions:
-                    log_probs.append(torch.cat(distributions)[in_order])
-        if not numbers:
-            return torch.empty(0), torch.empty(0, len(self.readout.values))
-        return torch.cat(numbers), torch.cat(log_probs) if log_probs else None
+                kept.append(torch.cat(read).cpu()[torch.tensor(order).argsort()])
+        return torch.cat(kept) if kept else torch.empty(0)
 
-    @torch.inference_mode()
-    def _read(self, prompts: Sequence[EncodedPrompt]) -> tuple[torch.Tensor, torch.Tensor | None]:
+    @contextmanager
+    def _inference(self) -> Iterator[None]:
+        dtype = self._autocast
+        with torch.inference_mode(), torch.autocast(self.model.device.type, dtype=dtype, enabled=dtype is not None):
+            yield
+
+    def _prefix_of(self, prompts: Sequence[EncodedPrompt], before: PrefixCache | None) -> PrefixCache | None:
+        """What all prompts begin with, where that is worth a run of its own; `before`, where that still holds."""
+        token_ids = common_prefix([prompt.input_ids for prompt in prompts])
+        if before is not None:
+            known = len(before.token_ids)
+            if tuple(token_ids[:known]) == before.token_ids and len(token_ids) < 2 * known:
+                return before
+        if len(prompts) == 1 or len(token_ids) < _SHORTEST_PREFIX:
+            return None
+        return PrefixCache(self.model, token_ids) if self.readout.can_cache_prefixes(self.model) else None
+
+    def _read(self, prompts: Sequence[EncodedPrompt], prefix: PrefixCache | None) -> Reading:
         batch = self._collator([{"input_ids": p.input_ids, "grid_token_ids": p.grid_token_ids} for p in prompts])
         batch = {name: tensor.to(self.model.device) for name, tensor in batch.items()}
-        reading = self.readout.read(self.readout.read_head(self.model, batch), self.model, batch)
-        return (
-            reading.predictions.cpu(),
-            None if reading.distribution is None else reading.distribution.log_probs.cpu(),
-        )
+        return self.readout.read(self.readout.read_head(self.model, batch, prefix=prefix), self.model, batch)
 
 
 def _rows(prompts: Iterable[Any]) -> Iterator[Mapping[str, Any]]:
@@ -298,6 +340,13 @@ def _rows(prompts: Iterable[Any]) -> Iterator[Mapping[str, Any]]:
         if isinstance(prompt, Mapping) and "role" in prompt:
             raise ValueError("`prompts` must be a list of chats. For one chat, pass a list of one: [messages].")
         yield prompt if isinstance(prompt, Mapping) else {"prompt": prompt}
+
+
+def _autocast_dtype(name: str | torch.dtype | None) -> torch.dtype | None:
+    dtype = getattr(torch, name, name) if isinstance(name, str) else name
+    if dtype not in (None, torch.float32, torch.bfloat16, torch.float16):
+        raise ValueError(f"autocast={name!r} is not a dtype to compute in. Use 'bfloat16', 'float16' or 'float32'.")
+    return None if dtype == torch.float32 else dtype
 
 
 def _chunks(items: Iterable[Any], size: int) -> Iterator[list[Any]]:

@@ -21,6 +21,8 @@ from raft_peft.heads import Head, HeadSetup
 from raft_peft.layouts import Layouts
 from raft_peft.main_process import warn
 from raft_peft.methods import METHODS, MethodSettings
+from raft_peft.prefix_cache import PrefixCache
+from raft_peft.quantization import keep_4bit_weights_as_they_are
 from raft_peft.reading import read_final_position
 from raft_peft.trials import check_bidirectional
 from raft_peft.trie import Trie
@@ -98,6 +100,7 @@ class Readout:
         padding_free: bool = False,
     ):
         check_final_logits(model)
+        keep_4bit_weights_as_they_are(model)
         if settings.attention == "bidirectional":
             check_bidirectional(model)
         self.tokenizer = tokenizer
@@ -142,10 +145,22 @@ class Readout:
         """How many texts of each prompt are sampled; None where none is, since `mbr` draws from the grid instead."""
         return self.settings.num_samples if self.settings.method == "rail" else None
 
+    def can_cache_prefixes(self, model: Any) -> bool:
+        """Whether what prompts begin with can be run once for all, see [`PrefixCache`]."""
+        return not self.head.reads_hidden_states and self._layouts.can_cache_prefixes(model)
+
     def read_head(
-        self, model: Any, batch: Mapping[str, torch.Tensor], *, unwrapped: Any = None, **kwargs: Any
+        self,
+        model: Any,
+        batch: Mapping[str, torch.Tensor],
+        *,
+        unwrapped: Any = None,
+        prefix: PrefixCache | None = None,
+        **kwargs: Any,
     ) -> HeadReading:
         """The head's output on the final position of each row.
+
+        `prefix` is what all rows begin with, where it has been run.
 
         Raises:
             ValueError: the grid's numbers need more memory than there is, or cannot be read with this attention.
@@ -159,7 +174,7 @@ class Readout:
             batch["input_ids"],
             batch["attention_mask"],
             trie,
-            layout=self._layouts.choose(unwrapped, trie),
+            layout=self._layouts.choose(unwrapped, trie, prefix),
             unwrapped=unwrapped,
             hidden_states=self.head.reads_hidden_states,
             constrained=self.settings.constrained,

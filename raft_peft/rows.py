@@ -70,7 +70,7 @@ Layout = Callable[[Any, torch.Tensor, torch.Tensor, Any], Rows]
 
 
 @dataclass(frozen=True)
-class _Tree:
+class Tree:
     """Prompts, padded on the left, with a trie behind each: tokens, positions, and what attends to what."""
 
     input_ids: torch.Tensor
@@ -80,8 +80,8 @@ class _Tree:
 
     @classmethod
     def of(
-        cls, input_ids: torch.Tensor, attention_mask: torch.Tensor, trie: Trie | None, *, bidirectional: bool
-    ) -> _Tree:
+        cls, input_ids: torch.Tensor, attention_mask: torch.Tensor, trie: Trie | None, *, bidirectional: bool = False
+    ) -> Tree:
         batch, length = input_ids.shape
         real = attention_mask.bool()
         positions = positions_of(attention_mask)
@@ -100,6 +100,34 @@ class _Tree:
             attends[:, length:, length:] |= trie.ancestors
             real = torch.cat([real, torch.ones_like(trie.node_ids, dtype=torch.bool)], dim=1)
         return cls(input_ids, positions, real, attends)
+
+    def behind(self, prefix: int) -> torch.Tensor:
+        """Which columns behind as many as the prefix has are real tokens that are not of it.
+
+        Of shape (batch, tokens - prefix). In a row with padding, the prefix ends further right.
+        """
+        own = self.real & (self.positions >= prefix)
+        return own[:, prefix:]
+
+    def masks_behind(
+        self, model: Any, prefix: int, own: torch.Tensor, *, bidirectional: bool = False
+    ) -> dict[str, torch.Tensor]:
+        """For each kind of layer, what the columns behind a common prefix attend to in prefix and row.
+
+        Of shape (batch, 1, tokens - prefix, tokens).
+        """
+        attends = self.attends[:, prefix:, prefix:] & own.unsqueeze(1)
+        attends |= torch.eye(attends.shape[1], dtype=torch.bool, device=own.device)
+        to_prefix = torch.ones(*own.shape, prefix, dtype=torch.bool, device=own.device)
+        positions = self.positions[:, prefix:]
+        of_prefix = torch.arange(prefix, device=own.device).expand(len(own), -1)
+        return masks_of_layers(
+            model,
+            torch.cat([to_prefix, attends], dim=2),
+            positions,
+            torch.cat([of_prefix, positions], dim=1),
+            bidirectional=bidirectional,
+        )
 
 
 def padded_rows(
@@ -129,7 +157,7 @@ def tree_rows(
         trie: of the grid.
         bidirectional: whether the tokens of the prompt attend to all of the prompt.
     """
-    tree = _Tree.of(input_ids, attention_mask, trie, bidirectional=bidirectional)
+    tree = Tree.of(input_ids, attention_mask, trie, bidirectional=bidirectional)
     masks = masks_of_layers(model, tree.attends, tree.positions, tree.positions, bidirectional=bidirectional)
     batch, length = input_ids.shape
     columns = torch.arange(batch * tree.input_ids.shape[1], device=input_ids.device).view(batch, -1)
@@ -182,35 +210,24 @@ def flat_rows(
     config = model.config.get_text_config()
     if own_implementation(config) not in DENSE:
         return _flash_rows(input_ids, attention_mask)
-    tree = _Tree.of(input_ids, attention_mask, trie, bidirectional=bidirectional)
+    tree = Tree.of(input_ids, attention_mask, trie, bidirectional=bidirectional)
     length = input_ids.shape[1]
     prefix = 0 if bidirectional else _common_prefix(input_ids, attention_mask)
     # In the rows themselves the prefix is left out, as is the padding.
-    own = tree.real.clone()
-    own[:, :length] &= tree.positions[:, :length] >= prefix
-    own, positions, ids = own[:, prefix:], tree.positions[:, prefix:], tree.input_ids[:, prefix:]
+    own, positions, ids = tree.behind(prefix), tree.positions[:, prefix:], tree.input_ids[:, prefix:]
     places = own.flatten().nonzero().flatten()
     columns = torch.zeros(own.shape, dtype=torch.long, device=own.device)
     columns.view(-1)[places] = torch.arange(len(places), device=own.device)
 
     first_row = input_ids[0, attention_mask[0].bool()]
     prefix_positions = torch.arange(prefix, device=own.device)
-    attends = tree.attends[:, prefix:, prefix:] & own.unsqueeze(1)
-    attends |= torch.eye(attends.shape[1], dtype=torch.bool, device=own.device)
-    to_prefix = torch.ones(len(own), own.shape[1], prefix, dtype=torch.bool, device=own.device)
     # A mask of four dimensions is passed on to the attention as it is.
     unused_mask = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=own.device)
     flat = FlatRows(
         prefix,
         columns,
         places,
-        masks_of_layers(
-            model,
-            torch.cat([to_prefix, attends], dim=2),
-            positions,
-            torch.cat([prefix_positions.expand(len(own), -1), positions], dim=1),
-            bidirectional=bidirectional,
-        ),
+        tree.masks_behind(model, prefix, own, bidirectional=bidirectional),
         masks_of_layers(
             model,
             torch.ones(1, prefix, prefix, dtype=torch.bool, device=own.device).tril(),

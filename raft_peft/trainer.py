@@ -42,6 +42,7 @@ from raft_peft.metrics import regression_metrics
 from raft_peft.number_tokens import check_number_tokens, rows_saved_alone
 from raft_peft.preparation import ENCODED_COLUMNS, encode_dataset, first_row
 from raft_peft.prompts import PromptEncoder
+from raft_peft.quantization import check_not_packed, dtype_beside, keep_precision, quantization_of, trained_tensors
 from raft_peft.readout import HEAD_FILE, HEAD_NAME, HeadReading, Readout, save_head
 from raft_peft.refusals import refuse_sequence_sharding, refuse_token_callables
 
@@ -158,6 +159,7 @@ class RegressionAwareTrainer(SFTTrainer):
             model = random_model(model, args, quantization_config, peft_config)
         if not isinstance(model, str):
             check_final_logits(model)
+            check_not_packed(model)
         for name, dataset in _named_datasets(train_dataset, eval_dataset):
             first_row(dataset, name)
 
@@ -171,7 +173,10 @@ class RegressionAwareTrainer(SFTTrainer):
         # SFTTrainer wants a training dataset; zero-shot prediction has none.
         stand_in = Dataset.from_dict({"input_ids": [[0]], "grid_token_ids": [[[0]] * len(self.grid)], "label": [0.0]})
         self._encoded_here: weakref.WeakSet[Any] = weakref.WeakSet([stand_in])
+        if dtype_beside(quantization_config) is not None:
+            args.model_init_kwargs = {"dtype": dtype_beside(quantization_config), **(args.model_init_kwargs or {})}
         folder = model if isinstance(model, str) else None
+        before = trained_tensors(model)
         with _without_padding_free(args):
             super().__init__(
                 model=model,
@@ -189,6 +194,8 @@ class RegressionAwareTrainer(SFTTrainer):
             )
         if train_dataset is None:
             self.train_dataset = None
+        if getattr(self.model, "is_quantized", False) and not self.is_fsdp_enabled:
+            keep_precision(self.model, before)
         if data_collator is None:
             self.data_collator = RegressionCollator(
                 pad_token_id=self._tokenizer.pad_token_id, pad_to_multiple_of=args.pad_to_multiple_of
@@ -506,6 +513,8 @@ class RegressionAwareTrainer(SFTTrainer):
             head=head,
             base_model=get_config_model_id(self.model.config),
             dtype=str(self.model.dtype).removeprefix("torch."),
+            autocast={"bf16": "bfloat16", "fp16": "float16"}.get(self.accelerator.mixed_precision),
+            quantization=quantization_of(self.model),
         )
 
 

@@ -12,12 +12,14 @@ import torch
 from raft_peft.attention_masks import DENSE, FULL, SLIDING, kinds_of_layers, own_implementation, shorter_window
 from raft_peft.final_position import base_model
 from raft_peft.flat_attention import leave_flat_rows
+from raft_peft.prefix_cache import PrefixCache
 from raft_peft.reading import read_final_position
 from raft_peft.rows import Layout, Rows, flat_rows, padded_rows, path_rows, tree_rows
 from raft_peft.trie import Trie
 
 # Shorter than the prompts on which a layout must give the logits that the plain way gives.
 _WINDOW = 4
+_COMMON = [1, 2]
 
 
 def why_not_a_tree(model: Any) -> str | None:
@@ -34,13 +36,25 @@ def why_not_flat(model: Any) -> str | None:
     return _why_not_equal(model, None, flat_rows, padded_rows)
 
 
+def why_no_prefix_cache(model: Any) -> str | None:
+    """Why the model cannot read prompts behind the keys and values of what they begin with; None where it can."""
+    config = model.config.get_text_config()
+    if own_implementation(config) not in DENSE:
+        return f"its attention implementation is {own_implementation(config)!r}"
+
+    def cached_rows(model: Any, input_ids: torch.Tensor, attention_mask: torch.Tensor, trie: None) -> Rows:
+        return PrefixCache(model, _COMMON).rows(model, input_ids, attention_mask, trie)
+
+    return _why_not_equal(model, None, cached_rows, padded_rows)
+
+
 def _why_not_equal(model: Any, trie: Trie | None, layout: Layout, plain_layout: Layout) -> str | None:
     config = model.config.get_text_config()
     others = kinds_of_layers(config) - {FULL, SLIDING}
     if others:
         return f"it has layers of the kind {min(others)!r}"
     device = _device(model)
-    input_ids = torch.tensor([[0, 0, 1, 2, 5, 6], [1, 2, 3, 4, 5, 6]], device=device)
+    input_ids = torch.tensor([[0, 0, *_COMMON, 5, 6], [*_COMMON, 3, 4, 5, 6]], device=device)
     attention_mask = torch.tensor([[0, 0, 1, 1, 1, 1], [1, 1, 1, 1, 1, 1]], device=device)
     implementation = config._attn_implementation
     try:

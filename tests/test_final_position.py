@@ -1,5 +1,6 @@
 import pytest
 import torch
+from training import make
 from transformers import BertConfig, BertModel, GPT2Config, GPT2LMHeadModel
 
 from raft_peft.final_position import check_final_logits
@@ -143,3 +144,13 @@ def test_an_architecture_that_stays_causal_is_refused():
 
     with pytest.raises(ValueError, match=r"Deaf attends to earlier tokens only.*attention='causal'"):
         check_bidirectional(Deaf(config))
+
+
+def test_the_trainer_multiplies_the_output_matrix_in_its_own_dtype(tiny_llama, tokenizer, tmp_path, rows):
+    """accelerate turns autocast on inside the model's forward, not around it."""
+    trainer = make(tiny_llama, tokenizer, tmp_path, rows, options={"bf16": True, "max_steps": 1})
+    dtypes = []
+    tiny_llama.lm_head.register_forward_hook(lambda _, inputs, output: dtypes.append((inputs[0].dtype, output.dtype)))
+    tiny_llama.model.layers[0].mlp.up_proj.register_forward_hook(lambda *found: dtypes.append(found[2].dtype))
+    trainer.train()
+    assert dtypes == [torch.bfloat16, (torch.float32, torch.float32)]

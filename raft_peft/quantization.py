@@ -1,0 +1,107 @@
+"""Quantized base models: the usual choice as a shorthand, and the precision of what is trained on them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from peft import LoraConfig
+from transformers import BitsAndBytesConfig
+
+# What bitsandbytes' Linear4bit asks before it packs its weights.
+_PACKS = "support_avx512bf16_for_cpu"
+
+
+def qlora(r: int = 16, **lora: Any) -> dict[str, Any]:
+    """The arguments of [`RegressionAwareTrainer`] for QLoRA as it is usually done (Dettmers et al., NeurIPS 2023).
+
+    The base model's linear layers are stored in NF4 with double quantization, at 0.52 bytes a parameter, and computed
+    in bf16; all of them get LoRA.
+
+    ```python
+    trainer = RegressionAwareTrainer("google/gemma-2-27b-it", grid=[1, 2, 3, 4, 5], train_dataset=dataset, **qlora())
+    ```
+
+    Args:
+        r: the rank of LoRA; `lora_alpha` is twice as much unless it is given.
+        lora: of `peft.LoraConfig`, such as `lora_dropout` or `target_modules`.
+
+    Returns:
+        A dict of `quantization_config` and `peft_config`.
+    """
+    return {
+        "quantization_config": BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=torch.bfloat16,
+        ),
+        "peft_config": LoraConfig(
+            **{"r": r, "lora_alpha": 2 * r, "target_modules": "all-linear", "task_type": "CAUSAL_LM", **lora}
+        ),
+    }
+
+
+def dtype_beside(quantization_config: Any) -> torch.dtype | None:
+    """The dtype of what a quantized model leaves dense: that in which its 4-bit layers compute; None for the default.
+
+    An embedding of 256,000 rows of 4,608 takes 4.7 GB in float32, TRL's default, and half of that in bf16.
+    """
+    if not getattr(quantization_config, "load_in_4bit", False):
+        return None
+    return quantization_config.bnb_4bit_compute_dtype
+
+
+def quantization_of(model: Any) -> dict[str, Any] | None:
+    """How the model under an adapter is quantized, as `raft_config.json` holds it; None where it is not."""
+    found = getattr(model.config, "quantization_config", None)
+    if found is None or not hasattr(model, "peft_config"):
+        return None
+    return dict(found) if isinstance(found, dict) else found.to_dict()
+
+
+def keep_4bit_weights_as_they_are(model: Any) -> None:
+    """Keep bitsandbytes from packing the 4-bit weights of a model for inference.
+
+    On CPUs with bf16 instructions it does so at the first evaluation, for good. What is packed has coarser scales, and
+    passes no gradients on: training would go on, silently, with the few that do not go through it.
+    """
+    for module in model.modules():
+        if hasattr(module, _PACKS):
+            setattr(module, _PACKS, False)
+
+
+def check_not_packed(model: Any) -> None:
+    """Refuse to train on 4-bit weights that bitsandbytes has packed for inference.
+
+    Raises:
+        ValueError: some are.
+    """
+    for name, module in model.named_modules():
+        if hasattr(module, _PACKS) and getattr(module.weight.quant_state, "packing_format_for_cpu", False):
+            raise ValueError(
+                f"The 4-bit weights of {name} were packed for inference when the model was run, and pass on no "
+                "gradients. Load the model afresh, and evaluate it with the trainer."
+            )
+
+
+def trained_tensors(model: Any) -> dict[torch.nn.Parameter, torch.Tensor]:
+    """The tensors that a model trains now, each beside its parameter; none for a model given by name."""
+    if isinstance(model, str):
+        return {}
+    return {parameter: parameter.data for parameter in model.parameters() if parameter.requires_grad}
+
+
+def keep_precision(model: Any, before: dict[torch.nn.Parameter, torch.Tensor]) -> None:
+    """Undo TRL's cast of all that is trained on a quantized base to bf16.
+
+    There AdamW's updates at the end of a schedule are smaller than what bf16 tells apart, and are lost. What was
+    there before the cast comes back as it was; an adapter that is new is trained in float32.
+
+    Args:
+        model: the model as TRL left it.
+        before: its `trained_tensors` before that.
+    """
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = before.get(parameter, parameter.data.float())
