@@ -1,6 +1,7 @@
 """Ways timed in turn, again and again in one process, so that a slow moment of the machine meets all of them."""
 
 import json
+import platform
 import statistics
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -45,6 +46,17 @@ def make_batches(
     features = [{"input_ids": one.input_ids, "grid_token_ids": one.grid_token_ids} for one in encoded]
     collate = RegressionCollator(pad_token_id=0)
     return [collate(features[start : start + size]) for start in range(0, len(features), size)]
+
+
+def device_name(device: str) -> str:
+    """The device that a benchmark ran on, in words."""
+    if device.startswith("cuda"):
+        return torch.cuda.get_device_name()
+    model = platform.processor() or platform.machine()
+    if Path("/proc/cpuinfo").is_file():
+        names = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+        model = names[0].partition(":")[2].strip() if names else model
+    return f"{model}, {torch.get_num_threads()} threads"
 
 
 def write(path: str | None, report: dict[str, Any]) -> None:

@@ -140,31 +140,30 @@ def last_logits(
         inputs["position_ids"] = position_ids
     if "use_cache" in parameters:
         inputs["use_cache"] = False
-    with _head_in_its_own_dtype(unwrapped):
+    with _without_copies_of_the_output_matrix(unwrapped):
         return model(**inputs)
 
 
 @contextmanager
-def _head_in_its_own_dtype(model: Any) -> Iterator[None]:
-    """Keep autocast off the output matrix.
+def _without_copies_of_the_output_matrix(model: Any) -> Iterator[None]:
+    """Let the head multiply a few rows by its matrix, and do nothing else to that.
 
-    Under bf16 autocast the head would copy its whole matrix to bf16, to multiply a few rows, and round each logit to
-    three digits. In the matrix' own dtype it is faster and, for float32 weights, exact.
+    Under bf16 autocast it would copy the whole matrix to bf16, and round each logit to three digits. In the matrix' own
+    dtype it is faster and, for float32 weights, exact. And a last column that is cut out of hidden states is multiplied
+    row by row, for which torch copies the matrix on the CPU, once for each row; a column on its own is not.
     """
     head = model.get_output_embeddings()
     # Where PEFT trains single rows, its wrapper's weight is a copy of the whole matrix, made when it is asked for.
     weight = getattr(head, "original_module", head).weight
-    if not weight.is_floating_point():
-        yield
-        return
     autocast = ExitStack()
 
     def enter(_module: Any, arguments: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        rows = arguments[0].clone(memory_format=torch.contiguous_format)
         # Asked here and not before: accelerate turns autocast on inside the model's forward.
-        if not torch.is_autocast_enabled(weight.device.type):
-            return arguments
-        autocast.enter_context(torch.autocast(weight.device.type, enabled=False))
-        return (arguments[0].to(weight.dtype), *arguments[1:])
+        if weight.is_floating_point() and torch.is_autocast_enabled(weight.device.type):
+            autocast.enter_context(torch.autocast(weight.device.type, enabled=False))
+            rows = rows.to(weight.dtype)
+        return (rows, *arguments[1:])
 
     def leave(*_: Any) -> None:
         autocast.close()

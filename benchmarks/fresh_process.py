@@ -1,0 +1,47 @@
+"""Memory measured in a process of its own, where nothing that ran before is resident."""
+
+import ctypes
+import gc
+import multiprocessing
+import os
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+def in_fresh_process(function: Callable[..., Any], *arguments: Any) -> Any:
+    """What a function of a module returns, run in a new process.
+
+    There glibc gives back what is freed as soon as it is as large as the tensors that count; what it would keep
+    depends on the order of sizes.
+    """
+    os.environ.update(MALLOC_MMAP_THRESHOLD_="262144", MALLOC_TRIM_THRESHOLD_="262144")
+    try:
+        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+            return pool.submit(function, *arguments).result()
+    finally:
+        del os.environ["MALLOC_MMAP_THRESHOLD_"], os.environ["MALLOC_TRIM_THRESHOLD_"]
+
+
+def peak_growth(run: Callable[[], Any], device: str = "cpu") -> int:
+    """The bytes that are held at most while something runs, beyond those held before."""
+    gc.collect()
+    if device != "cpu":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        run()
+        return torch.cuda.max_memory_allocated() - before
+    ctypes.CDLL(None).malloc_trim(0)
+    before = resident("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+    run()
+    return resident("VmHWM") - before
+
+
+def resident(kind: str) -> int:
+    """Bytes of this process in memory: now (VmRSS), or at most since the peak was last reset (VmHWM)."""
+    (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(kind)]
+    return int(line.split()[1]) * 1024
