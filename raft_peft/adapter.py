@@ -39,7 +39,9 @@ class RaftConfig(MethodSettings):
         dtype: the dtype of the weights in training.
         autocast: the dtype in which products were computed in training; None for that of the weights.
         quantization: how the base model under an adapter was quantized, as `quantization_config.to_dict()` gives it;
-            None where it was not. With these three, predictions are the same after loading.
+            None where it was not.
+        attn_implementation: the model's attention in training. With these four, predictions are the same after
+            loading.
         versions: the versions of the libraries that wrote the folder.
     """
 
@@ -54,6 +56,7 @@ class RaftConfig(MethodSettings):
     dtype: str | None = None
     autocast: str | None = None
     quantization: dict[str, Any] | None = None
+    attn_implementation: str | None = None
     versions: dict[str, str] = field(default_factory=installed_versions)
 
     @property

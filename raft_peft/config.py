@@ -37,6 +37,12 @@ _UNSUPPORTED = {
 }
 
 
+def cpu_multiplies_bf16() -> bool:
+    """Whether the CPU has instructions for products of bf16 matrices."""
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    return bool(capabilities.get("amx_bf16", False))
+
+
 @dataclass
 class RegressionAwareConfig(MethodSettings, SFTConfig):
     """Settings of [`RegressionAwareTrainer`]: those of TRL's `SFTConfig`, and these.
@@ -54,7 +60,9 @@ class RegressionAwareConfig(MethodSettings, SFTConfig):
         - `learning_rate`: 2e-4, for LoRA, instead of 2e-5.
         - `lr_scheduler_type`: cosine instead of linear, after `warmup_steps` of a tenth of the run.
         - `truncation_mode`: keep_end, the one mode that keeps the place where the number begins.
-        - `bf16`: where unset, on for an accelerator that can do it and off elsewhere, the CPU included.
+        - `bf16`: where unset, on for an accelerator that can do it, and on a CPU that multiplies matrices in bf16
+          (AMX), where a model given by name also gets eager attention unless it is told otherwise: the fastest there
+          by `benchmarks/cpu_precision.py`.
         - `greater_is_better`: follows `metric_for_best_model`; False for rmse, mae and loss.
 
     Raises:
@@ -116,7 +124,8 @@ class RegressionAwareConfig(MethodSettings, SFTConfig):
         if self.metric_for_best_model is not None and self.greater_is_better is None:  # type: ignore[has-type]
             self.greater_is_better = not self.metric_for_best_model.endswith(_LOWER_IS_BETTER)
         if self.bf16 is None:  # type: ignore[has-type]
-            self.bf16 = not self.fp16 and is_torch_bf16_gpu_available()
+            on_cpu = self.use_cpu or not torch.accelerator.is_available()
+            self.bf16 = not self.fp16 and (cpu_multiplies_bf16() if on_cpu else is_torch_bf16_gpu_available())
         if (self.bf16 or self.bf16_full_eval) and not torch.accelerator.is_available():
             self.use_cpu = True  # bf16 on the CPU is asked for; without this, transformers demands a GPU
         with warnings.catch_warnings():

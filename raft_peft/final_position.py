@@ -148,9 +148,9 @@ def last_logits(
 def _without_copies_of_the_output_matrix(model: Any) -> Iterator[None]:
     """Let the head multiply a few rows by its matrix, and do nothing else to that.
 
-    Under bf16 autocast it would copy the whole matrix to bf16, and round each logit to three digits. In the matrix' own
-    dtype it is faster and, for float32 weights, exact. And a last column that is cut out of hidden states is multiplied
-    row by row, for which torch copies the matrix on the CPU, once for each row; a column on its own is not.
+    Under bf16 autocast it would copy the whole matrix to bf16, and round each logit to three digits. In the matrix'
+    own dtype it is faster and, for float32 weights, exact. And where the last column is a view of all hidden states,
+    torch copies the matrix once for each row on the CPU; where it is a tensor of its own, it does not.
     """
     head = model.get_output_embeddings()
     # Where PEFT trains single rows, its wrapper's weight is a copy of the whole matrix, made when it is asked for.

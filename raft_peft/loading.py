@@ -11,6 +11,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoProcessor, set_se
 
 from raft_peft.config import RegressionAwareConfig
 from raft_peft.number_tokens import with_number_tokens
+from raft_peft.quantization import dtype_beside
 
 
 def random_model(model: Any, args: RegressionAwareConfig, quantization_config: Any, peft_config: Any) -> Any:
@@ -33,6 +34,18 @@ def random_model(model: Any, args: RegressionAwareConfig, quantization_config: A
     config = AutoConfig.from_pretrained(model, **options, **trust)
     set_seed(args.seed)
     return AutoModelForCausalLM.from_config(config, **trust, **{"dtype": torch.float32, **of_config})
+
+
+def init_kwargs_of(args: RegressionAwareConfig, quantization_config: Any) -> dict[str, Any]:
+    """How a model given by its name is loaded: as `model_init_kwargs` says, and by default as is best here."""
+    given = args.model_init_kwargs or {}
+    defaults: dict[str, Any] = {}
+    if dtype_beside(quantization_config) is not None:
+        defaults["dtype"] = dtype_beside(quantization_config)
+    if args.bf16 and args.device.type == "cpu" and given.get("attn_implementation") is None:
+        # The fastest in training by benchmarks/cpu_precision.py
+        return {**defaults, **given, "attn_implementation": "eager"}
+    return {**defaults, **given}
 
 
 def processing_class_of(model: str, args: RegressionAwareConfig) -> Any:

@@ -14,6 +14,7 @@ from tqdm.auto import tqdm
 from transformers import AutoTokenizer
 
 from raft_peft.adapter import RAFT_CONFIG_NAME, RaftConfig
+from raft_peft.attention_masks import DENSE
 from raft_peft.batches import batches_by_length
 from raft_peft.collate import RegressionCollator
 from raft_peft.distribution import GridDistribution
@@ -172,6 +173,8 @@ class RegressionPredictor:
                 )
             dtype = saved.dtype if dtype is None else dtype
             autocast = saved.autocast if autocast is None else autocast
+            if saved.attn_implementation in DENSE:  # others may not be installed here
+                model_kwargs.setdefault("attn_implementation", saved.attn_implementation)
             separator = saved.separator if separator is None else separator
             max_length = saved.max_length if max_length is None else max_length
             grid_token_ids = saved.token_ids

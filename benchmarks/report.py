@@ -1,0 +1,192 @@
+"""All benchmarks, one after another, and their report: what `make bench` runs.
+
+    python benchmarks/report.py --output docs/performance.md
+
+Each benchmark runs as a command of its own, so that none sees what another left behind. The report is written as
+Markdown, as JSON beside it, and as a bar chart in images/; `--only` runs some again and keeps the others' figures.
+"""
+
+import json
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from transformers import HfArgumentParser
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+BENCHMARKS = Path(__file__).parent
+SMOLLM2, GEMMA3 = "HuggingFaceTB/SmolLM2-135M-Instruct", "google/gemma-3-270m"
+INTRODUCTION = """\
+# Performance
+
+Written by `make bench`. Every figure is a ratio between two ways that ran in turn in one process, so that a slow
+moment of the machine meets both: the median, and the range between the quartiles. Memory was measured in a process
+of its own for each way. What the figures advise, and memory on a GPU: [speed_and_memory.md](speed_and_memory.md).
+"""
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """A script, its arguments, and what is said above its table."""
+
+    title: str
+    script: str
+    arguments: tuple[str, ...]
+    about: str
+
+
+SUITE = {
+    "step_8": Benchmark(
+        "A training step at a vocabulary of 262,144",
+        "training.py",
+        ("--model", GEMMA3, "--batch_size", "8"),
+        "RAFT needs one row of logits an example. Beside it the same step without any output (the floor), with a head "
+        "on the last hidden state, by the logits of all positions, and TRL's SFT. Memory is that of a step beyond the "
+        "model.",
+    ),
+    "step_16": Benchmark(
+        "The same with 16 prompts",
+        "training.py",
+        ("--model", GEMMA3, "--batch_size", "16"),
+        "",
+    ),
+    "padding": Benchmark(
+        "Rows of different length",
+        "padding.py",
+        ("--model", SMOLLM2),
+        "Time for each token of the prompts, against batches drawn at random and padded.",
+    ),
+    "judge": Benchmark(
+        "Prompts of a judge",
+        "padding.py",
+        ("--model", SMOLLM2, "--kind", "judge", "--batch_size", "32", "--batches", "1", "--turns", "3"),
+        "The same for prompts that begin with a rubric of about 500 tokens, followed by answers of about 150.",
+    ),
+    "inference": Benchmark(
+        "Prediction",
+        "inference.py",
+        ("--model", SMOLLM2),
+        "`RegressionPredictor` sorts prompts by length and runs what they begin with in common once.",
+    ),
+    "cpu": Benchmark(
+        "Precision and attention on the CPU",
+        "cpu_precision.py",
+        ("--model", SMOLLM2),
+        "By this the defaults on a CPU with bf16 instructions were chosen: bf16 autocast on float32 weights, and "
+        "eager attention.",
+    ),
+    "options": Benchmark(
+        "Options of training",
+        "training_options.py",
+        ("--model", SMOLLM2),
+        "Each against the step without it.",
+    ),
+    "numbers": Benchmark(
+        "Numbers of several tokens",
+        "several_tokens.py",
+        ("--model", SMOLLM2),
+        "Against a grid of single tokens.",
+    ),
+    "growth": Benchmark(
+        "Growth",
+        "growth.py",
+        ("--model", SMOLLM2),
+        "Time against the first point, and the exponent of the power law that fits best: 1 is linear, 0 no growth. "
+        "The vocabulary is that of six random layers of the same size.",
+    ),
+}
+
+
+@dataclass
+class Arguments:
+    output: str = field(default="docs/performance.md", metadata={"help": "Where the report is written."})
+    models: str | None = field(
+        default=None, metadata={"help": "A folder that holds the models by their names. By default the Hub."}
+    )
+    only: list[str] | None = field(default=None, metadata={"help": "Some benchmarks alone.", "choices": list(SUITE)})
+
+
+def main(args: Arguments) -> None:
+    output = Path(args.output)
+    figures_path = output.with_suffix(".json")
+    figures: dict[str, Any] = json.loads(figures_path.read_text()) if figures_path.is_file() else {}
+    for name, benchmark in SUITE.items():
+        if args.only is not None and name not in args.only:
+            continue
+        print(f"{benchmark.title} ...", flush=True)
+        figures[name] = run(benchmark, output.parent / "unfinished.json", args.models)
+        figures_path.write_text(json.dumps(figures, indent=1) + "\n")
+    picture = output.parent / "images" / "performance.png"
+    picture.parent.mkdir(exist_ok=True)
+    draw(figures, picture)
+    output.write_text(report(figures, picture.relative_to(output.parent)))
+    print(f"Written: {output}, {figures_path}, {picture}")
+
+
+def run(benchmark: Benchmark, json_path: Path, models: str | None) -> dict[str, Any]:
+    """Run a benchmark; its printed table and the contents of its JSON file."""
+    arguments = list(benchmark.arguments)
+    if models is not None:
+        place = arguments.index("--model") + 1
+        arguments[place] = str(Path(models) / arguments[place])
+    command = [sys.executable, str(BENCHMARKS / benchmark.script), *arguments, "--output", str(json_path)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode != 0:
+        raise RuntimeError(f"{' '.join(command)} failed:\n{done.stderr[-3000:]}")
+    found = json.loads(json_path.read_text())
+    json_path.unlink()
+    if models is not None:
+        found["settings"]["model"] = dict(zip(benchmark.arguments, benchmark.arguments[1:], strict=False))["--model"]
+    return found | {"printed": done.stdout.replace(f"{models}/", "") if models else done.stdout}
+
+
+def report(figures: dict[str, Any], picture: Path) -> str:
+    parts = [INTRODUCTION]
+    versions = next(iter(figures.values()))["versions"]
+    parts.append("Versions: " + ", ".join(f"{name} {version}" for name, version in versions.items()) + ".\n")
+    parts.append(f"![Time and memory of a training step]({picture})\n")
+    for name, benchmark in SUITE.items():
+        if name in figures:
+            lines = figures[name]["printed"].splitlines()
+            start = next(index for index, line in enumerate(lines) if line.startswith("|"))
+            said = " ".join(line for line in lines[:start] if line and not line.startswith("{"))
+            parts += [f"## {benchmark.title}\n", benchmark.about + "\n" if benchmark.about else ""]
+            command = f"`python benchmarks/{benchmark.script} {' '.join(benchmark.arguments)}`"
+            parts += [f"{command}: {said}\n", "\n".join(lines[start:]) + "\n"]
+    return "\n".join(part for part in parts if part)
+
+
+def draw(figures: dict[str, Any], path: Path) -> None:
+    """Time and memory of each way of a training step, as bars."""
+    found = figures["step_8"]["figures"]
+    places = range(len(found))[::-1]
+    figure, panels = plt.subplots(1, 2, figsize=(10, 3.6), sharey=True)
+    for panel, key, label in zip(panels, ("time", "memory"), ("time", "memory of a step"), strict=True):
+        values = [one[key] for one in found]
+        colours = [
+            "#1f77b4" if one["way"].startswith("RAFT") and "full" not in one["way"] else "#b0b0b0" for one in found
+        ]
+        panel.barh(places, values, color=colours)
+        for place, value in zip(places, values, strict=True):
+            panel.text(value, place, f" {value:.2f}", va="center")
+        panel.axvline(1, color="black", linewidth=0.8, linestyle=":")
+        panel.set_xlabel(f"{label} / bare backbone")
+        panel.set_xlim(0, 1.15 * max(values))
+        panel.spines[["top", "right"]].set_visible(False)
+    panels[0].set_yticks(places, [one["way"] for one in found])
+    settings = figures["step_8"]["settings"]
+    figure.suptitle(
+        f"{settings['model']}, LoRA, batch {settings['batch_size']}, {figures['step_8']['device']}", fontsize=9
+    )
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+if __name__ == "__main__":
+    main(*HfArgumentParser(Arguments).parse_args_into_dataclasses())
