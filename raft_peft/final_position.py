@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,6 +14,9 @@ from peft import PeftType
 
 from raft_peft.distribution import GridDistribution
 from raft_peft.trie import TrieReading
+
+# Where a head keeps its forward for few rows.
+_FEW_ROWS = "_forward_of_few_rows"
 
 
 def check_final_logits(model: Any) -> None:
@@ -153,27 +157,27 @@ def _without_copies_of_the_output_matrix(model: Any) -> Iterator[None]:
     torch copies the matrix once for each row on the CPU; where it is a tensor of its own, it does not.
     """
     head = model.get_output_embeddings()
-    # Where PEFT trains single rows, its wrapper's weight is a copy of the whole matrix, made when it is asked for.
-    weight = getattr(head, "original_module", head).weight
-    autocast = ExitStack()
-
-    def enter(_module: Any, arguments: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-        rows = arguments[0].clone(memory_format=torch.contiguous_format)
-        # Asked here and not before: accelerate turns autocast on inside the model's forward.
-        if weight.is_floating_point() and torch.is_autocast_enabled(weight.device.type):
-            autocast.enter_context(torch.autocast(weight.device.type, enabled=False))
-            rows = rows.to(weight.dtype)
-        return (rows, *arguments[1:])
-
-    def leave(*_: Any) -> None:
-        autocast.close()
-
-    handles = [head.register_forward_pre_hook(enter), head.register_forward_hook(leave, always_call=True)]
+    if not hasattr(head, _FEW_ROWS):  # made once, since torch.compile would compile again for another
+        setattr(head, _FEW_ROWS, partial(_forward_of_few_rows, head, head.forward))
+    before = vars(head).get("forward")
+    head.forward = getattr(head, _FEW_ROWS)
     try:
         yield
     finally:
-        for handle in handles:
-            handle.remove()
+        del head.forward
+        if before is not None:
+            head.forward = before
+
+
+def _forward_of_few_rows(head: Any, forward: Callable[..., Any], rows: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+    rows = rows.clone(memory_format=torch.contiguous_format)
+    # Where PEFT trains single rows, its wrapper's weight is a copy of the whole matrix, made when it is asked for.
+    weight = getattr(head, "original_module", head).weight
+    # Asked here and not before: accelerate turns autocast on inside the model's forward.
+    if not weight.is_floating_point() or not torch.is_autocast_enabled(weight.device.type):
+        return forward(rows, *args, **kwargs)
+    with torch.autocast(weight.device.type, enabled=False):
+        return forward(rows.to(weight.dtype), *args, **kwargs)
 
 
 def _backbone(model: Any) -> Any:
