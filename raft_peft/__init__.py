@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from raft_peft.distribution import GridDistribution
     from raft_peft.grid import NumberGrid
     from raft_peft.number_tokens import add_number_tokens
+    from raft_peft.planning import plan_memory
     from raft_peft.predictor import RegressionPredictor
     from raft_peft.quantization import qlora
     from raft_peft.trainer import RegressionAwareTrainer
@@ -23,6 +24,7 @@ __all__ = [
     "RegressionAwareTrainer",
     "RegressionPredictor",
     "add_number_tokens",
+    "plan_memory",
     "qlora",
 ]
 
@@ -34,6 +36,7 @@ _MODULES = {
     "RegressionAwareTrainer": "raft_peft.trainer",
     "RegressionPredictor": "raft_peft.predictor",
     "add_number_tokens": "raft_peft.number_tokens",
+    "plan_memory": "raft_peft.planning",
     "qlora": "raft_peft.quantization",
 }
 

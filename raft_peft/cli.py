@@ -1,9 +1,10 @@
-"""The command line: `raft-peft compare`."""
+"""The command line: `raft-peft compare` and `raft-peft plan`."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
+from collections.abc import Callable, Sequence
 
 COMPARE_HELP = """\
 Train methods side by side on your data and see which is best.
@@ -13,12 +14,22 @@ Train methods side by side on your data and see which is best.
 
 Interrupted, the same command goes on with what is missing.
 """
-USAGE = "usage: raft-peft compare [options]\n\nraft-peft compare --help lists the options.\n"
+PLAN_HELP = """\
+How much memory fine-tuning takes, and with which settings it fits. Reads the model's config alone, no weights.
+
+  raft-peft plan --model google/gemma-2-9b-it --gpu-memory 24GB
+
+What is left open is chosen: the fastest settings which fit.
+"""
+USAGE = """\
+usage: raft-peft compare [options]    train methods side by side
+       raft-peft plan [options]       the memory of training, before any
+
+raft-peft compare --help and raft-peft plan --help list the options.
+"""
 
 
 def compare(arguments: Sequence[str]) -> None:
-    from argparse import RawDescriptionHelpFormatter
-
     from transformers import HfArgumentParser
 
     from raft_peft.compare import CompareSettings, compare_methods
@@ -33,6 +44,32 @@ def compare(arguments: Sequence[str]) -> None:
     print(compare_methods(settings))
 
 
+def plan(arguments: Sequence[str]) -> None:
+    parser = ArgumentParser("raft-peft plan", description=PLAN_HELP, formatter_class=RawDescriptionHelpFormatter)
+    parser.add_argument("--model", required=True, help="Name or folder of a language model.")
+    parser.add_argument("--gpu-memory", help="What there is, as 24GB (10^9 bytes) or 24GiB (2^30 bytes).")
+    parser.add_argument("--quantization", help="none, nf4 or int8; by default none or nf4, as it fits.")
+    parser.add_argument("--gradient-checkpointing", choices=("on", "off"), help="By default as it fits.")
+    parser.add_argument("--batch-size", type=int, help="Rows in a forward pass; by default as many as fit.")
+    parser.add_argument("--global-batch-size", type=int, default=16, help="Rows in an optimizer step (%(default)s).")
+    parser.add_argument("--max-length", type=int, default=512, help="Tokens in a row (%(default)s).")
+    parser.add_argument("--r", type=int, default=16, help="Rank of LoRA on all linear layers (%(default)s).")
+    parser.add_argument("--optim", default="adamw_torch_fused", help="As in TrainingArguments (%(default)s).")
+    parser.add_argument("--dtype", help="Of weights that are not quantized; by default bfloat16, on the CPU float32.")
+    parser.add_argument("--attn-implementation", help="eager, sdpa, ...; by default the trainer's choice.")
+    parser.add_argument("--device", default="cuda", help="cuda or cpu (%(default)s).")
+    parser.add_argument("--trust-remote-code", action="store_true", help="Whether a model's own code may be run.")
+    settings = vars(parser.parse_args(list(arguments)))
+    checkpointing = settings.pop("gradient_checkpointing")
+
+    from raft_peft.planning import plan_memory
+
+    print(plan_memory(gradient_checkpointing=None if checkpointing is None else checkpointing == "on", **settings))
+
+
+COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {"compare": compare, "plan": plan}
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return the exit code; an error of the input is one line, not a traceback."""
     words = sys.argv[1:] if arguments is None else arguments
@@ -40,11 +77,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if command in ("-h", "--help"):
         print(USAGE, end="")
         return 0
-    if command != "compare":
+    if command not in COMMANDS:
         print(USAGE, end="", file=sys.stderr)
         return 2
     try:
-        compare(rest)
+        COMMANDS[command](rest)
     except (ValueError, FileNotFoundError, ModuleNotFoundError) as error:
         print(f"raft-peft {command}: {error}", file=sys.stderr)
         return 1

@@ -39,7 +39,7 @@ _UNSUPPORTED = {
 
 def cpu_multiplies_bf16() -> bool:
     """Whether the CPU has instructions for products of bf16 matrices."""
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     return bool(capabilities.get("amx_bf16", False))
 
 
@@ -124,7 +124,7 @@ class RegressionAwareConfig(MethodSettings, SFTConfig):
         if self.metric_for_best_model is not None and self.greater_is_better is None:  # type: ignore[has-type]
             self.greater_is_better = not self.metric_for_best_model.endswith(_LOWER_IS_BETTER)
         if self.bf16 is None:  # type: ignore[has-type]
-            on_cpu = self.use_cpu or not torch.accelerator.is_available()
+            on_cpu = self.use_cpu or not torch.accelerator.is_available()  # type: ignore[has-type]
             self.bf16 = not self.fp16 and (cpu_multiplies_bf16() if on_cpu else is_torch_bf16_gpu_available())
         if (self.bf16 or self.bf16_full_eval) and not torch.accelerator.is_available():
             self.use_cpu = True  # bf16 on the CPU is asked for; without this, transformers demands a GPU
