@@ -28,17 +28,23 @@ def in_fresh_process(function: Callable[..., Any], *arguments: Any) -> Any:
 
 def peak_growth(run: Callable[[], Any], device: str = "cpu") -> int:
     """The bytes that are held at most while something runs, beyond those held before."""
-    gc.collect()
     if device != "cpu":
+        gc.collect()
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
         run()
         return torch.cuda.max_memory_allocated() - before
-    ctypes.CDLL(None).malloc_trim(0)
+    restart_peak()
     before = resident("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
     run()
     return resident("VmHWM") - before
+
+
+def restart_peak() -> None:
+    """Give back to the operating system what nothing refers to, and let the peak of resident memory start anew."""
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5")
 
 
 def resident(kind: str) -> int:

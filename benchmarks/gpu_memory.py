@@ -24,25 +24,22 @@ checkpointing computes again, dequantization, and logits that no loss reads do n
 """
 
 import math
-import multiprocessing
-import os
 import re
 import statistics
 import tempfile
 import time
 import warnings
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import bitsandbytes
 import torch
 from bitsandbytes.nn import Linear4bit
 from datasets import Dataset, disable_progress_bars
+from fresh_process import in_fresh_process, resident
 from peft import get_peft_model
 from random_weights import random_quantized
-from side_by_side import write
+from side_by_side import device_name, write
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
     AutoModelForCausalLM,
@@ -158,14 +155,8 @@ class Arguments:
 def main(args: Arguments) -> None:
     if args.steps < 2:
         raise ValueError("The first step is not timed. Set --steps to 2 or more.")
-    # glibc would keep much of what is freed. It gives back at once what is as large as the tensors that count.
-    os.environ.update(MALLOC_MMAP_THRESHOLD_="4194304", MALLOC_TRIM_THRESHOLD_="4194304")
     planned = planned_gb(args)
-    figures = []
-    for way in args.ways:
-        # A process that only this way has run in, as memory that was freed may stay resident or reserved.
-        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"), initializer=be_silent) as pool:
-            figures.append(pool.submit(measure, args, way).result())
+    figures = [in_fresh_process(measure, args, way) for way in args.ways]
 
     layers = args.layers or SIZES[args.size]["num_hidden_layers"]
     print(
@@ -216,6 +207,7 @@ def be_silent() -> None:
 
 def measure(args: Arguments, way: str) -> dict[str, Any]:
     """The figures of one way, measured in this process."""
+    be_silent()
     memory = Memory(args.device)
     set_seed(0)
     started = time.perf_counter()
@@ -388,7 +380,7 @@ class Memory:
 
     def peak(self) -> float:
         """The most that was held."""
-        peak = _resident("VmHWM") if self.on_cpu else torch.cuda.max_memory_allocated()
+        peak = resident("VmHWM") if self.on_cpu else torch.cuda.max_memory_allocated()
         return (peak - self.before) / 1e9
 
     def reserved(self) -> float | None:
@@ -396,12 +388,7 @@ class Memory:
         return None if self.on_cpu else torch.cuda.max_memory_reserved() / 1e9
 
     def _held(self) -> int:
-        return _resident("VmRSS") if self.on_cpu else torch.cuda.memory_allocated()
-
-
-def _resident(kind: str) -> int:
-    """Resident memory of this process in bytes: VmRSS is now, VmHWM the most so far."""
-    return 1024 * int(re.search(rf"{kind}:\s+(\d+) kB", Path("/proc/self/status").read_text()).group(1))
+        return resident("VmRSS") if self.on_cpu else torch.cuda.memory_allocated()
 
 
 class Clock(TrainerCallback):
@@ -418,10 +405,6 @@ class Clock(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         synchronize(self.device)
         self.ends.append(time.perf_counter())
-
-
-def device_name(device: str) -> str:
-    return torch.cuda.get_device_name() if device != "cpu" else f"CPU, {torch.get_num_threads()} threads"
 
 
 def synchronize(device: str) -> None:

@@ -11,15 +11,12 @@ is made from the model's config in a process without weights.
 """
 
 import argparse
-import ctypes
-import gc
 import json
-import os
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
+
+from fresh_process import in_fresh_process, resident, restart_peak
 
 SMOLLM2, GEMMA3 = "build/models/HuggingFaceTB/SmolLM2-135M-Instruct", "build/models/google/gemma-3-270m"
 LORA_RANK = 16
@@ -69,7 +66,7 @@ def main() -> None:
     rows = []
     for index in range(len(CASES)) if args.only is None else args.only:
         settings = CASES[index]
-        planned, measured = in_fresh_process("plan", settings), in_fresh_process("measure", settings)
+        planned, measured = in_fresh_process(plan, settings), in_fresh_process(measure, settings)
         rows.append({**settings, "plan": planned, "measured": measured})
         batch = f"{settings['batch_size']} x {settings['max_length']}"
         cells = [
@@ -90,16 +87,6 @@ def main() -> None:
 
 def as_row(cells: list[str]) -> str:
     return f"| {' | '.join(cells)} |"
-
-
-def in_fresh_process(what: str, settings: dict[str, Any]) -> int:
-    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "262144", "MALLOC_TRIM_THRESHOLD_": "262144"}
-    environment |= {"TRANSFORMERS_VERBOSITY": "error"}
-    command = [sys.executable, __file__, what, json.dumps(settings)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    if done.returncode != 0:
-        raise RuntimeError(f"{settings} failed:\n{done.stderr[-3000:]}")
-    return int(done.stdout.split()[-1])
 
 
 def plan(settings: dict[str, Any]) -> int:
@@ -129,7 +116,7 @@ def measure(settings: dict[str, Any]) -> int:
     with tempfile.TemporaryDirectory() as folder:
         AutoModelForCausalLM.from_config(shallow).save_pretrained(folder)
         train({**settings, "model": folder}, tokenizer, folder)
-        give_back()
+        restart_peak()
         before = resident("VmRSS")
         return train(settings, tokenizer, folder) - before
 
@@ -178,26 +165,10 @@ def train(settings: dict[str, Any], tokenizer: Any, folder: str) -> int:
         train_dataset=Dataset.from_list(rows),
         **(qlora(LORA_RANK) if settings["quantization"] == "nf4" else lora),
     )
-    give_back()
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+    restart_peak()
     trainer.train()
     return resident("VmHWM")
 
 
-def give_back() -> None:
-    """Free what nothing refers to, down to the operating system."""
-    gc.collect()
-    ctypes.CDLL(None).malloc_trim(0)
-
-
-def resident(kind: str) -> int:
-    """Bytes of this process in memory: now (VmRSS), or at most since the peak was last reset (VmHWM)."""
-    (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(kind)]
-    return int(line.split()[1]) * 1024
-
-
 if __name__ == "__main__":
-    if sys.argv[1:2] in (["plan"], ["measure"]):
-        print({"plan": plan, "measure": measure}[sys.argv[1]](json.loads(sys.argv[2])))
-    else:
-        main()
+    main()

@@ -7,7 +7,6 @@ Forward and backward of LoRA by each trainer's own `training_step`, on prompts o
 ratios to the bare backbone in the same turn. Memory is what a step takes beyond the model, in a process of its own.
 """
 
-import dataclasses
 import statistics
 from dataclasses import dataclass, field
 
@@ -25,9 +24,8 @@ class Arguments(StepSettings):
 
 
 def main(args: Arguments) -> None:
-    settings = StepSettings(**{name.name: getattr(args, name.name) for name in dataclasses.fields(StepSettings)})
-    memory = {way: in_fresh_process(step_memory, way, settings) for way in args.ways}
-    seconds = time_in_turn({way: make_step(way, settings) for way in args.ways}, args.turns, args.device)
+    memory = {way: in_fresh_process(step_memory, way, args) for way in args.ways}
+    seconds = time_in_turn({way: make_step(way, args) for way in args.ways}, args.turns, args.device)
     floor = args.ways[0]
     print(f"{args.model}, LoRA, batch {args.batch_size}, bf16 {args.bf16}, {device_name(args.device)}\n")
     print(f"| way | time / {floor} | quartiles | memory of a step | / {floor} |\n|---|---|---|---|---|")

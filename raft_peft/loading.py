@@ -38,14 +38,13 @@ def random_model(model: Any, args: RegressionAwareConfig, quantization_config: A
 
 def init_kwargs_of(args: RegressionAwareConfig, quantization_config: Any) -> dict[str, Any]:
     """How a model given by its name is loaded: as `model_init_kwargs` says, and by default as is best here."""
-    given = args.model_init_kwargs or {}
-    defaults: dict[str, Any] = {}
-    if dtype_beside(quantization_config) is not None:
-        defaults["dtype"] = dtype_beside(quantization_config)
-    if args.bf16 and args.device.type == "cpu" and given.get("attn_implementation") is None:
-        # The fastest in training by benchmarks/cpu_precision.py
-        return {**defaults, **given, "attn_implementation": "eager"}
-    return {**defaults, **given}
+    options = dict(args.model_init_kwargs or {})
+    dtype = dtype_beside(quantization_config)
+    if dtype is not None:
+        options.setdefault("dtype", dtype)
+    if args.bf16 and args.device.type == "cpu" and options.get("attn_implementation") is None:
+        options["attn_implementation"] = "eager"  # the fastest in training by benchmarks/cpu_precision.py
+    return options
 
 
 def processing_class_of(model: str, args: RegressionAwareConfig) -> Any:

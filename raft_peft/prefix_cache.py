@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from transformers import Cache, DynamicCache, DynamicLayer
 
-from raft_peft.rows import Rows, Tree
+from raft_peft.rows import Rows, Tree, as_the_forward_takes_them
 from raft_peft.trie import Trie
 
 
@@ -40,7 +40,7 @@ class PrefixCache:
         masks = tree.masks_behind(model, prefix, tree.behind(prefix))
         return Rows(
             tree.input_ids[:, prefix:],
-            masks if len(masks) > 1 else next(iter(masks.values())),
+            as_the_forward_takes_them(masks),
             tree.positions[:, prefix:],
             1 if trie is None else 1 + trie.size,
             options={"past_key_values": self._cache},

@@ -130,6 +130,11 @@ class Tree:
         )
 
 
+def as_the_forward_takes_them(masks: dict[str, torch.Tensor]) -> torch.Tensor | dict[str, torch.Tensor]:
+    """One mask where all layers are of one kind, and otherwise one for each kind."""
+    return masks if len(masks) > 1 else next(iter(masks.values()))
+
+
 def padded_rows(
     model: Any,
     input_ids: torch.Tensor,
@@ -163,7 +168,7 @@ def tree_rows(
     columns = torch.arange(batch * tree.input_ids.shape[1], device=input_ids.device).view(batch, -1)
     return Rows(
         tree.input_ids,
-        masks if len(masks) > 1 else next(iter(masks.values())),
+        as_the_forward_takes_them(masks),
         tree.positions,
         1 + trie.size,
         None,
