@@ -37,7 +37,7 @@ def check_final_logits(model: Any) -> None:
             f"{type(base_model(model)).__name__} has no output over the vocabulary. RAFT reads the probabilities of "
             "number tokens: load the model with AutoModelForCausalLM."
         )
-    if "logits_to_keep" not in _forward_parameters(model):
+    if "logits_to_keep" not in forward_parameters(model):
         raise ValueError(
             f"{type(base_model(model)).__name__}.forward takes no `logits_to_keep`, so it would build the logits of "
             "every position. Use a decoder whose forward takes it, as those of transformers do."
@@ -137,7 +137,7 @@ def last_logits(
     """
     unwrapped = model if unwrapped is None else unwrapped
     inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "logits_to_keep": keep, **kwargs}
-    parameters = _forward_parameters(unwrapped)
+    parameters = forward_parameters(unwrapped)
     if "position_ids" in parameters:
         if position_ids is None and isinstance(attention_mask, torch.Tensor):
             position_ids = positions_of(attention_mask)
@@ -190,5 +190,6 @@ def base_model(model: Any) -> Any:
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
-def _forward_parameters(model: Any) -> Mapping[str, inspect.Parameter]:
+def forward_parameters(model: Any) -> Mapping[str, inspect.Parameter]:
+    """What the forward of the model under any adapter takes, by name."""
     return inspect.signature(base_model(model).forward).parameters

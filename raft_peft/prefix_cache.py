@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from transformers import Cache, DynamicCache, DynamicLayer
 
+from raft_peft.final_position import forward_parameters
 from raft_peft.rows import Rows, Tree, as_the_forward_takes_them
 from raft_peft.trie import Trie
 
@@ -25,7 +26,9 @@ class PrefixCache:
         # Without the model's config, so that layers with a sliding window keep all of it: the masks know the window.
         cache = DynamicCache()
         ids = torch.tensor([self.token_ids], device=model.get_input_embeddings().weight.device)
-        model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        # Renamed in transformers 5, where the old name warns, and goes with 5.40
+        self._argument = "cache" if "cache" in forward_parameters(model) else "past_key_values"
+        model(input_ids=ids, use_cache=True, logits_to_keep=1, **{self._argument: cache})
         self._cache = Cache(layers=[_SharedLayer(layer) for layer in cache.layers])
 
     def rows(
@@ -43,7 +46,7 @@ class PrefixCache:
             as_the_forward_takes_them(masks),
             tree.positions[:, prefix:],
             1 if trie is None else 1 + trie.size,
-            options={"past_key_values": self._cache},
+            options={self._argument: self._cache},
         )
 
 

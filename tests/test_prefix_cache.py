@@ -82,6 +82,13 @@ def test_the_prefix_is_run_once_for_all_batches_and_windows(tiny_llama, tokenize
     assert all(columns <= max(lengths) - prefix for _, columns in shapes[1:])
 
 
+def test_no_argument_is_one_that_transformers_gives_up(tiny_llama, tokenizer, recwarn):
+    predictor = RegressionPredictor(tiny_llama, tokenizer, GRID)
+    predictor.predict(PROMPTS)
+    assert predictor.readout.can_cache_prefixes(tiny_llama)
+    assert not [warning for warning in recwarn if "past_key_values" in str(warning.message)]
+
+
 def test_a_later_prediction_sees_the_weights_of_then(tiny_llama, tokenizer):
     predictor = RegressionPredictor(tiny_llama, tokenizer, GRID)
     before = predictor.predict(PROMPTS)
