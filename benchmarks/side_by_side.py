@@ -1,7 +1,11 @@
-"""Ways timed in turn, again and again in one process, so that a slow moment of the machine meets all of them."""
+"""Ways timed in turn, again and again in one process, so that a slow moment of the machine meets all of them.
+
+Each turn has an order of its own: what runs behind a way that takes much memory pays for it.
+"""
 
 import json
 import platform
+import random
 import statistics
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -19,10 +23,12 @@ from raft_peft.prompts import PromptEncoder
 def time_in_turn(ways: dict[str, Callable[[], Any]], turns: int, device: str = "cpu") -> dict[str, list[float]]:
     """The seconds that each way takes in each turn, after one to warm up."""
     seconds: dict[str, list[float]] = {name: [] for name in ways}
+    order, shuffle = list(ways), random.Random(0).shuffle
     for turn in range(turns + 1):
-        for name, way in ways.items():
+        shuffle(order)
+        for name in order:
             started = time.perf_counter()
-            way()
+            ways[name]()
             if device != "cpu":
                 torch.accelerator.synchronize()
             if turn > 0:
