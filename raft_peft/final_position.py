@@ -176,8 +176,28 @@ def _forward_of_few_rows(head: Any, forward: Callable[..., Any], rows: torch.Ten
     # Asked here and not before: accelerate turns autocast on inside the model's forward.
     if not weight.is_floating_point() or not torch.is_autocast_enabled(weight.device.type):
         return forward(rows, *args, **kwargs)
-    with torch.autocast(weight.device.type, enabled=False):
+    with torch.autocast(weight.device.type, enabled=False), _bf16_products_in_training(weight):
         return forward(rows.to(weight.dtype), *args, **kwargs)
+
+
+@contextmanager
+def _bf16_products_in_training(weight: torch.Tensor) -> Iterator[None]:
+    """On the CPU, float32 products of numbers rounded to bf16 on the way, as autocast would have it, without a copy.
+
+    The kernel is more than twice as fast for few rows. The backward pass, where it is slower, is left alone, and so is
+    prediction, where the exact product costs a smaller part.
+    """
+    products = getattr(torch.backends.mkldnn, "matmul", None)
+    in_bf16 = torch.get_autocast_dtype(weight.device.type) == torch.bfloat16
+    if products is None or not torch.is_grad_enabled() or weight.device.type != "cpu" or not in_bf16:
+        yield
+        return
+    before = products.fp32_precision
+    products.fp32_precision = "bf16"
+    try:
+        yield
+    finally:
+        products.fp32_precision = before
 
 
 def _backbone(model: Any) -> Any:
