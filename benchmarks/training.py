@@ -19,7 +19,7 @@ from transformers import HfArgumentParser
 @dataclass
 class Arguments(StepSettings):
     ways: list[str] = field(default_factory=lambda: list(WAYS), metadata={"help": "What to measure."})
-    turns: int = field(default=9, metadata={"help": "How often each way is timed."})
+    turns: int = field(default=7, metadata={"help": "How often each way is timed."})
     output: str | None = field(default=None, metadata={"help": "A JSON file for the figures."})
 
 
