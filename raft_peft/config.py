@@ -52,6 +52,8 @@ class RegressionAwareConfig(MethodSettings, SFTConfig):
             its place where the column is missing.
         separator: text between the prompt and the number. None puts one space after a plain prompt that does not
             end in white space, and nothing after a chat template's generation prompt.
+        non_finite_loss: stop (the default), which saves the weights of the step before and names the rows, or skip,
+            which leaves the step out and goes on.
         init: pretrained, or random, where the model that the trainer is given by name starts from random weights.
         method, decision, renormalize, attention, number_end, end_every_number, constrained, num_samples, weights,
             special_token, mlp_width, pooling: see [`MethodSettings`].
@@ -94,6 +96,14 @@ class RegressionAwareConfig(MethodSettings, SFTConfig):
             "end in white space, and nothing after a chat template's generation prompt."
         },
     )
+    non_finite_loss: str = field(
+        default="stop",
+        metadata={
+            "help": "What happens where a loss or its gradient is not a finite number: stop, after the weights before "
+            "are saved, or skip, where the step is left out and training goes on.",
+            "choices": ["stop", "skip"],
+        },
+    )
     init: str = field(
         default="pretrained",
         metadata={
@@ -116,6 +126,8 @@ class RegressionAwareConfig(MethodSettings, SFTConfig):
             )
         if self.init not in ("pretrained", "random"):
             raise ValueError(f"`init={self.init!r}` does not exist. Use 'pretrained' or 'random'.")
+        if self.non_finite_loss not in ("stop", "skip"):
+            raise ValueError(f"`non_finite_loss={self.non_finite_loss!r}` does not exist. Use 'stop' or 'skip'.")
         if self.truncation_mode != "keep_end":
             raise ValueError(
                 f"`truncation_mode={self.truncation_mode!r}` would cut off the end of the prompt, where the number "

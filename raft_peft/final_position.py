@@ -174,22 +174,22 @@ def _forward_of_few_rows(head: Any, forward: Callable[..., Any], rows: torch.Ten
     # Where PEFT trains single rows, its wrapper's weight is a copy of the whole matrix, made when it is asked for.
     weight = getattr(head, "original_module", head).weight
     # Asked here and not before: accelerate turns autocast on inside the model's forward.
-    if not weight.is_floating_point() or not torch.is_autocast_enabled(weight.device.type):
+    if not weight.is_floating_point() or not torch.is_autocast_enabled(rows.device.type):
         return forward(rows, *args, **kwargs)
-    with torch.autocast(weight.device.type, enabled=False), _bf16_products_in_training(weight):
+    with torch.autocast(rows.device.type, enabled=False), _bf16_products_in_training(rows.device.type):
         return forward(rows.to(weight.dtype), *args, **kwargs)
 
 
 @contextmanager
-def _bf16_products_in_training(weight: torch.Tensor) -> Iterator[None]:
+def _bf16_products_in_training(device_type: str) -> Iterator[None]:
     """On the CPU, float32 products of numbers rounded to bf16 on the way, as autocast would have it, without a copy.
 
     The kernel is more than twice as fast for few rows. The backward pass, where it is slower, is left alone, and so is
     prediction, where the exact product costs a smaller part.
     """
     products = getattr(torch.backends.mkldnn, "matmul", None)
-    in_bf16 = torch.get_autocast_dtype(weight.device.type) == torch.bfloat16
-    if products is None or not torch.is_grad_enabled() or weight.device.type != "cpu" or not in_bf16:
+    in_bf16 = torch.get_autocast_dtype(device_type) == torch.bfloat16
+    if products is None or not torch.is_grad_enabled() or device_type != "cpu" or not in_bf16:
         yield
         return
     before = products.fp32_precision
@@ -208,6 +208,12 @@ def _backbone(model: Any) -> Any:
 def base_model(model: Any) -> Any:
     """The model under an adapter, where there is one."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def device_of(embeddings: Any) -> torch.device:
+    """Where the input or output embeddings run, also where they wait on disk or in the CPU's memory until they do."""
+    device = embeddings.weight.device
+    return device if device.type != "meta" else torch.device(embeddings._hf_hook.execution_device)
 
 
 def forward_parameters(model: Any) -> Mapping[str, inspect.Parameter]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from huggingface_hub.errors import EntryNotFoundError, HFValidationError, RepositoryNotFoundError
 from peft import PeftConfig, PeftModelForCausalLM, TaskType
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
 from transformers.quantizers import AutoQuantizationConfig
 from transformers.utils import cached_file
 
@@ -30,9 +31,36 @@ def open_model(
     Raises:
         ValueError: the adapter is for another task.
     """
+    check_shards(name)
     if find_file(name, ADAPTER_CONFIG_NAME, hub) is None:
-        return AutoModelForCausalLM.from_pretrained(name, **options)
+        return _from_pretrained(name, **options)
     return _open_adapter(name, tokenizer, quantization, **options)
+
+
+def _from_pretrained(pretrained_model_name_or_path: str, **options: Any) -> Any:
+    """A language model, or one that also reads images, where its architecture has no class for text alone."""
+    try:
+        return AutoModelForCausalLM.from_pretrained(pretrained_model_name_or_path, **options)
+    except ValueError as error:
+        if "Unrecognized configuration class" not in str(error):
+            raise
+        return AutoModelForImageTextToText.from_pretrained(pretrained_model_name_or_path, **options)
+
+
+def check_shards(folder: str | Path) -> None:
+    """Raise a ValueError where the list of a folder's weights leads out of it."""
+    for index in Path(folder).glob("*.index.json"):
+        try:
+            shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise ValueError(
+                f"{index} is not a list of weights: {error!r}. Save or download the model again."
+            ) from None
+        for shard in shards:
+            if not isinstance(shard, str) or PurePath(shard).name != shard:
+                raise ValueError(
+                    f"{index} takes weights from {shard!r}, outside its folder. Such a model is not opened."
+                )
 
 
 def find_file(name: str, filename: str, hub: Mapping[str, Any]) -> str | None:
@@ -73,7 +101,11 @@ def _open_adapter(
     base_options = dict(options)
     if quantization is not None and not hasattr(AutoConfig.from_pretrained(**base, **options), "quantization_config"):
         base_options["quantization_config"] = AutoQuantizationConfig.from_dict(dict(quantization))
-    model = AutoModelForCausalLM.from_pretrained(**base, **base_options)
+    check_shards(peft_config.base_model_name_or_path)
+    model = _from_pretrained(**base, **base_options)
     if len(tokenizer) > model.get_input_embeddings().weight.shape[0]:
         model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    places = options.get("device_map")
+    if isinstance(places, Mapping) and "" not in places:  # by the names of the base model's parts
+        options["device_map"] = {f"base_model.model.{part}": place for part, place in places.items()}
     return PeftModelForCausalLM.from_pretrained(model, name, revision=revision, **options)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,16 +18,16 @@ from raft_peft.attention_masks import DENSE
 from raft_peft.batches import batches_by_length
 from raft_peft.collate import RegressionCollator
 from raft_peft.distribution import GridDistribution
+from raft_peft.final_position import device_of
 from raft_peft.grid import NumberGrid
 from raft_peft.heads import Head
 from raft_peft.methods import METHODS, MethodSettings
 from raft_peft.opening import find_file, open_model
+from raft_peft.out_of_memory import PartsThatFit
 from raft_peft.prefix_cache import PrefixCache, common_prefix
 from raft_peft.prompts import EncodedPrompt, PromptEncoder
-from raft_peft.readout import HEAD_FILE, Reading, Readout
+from raft_peft.readout import HEAD_FILE, Reading, Readout, joined
 
-# Prompts are read and sorted by length so many at a time: enough to save padding, few enough for any memory.
-_SORTED_TOGETHER = 4096
 # A shorter beginning in common is not worth a cache.
 _SHORTEST_PREFIX = 8
 
@@ -90,6 +90,7 @@ class RegressionPredictor:
             grid_token_ids=ids,
             head=head,
         )
+        self._parts = PartsThatFit()
         self._autocast = _autocast_dtype(autocast)
         pad_token_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
         self._collator = RegressionCollator(pad_token_id=pad_token_id or 0)
@@ -252,7 +253,8 @@ class RegressionPredictor:
         Returns:
             The numbers in the unit of the labels, float32, of shape (prompts,), in the order of the prompts.
         """
-        return self._read_all(prompts, batch_size, batch_tokens, show_progress, self._numbers).numpy()
+        chunks = self.read(prompts, batch_size, batch_tokens=batch_tokens, show_progress=show_progress)
+        return torch.cat([torch.empty(0), *(chunk.predictions for chunk in chunks)]).numpy()
 
     def predict_distribution(
         self,
@@ -269,54 +271,67 @@ class RegressionPredictor:
         Raises:
             ValueError: the method gives a number alone.
         """
-        read = self._read_all(prompts, batch_size, batch_tokens, show_progress, self._log_probs)
-        return GridDistribution(read if len(read) else torch.empty(0, len(self.readout.values)), self.readout.values)
+        log_probs = [torch.empty(0, len(self.readout.values))]
+        for chunk in self.read(prompts, batch_size, batch_tokens=batch_tokens, show_progress=show_progress):
+            if chunk.distribution is None:
+                raise ValueError(
+                    f"Method {self.settings.method!r} gives one number a prompt, and no distribution over the grid. "
+                    "Use `predict`, or a method that does, such as raft."
+                )
+            log_probs.append(chunk.distribution.log_probs)
+        return GridDistribution(torch.cat(log_probs), self.readout.values)
 
-    def _numbers(self, reading: Reading) -> torch.Tensor:
-        return reading.predictions
-
-    def _log_probs(self, reading: Reading) -> torch.Tensor:
-        if reading.distribution is None:
-            raise ValueError(
-                f"Method {self.settings.method!r} gives one number a prompt, and no distribution over the grid. Use "
-                "`predict`, or a method that does, such as raft."
-            )
-        return reading.distribution.log_probs
-
-    def _read_all(
+    def read(
         self,
         prompts: Iterable[Any],
-        batch_size: int,
-        batch_tokens: int,
-        show_progress: bool | None,
-        keep: Callable[[Reading], torch.Tensor],
-    ) -> torch.Tensor:
-        """What is kept of each prompt's reading, on the CPU, in order."""
-        for name, value in (("batch_size", batch_size), ("batch_tokens", batch_tokens)):
+        batch_size: int = 64,
+        *,
+        batch_tokens: int = 4096,
+        chunk_size: int = 4096,
+        first_row: int = 0,
+        show_progress: bool | None = None,
+    ) -> Iterator[Reading]:
+        """What `predict` and `predict_distribution` give, for so many prompts at a time, as they are read.
+
+        Takes what `predict` takes.
+
+        Args:
+            chunk_size: the prompts that are sorted by length together; their readings come together, in order.
+            first_row: the number of the first of them, for messages.
+
+        Yields:
+            A [`Reading`] of each chunk, on the CPU: `predictions` of shape (chunk,), and `distribution` over the whole
+            vocabulary, None where the method gives a number alone.
+        """
+        for name, value in (("batch_size", batch_size), ("batch_tokens", batch_tokens), ("chunk_size", chunk_size)):
             if value < 1:
                 raise ValueError(f"{name}={value} must be 1 or more.")
         total = len(prompts) if isinstance(prompts, Sized) else None
         show_progress = (total is None or total > batch_size) if show_progress is None else show_progress
         prefix = None
-        kept: list[torch.Tensor] = []
-        with tqdm(total=total, unit="prompt", disable=not show_progress) as progress, self._inference():
-            for rows in _chunks(_rows(prompts), _SORTED_TOGETHER):
-                encoded = self._encoder.encode(rows, first_row=sum(map(len, kept)))
-                prefix = self._prefix_of(encoded, before=prefix)
-                known = 0 if prefix is None else len(prefix.token_ids)
-                lengths = [len(prompt.input_ids) - known for prompt in encoded]
-                order, read = [], []
-                for batch in batches_by_length(lengths, batch_size, batch_tokens):
-                    read.append(keep(self._read([encoded[index] for index in batch], prefix)))
-                    order += batch
-                    progress.update(len(batch))
-                kept.append(torch.cat(read).cpu()[torch.tensor(order).argsort()])
-        return torch.cat(kept) if kept else torch.empty(0)
+        with tqdm(total=total, unit="prompt", disable=not show_progress) as progress:
+            for rows in _chunks(_rows(prompts), chunk_size):
+                encoded = self._encoder.encode(rows, first_row)
+                first_row += len(rows)
+                order: list[int] = []
+                parts: list[Reading] = []
+                with self._inference():
+                    prefix = self._prefix_of(encoded, before=prefix)
+                    known = 0 if prefix is None else len(prefix.token_ids)
+                    lengths = [len(prompt.input_ids) - known for prompt in encoded]
+                    for batch in batches_by_length(lengths, batch_size, batch_tokens):
+                        parts += self._read_in_parts([encoded[index] for index in batch], prefix)
+                        order += batch
+                        progress.update(len(batch))
+                yield joined(parts, torch.tensor(order).argsort())
 
     @contextmanager
     def _inference(self) -> Iterator[None]:
         dtype = self._autocast
-        with torch.inference_mode(), torch.autocast(self.model.device.type, dtype=dtype, enabled=dtype is not None):
+        with (
+            torch.inference_mode(),
+            torch.autocast(device_of(self.model.get_input_embeddings()).type, dtype=dtype, enabled=dtype is not None),
+        ):
             yield
 
     def _prefix_of(self, prompts: Sequence[EncodedPrompt], before: PrefixCache | None) -> PrefixCache | None:
@@ -330,9 +345,14 @@ class RegressionPredictor:
             return None
         return PrefixCache(self.model, token_ids) if self.readout.can_cache_prefixes(self.model) else None
 
+    def _read_in_parts(self, prompts: Sequence[EncodedPrompt], prefix: PrefixCache | None) -> list[Reading]:
+        """The reading of a batch, in parts where the memory is not enough for the whole."""
+        longest = max(len(prompt.input_ids) for prompt in prompts)
+        return self._parts.run(lambda some: self._read(prompts[some], prefix), len(prompts), longest)
+
     def _read(self, prompts: Sequence[EncodedPrompt], prefix: PrefixCache | None) -> Reading:
         batch = self._collator([{"input_ids": p.input_ids, "grid_token_ids": p.grid_token_ids} for p in prompts])
-        batch = {name: tensor.to(self.model.device) for name, tensor in batch.items()}
+        batch = {name: tensor.to(device_of(self.model.get_input_embeddings())) for name, tensor in batch.items()}
         return self.readout.read(self.readout.read_head(self.model, batch, prefix=prefix), self.model, batch)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from transformers import Cache, DynamicCache, DynamicLayer
 
-from raft_peft.final_position import forward_parameters
+from raft_peft.final_position import device_of, forward_parameters
 from raft_peft.rows import Rows, Tree, as_the_forward_takes_them
 from raft_peft.trie import Trie
 
@@ -25,7 +25,7 @@ class PrefixCache:
         self.token_ids = tuple(token_ids)
         # Without the model's config, so that layers with a sliding window keep all of it: the masks know the window.
         cache = DynamicCache()
-        ids = torch.tensor([self.token_ids], device=model.get_input_embeddings().weight.device)
+        ids = torch.tensor([self.token_ids], device=device_of(model.get_input_embeddings()))
         # Renamed in transformers 5, where the old name warns, and goes with 5.40
         self._argument = "cache" if "cache" in forward_parameters(model) else "past_key_values"
         model(input_ids=ids, use_cache=True, logits_to_keep=1, **{self._argument: cache})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from raft_peft import decisions
 from raft_peft.completion import Completion, read_completion
 from raft_peft.decoding import generate_texts, numbers_in_texts
 from raft_peft.distribution import GridDistribution
-from raft_peft.final_position import FinalPosition, check_final_logits
+from raft_peft.final_position import FinalPosition, check_final_logits, device_of
 from raft_peft.grid import NumberGrid
 from raft_peft.heads import Head, HeadSetup
 from raft_peft.layouts import Layouts
@@ -69,6 +69,21 @@ class Reading:
     parsed: torch.Tensor | None
 
 
+def joined(parts: Sequence[Reading], order: torch.Tensor) -> Reading:
+    """The readings of several batches as one on the CPU, with their rows in another order."""
+
+    def rows(tensors: list[torch.Tensor]) -> torch.Tensor:
+        return torch.cat(tensors).cpu()[order]
+
+    first = parts[0]
+    distribution = None
+    if first.distribution is not None:
+        log_probs = rows([part.distribution.log_probs for part in parts if part.distribution is not None])
+        distribution = GridDistribution(log_probs, first.distribution.values.cpu())
+    parsed = None if first.parsed is None else rows([part.parsed for part in parts if part.parsed is not None])
+    return Reading(rows([part.predictions for part in parts]), distribution, parsed)
+
+
 class Readout:
     """A method at work on a model: its head, and how the head's output becomes a number.
 
@@ -107,7 +122,6 @@ class Readout:
         self.grid = grid
         self.settings = settings
         self.method = METHODS[settings.method]
-        weight = model.get_output_embeddings().weight
         if head is None:
             setup = HeadSetup(
                 values=grid.values,
@@ -117,7 +131,7 @@ class Readout:
             )
             head = self.method.head(settings, setup, tokenizer)
             head = _trained_head(model, like=head) or head
-        self.head = head.to(weight.device)
+        self.head = head.to(device_of(model.get_output_embeddings()))
         self.has_parameters = any(True for _ in head.parameters())
         if self.has_parameters:
             setattr(model, HEAD_NAME, self.head)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+
 
 def refuse_token_callables(compute_loss_func: Any, preprocess_logits_for_metrics: Any, formatting_func: Any) -> None:
     """Raise a ValueError for arguments of `SFTTrainer` that work on token logits."""
@@ -25,6 +27,20 @@ def refuse_token_callables(compute_loss_func: Any, preprocess_logits_for_metrics
     for name, (value, cure) in reasons.items():
         if value is not None:
             raise ValueError(f"`{name}` cannot be used with a regression loss. {cure}")
+
+
+def refuse_offloading_without_accelerator(args: Any) -> None:
+    """Raise a ValueError where activations would be moved to the memory in which they already are."""
+    settings = {
+        "activation_offloading=True": args.activation_offloading,
+        "gradient_checkpointing_kwargs={'offload': True}": (args.gradient_checkpointing_kwargs or {}).get("offload"),
+    }
+    for setting, is_set in settings.items():
+        if is_set and not torch.accelerator.is_available():
+            raise ValueError(
+                f"`{setting}` moves activations from an accelerator to the CPU's memory, and there is no accelerator. "
+                "Leave it off; `gradient_checkpointing=True` saves memory on the CPU."
+            )
 
 
 def refuse_sequence_sharding(parallelism: Any) -> None:

@@ -25,7 +25,7 @@ from transformers import (
     TrainingArguments,
 )
 from transformers.trainer_utils import PredictionOutput
-from trl import SFTTrainer
+from trl.models import enable_selective_activation_checkpointing
 from trl.trainer.utils import get_config_model_id
 
 from raft_peft.adapter import RAFT_CONFIG_NAME, RaftConfig
@@ -33,7 +33,8 @@ from raft_peft.attention_masks import own_implementation
 from raft_peft.collate import RegressionCollator
 from raft_peft.config import RegressionAwareConfig
 from raft_peft.distribution import GridDistribution
-from raft_peft.final_position import check_final_logits
+from raft_peft.fault_tolerance import FaultTolerantTrainer
+from raft_peft.final_position import base_model, check_final_logits
 from raft_peft.grid import NumberGrid
 from raft_peft.heads import Head
 from raft_peft.loading import init_kwargs_of, processing_class_of, random_model, reloadable
@@ -41,11 +42,17 @@ from raft_peft.losses import DistributionLoss, Loss, cross_entropy, squared_erro
 from raft_peft.methods import METHODS
 from raft_peft.metrics import regression_metrics
 from raft_peft.number_tokens import check_number_tokens, rows_saved_alone
+from raft_peft.out_of_memory import PartsThatFit
 from raft_peft.preparation import ENCODED_COLUMNS, encode_dataset, first_row
 from raft_peft.prompts import PromptEncoder
 from raft_peft.quantization import check_not_packed, keep_precision, quantization_of, trained_tensors
 from raft_peft.readout import HEAD_FILE, HEAD_NAME, HeadReading, Readout, save_head
-from raft_peft.refusals import refuse_sequence_sharding, refuse_token_callables
+from raft_peft.refusals import (
+    refuse_offloading_without_accelerator,
+    refuse_sequence_sharding,
+    refuse_token_callables,
+)
+from raft_peft.repeated_rows import rows_that_count
 
 EvalDataset: TypeAlias = Dataset | IterableDataset | dict[str, Dataset | IterableDataset]
 
@@ -66,7 +73,7 @@ class RegressionPredictionOutput(PredictionOutput):
     rail: np.ndarray | None
 
 
-class RegressionAwareTrainer(SFTTrainer):
+class RegressionAwareTrainer(FaultTolerantTrainer):
     """Fine-tunes a language model to predict a number (RAFT, Lukasik et al., ICLR 2025).
 
     By default the prediction is the expectation of a grid of numbers under the model's next-token distribution, the
@@ -150,6 +157,7 @@ class RegressionAwareTrainer(SFTTrainer):
             args = RegressionAwareConfig(f"{name.rstrip('/').split('/')[-1]}-RAFT")
         elif not isinstance(args, RegressionAwareConfig):
             args = RegressionAwareConfig.from_training_arguments(args)
+        refuse_offloading_without_accelerator(args)
         method = METHODS[args.method]
         if loss is not None and method.trains_text:
             raise ValueError(
@@ -178,6 +186,7 @@ class RegressionAwareTrainer(SFTTrainer):
             args.model_init_kwargs = init_kwargs_of(args, quantization_config)
         folder = model if isinstance(model, str) else None
         before = trained_tensors(model)
+        self._parts = PartsThatFit()
         with _without_padding_free(args):
             super().__init__(
                 model=model,
@@ -197,6 +206,9 @@ class RegressionAwareTrainer(SFTTrainer):
             self.train_dataset = None
         if getattr(self.model, "is_quantized", False) and not self.is_fsdp_enabled:
             keep_precision(self.model, before)
+        if (args.gradient_checkpointing_kwargs or {}).get("selective"):
+            # TRL wraps the method of the PEFT model, while `Trainer` calls that of the model under it
+            enable_selective_activation_checkpointing(base_model(self.model))
         if data_collator is None:
             self.data_collator = RegressionCollator(
                 pad_token_id=self._tokenizer.pad_token_id, pad_to_multiple_of=args.pad_to_multiple_of
@@ -277,6 +289,11 @@ class RegressionAwareTrainer(SFTTrainer):
     # Training
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
+        """As `Trainer.train`; see [`FaultTolerantTrainer`] for resuming.
+
+        Raises:
+            ValueError: there is nothing to train on, or no loss.
+        """
         if self.train_dataset is None:
             raise ValueError(
                 "There is nothing to train on. Pass `train_dataset` to RegressionAwareTrainer: rows of `prompt` and a "
@@ -300,6 +317,10 @@ class RegressionAwareTrainer(SFTTrainer):
         head, losses = self._forward(model, inputs)
         if losses is None:
             raise ValueError("The rows have no label to train on. Give them a float `label`.")
+        if self.model.training:
+            self._log_batch(inputs, head.output, losses.detach())
+            if "counts" in inputs:
+                losses = torch.where(inputs["counts"], losses, 0)
         auxiliary_steps = 1
         if num_items_in_batch is None:
             loss = losses.mean()
@@ -309,8 +330,6 @@ class RegressionAwareTrainer(SFTTrainer):
             auxiliary_steps = self.current_gradient_accumulation_steps
         if self.aux_loss_enabled:
             loss = loss + self.router_aux_loss_coef * head.auxiliary_loss / auxiliary_steps
-        if self.model.training:
-            self._log_batch(inputs, head.output)
         return (loss, head.output) if return_outputs else loss
 
     def _forward(self, model: Any, inputs: dict[str, torch.Tensor]) -> tuple[HeadReading, torch.Tensor | None]:
@@ -349,17 +368,23 @@ class RegressionAwareTrainer(SFTTrainer):
     def _unwrapped(self, model: Any) -> Any:
         return self.accelerator.unwrap_model(model, keep_torch_compile=False)
 
-    def _log_batch(self, inputs: dict[str, torch.Tensor], output: GridDistribution | torch.Tensor | None) -> None:
-        rows = inputs["attention_mask"]
-        mass = (
-            output.mass.detach().sum() if isinstance(output, GridDistribution) else torch.zeros((), device=rows.device)
-        )
-        counts = torch.stack([rows.sum(), mass.to(rows.device)])
-        tokens, mass_of_all = self.accelerator.gather(counts[None]).sum(0).tolist()
-        self._total_train_tokens += int(tokens) // self._tp_size
+    def _log_batch(
+        self, inputs: dict[str, torch.Tensor], output: GridDistribution | torch.Tensor | None, losses: torch.Tensor
+    ) -> None:
+        """Count what all processes saw, and remember the rows where a loss of any of them is not a number."""
+        tokens = inputs["attention_mask"].sum(1)
+        counted = inputs.get("counts", torch.ones_like(tokens))
+        mass = output.mass.detach() if isinstance(output, GridDistribution) else torch.zeros_like(losses)
+        not_finite = ~torch.isfinite(losses)
+        of_rows = [tokens, counted, mass.to(tokens.device), not_finite.to(tokens.device)]
+        totals = torch.stack([(one * counted).sum().float() for one in of_rows])
+        seen, rows, mass_of_all, wrong = self.accelerator.gather(totals[None]).sum(0).tolist()
+        self._total_train_tokens += int(seen) // self._tp_size
         self._metrics["train"]["num_tokens"] = [self._total_train_tokens]
-        if isinstance(output, GridDistribution) and not self.readout.head.sums_to_one:
-            self._metrics["train"]["grid_mass"].append(mass_of_all / (len(rows) * self.accelerator.num_processes))
+        if isinstance(output, GridDistribution) and not self.readout.head.sums_to_one and rows:
+            self._metrics["train"]["grid_mass"].append(mass_of_all / rows)
+        if wrong:
+            self._note_non_finite(inputs, not_finite & counted.bool().to(not_finite.device))
 
     def _get_num_items_in_batch(
         self, batch_samples: list[dict[str, torch.Tensor]], device: torch.device
@@ -367,8 +392,16 @@ class RegressionAwareTrainer(SFTTrainer):
         """The number of examples in the optimizer step, over all processes."""
         if not batch_samples:
             return None
-        count = torch.tensor(sum(len(batch["labels"]) for batch in batch_samples), device=device)
+        self._step_batches = batch_samples
+        last = batch_samples[-1]
+        last["counts"] = rows_that_count(self.accelerator, last, self._rows_of_an_epoch(), self._tp_size)
+        rows = sum(len(batch["labels"]) for batch in batch_samples[:-1]) + int(last["counts"].sum())
+        count = torch.tensor(rows, device=device)
         return self.accelerator.gather(count).sum() / self._tp_size
+
+    def _rows_of_an_epoch(self) -> int | None:
+        dropped = self.args.dataloader_drop_last or not self.accelerator.even_batches
+        return None if dropped or not isinstance(self.train_dataset, Dataset) else len(self.train_dataset)
 
     # Evaluation
 
@@ -384,6 +417,22 @@ class RegressionAwareTrainer(SFTTrainer):
         No loss is given: `Trainer` would weigh a smaller last batch like a full one. It is a metric instead.
         """
         inputs = self._prepare_inputs(inputs)
+        if self._runs_in_step_with_others():
+            read = self._read(model, inputs)
+        else:
+            rows, length = inputs["input_ids"].shape
+            parts = self._parts.run(
+                lambda some: self._read(model, {name: values[some] for name, values in inputs.items()}), rows, length
+            )
+            read = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+        return None, read, inputs.get("labels")
+
+    def _runs_in_step_with_others(self) -> bool:
+        """Whether a forward pass is done by several processes together, which must run batches of one size."""
+        sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled or self.is_distributed_loading_by_transformers
+        return sharded or self._tp_size > 1
+
+    def _read(self, model: Any, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         with torch.no_grad(), self.compute_loss_context_manager():
             head, losses = self._forward(model, inputs)
             if head.output is None:
@@ -396,7 +445,7 @@ class RegressionAwareTrainer(SFTTrainer):
             read |= {"parsed": reading.parsed, "rail": self.readout.expectation(reading.distribution)}
         if losses is not None:
             read["losses"] = losses
-        return None, read, inputs.get("labels")
+        return read
 
     def _compute_metrics(self, evaluated: EvalPrediction) -> dict[str, float]:
         read, labels = evaluated.predictions, evaluated.label_ids
@@ -471,7 +520,7 @@ class RegressionAwareTrainer(SFTTrainer):
             prefix = f"{HEAD_NAME}."
             head = {name.removeprefix(prefix): whole[name] for name in whole if name.startswith(prefix)}
             state_dict = {name: tensor for name, tensor in whole.items() if not name.startswith(prefix)}
-        with rows_saved_alone(self.model):
+        with rows_saved_alone(self.model), _without_tokens(self.args):
             super()._save(output_dir, state_dict)
         if self.args.should_save:
             folder = output_dir if output_dir is not None else self.args.output_dir
@@ -495,7 +544,8 @@ class RegressionAwareTrainer(SFTTrainer):
         self._load_head(self.state.best_model_checkpoint)
 
     def _load_head(self, checkpoint: str) -> None:
-        if self.readout.has_parameters:
+        sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled  # whose own state holds the head
+        if self.readout.has_parameters and not sharded:
             self.readout.load_head(Path(checkpoint) / HEAD_FILE)
 
     def _raft_config(self) -> RaftConfig:
@@ -528,6 +578,18 @@ def _without_padding_free(args: RegressionAwareConfig) -> Iterator[None]:
         yield
     finally:
         args.padding_free = padding_free
+
+
+@contextmanager
+def _without_tokens(args: RegressionAwareConfig) -> Iterator[None]:
+    """`Trainer` saves its arguments beside the model, and with them what opens the Hub."""
+    hub_token, init_kwargs = args.hub_token, args.model_init_kwargs
+    args.hub_token = None
+    args.model_init_kwargs = None if init_kwargs is None else {**init_kwargs, "token": None}
+    try:
+        yield
+    finally:
+        args.hub_token, args.model_init_kwargs = hub_token, init_kwargs
 
 
 def _named_datasets(train_dataset: Any, eval_dataset: Any) -> list[tuple[str, Dataset | IterableDataset]]:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from raft_peft.attention_masks import DENSE, FULL, SLIDING, kinds_of_layers, own_implementation, shorter_window
-from raft_peft.final_position import base_model
+from raft_peft.final_position import base_model, device_of
 from raft_peft.flat_attention import leave_flat_rows
 from raft_peft.prefix_cache import PrefixCache
 from raft_peft.reading import read_final_position
@@ -27,7 +27,7 @@ def why_not_a_tree(model: Any) -> str | None:
     config = model.config.get_text_config()
     if own_implementation(config) not in DENSE:
         return f"its attention implementation is {own_implementation(config)!r}"
-    trie = Trie.of([((1, 2, 3), (1, 4), (2, 5), (3,))] * 2).to(_device(model))
+    trie = Trie.of([((1, 2, 3), (1, 4), (2, 5), (3,))] * 2).to(device_of(model.get_input_embeddings()))
     return _why_not_equal(model, trie, tree_rows, path_rows)
 
 
@@ -53,7 +53,7 @@ def _why_not_equal(model: Any, trie: Trie | None, layout: Layout, plain_layout: 
     others = kinds_of_layers(config) - {FULL, SLIDING}
     if others:
         return f"it has layers of the kind {min(others)!r}"
-    device = _device(model)
+    device = device_of(model.get_input_embeddings())
     input_ids = torch.tensor([[0, 0, *_COMMON, 5, 6], [*_COMMON, 3, 4, 5, 6]], device=device)
     attention_mask = torch.tensor([[0, 0, 1, 1, 1, 1], [1, 1, 1, 1, 1, 1]], device=device)
     implementation = config._attn_implementation
@@ -82,7 +82,7 @@ def check_bidirectional(model: Any) -> None:
     Raises:
         ValueError: the installed transformers cannot do it for this architecture.
     """
-    pairs = torch.tensor([[0, 1], [0, 2]], device=_device(model))
+    pairs = torch.tensor([[0, 1], [0, 2]], device=device_of(model.get_input_embeddings()))
     try:
         with _in_evaluation(model):
             final = read_final_position(
@@ -116,7 +116,3 @@ def _in_evaluation(model: Any) -> Iterator[None]:
 
 def _read(model: Any, rows: Rows) -> torch.Tensor:
     return rows.node_logits(rows.run(model).logits).float().log_softmax(-1)[..., :8]
-
-
-def _device(model: Any) -> torch.device:
-    return model.get_input_embeddings().weight.device

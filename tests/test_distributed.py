@@ -1,80 +1,151 @@
-"""Two processes on the CPU: every head trains in step, and predictions come back whole and in order on both."""
+"""Several processes on the CPU: the same losses and weights as one, and every row predicted once and in order."""
 
 import json
 import os
+import shutil
+import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
-
-METHODS = ["raft", "raft several", "learnable_raft", "logits_mlp", "pooled", "ce"]
-
-SCRIPT = """
-import json, sys
 import torch
-from datasets import Dataset
-from transformers import AutoModelForCausalLM, AutoTokenizer
-from raft_peft import RegressionAwareConfig, RegressionAwareTrainer
+import yaml
+from process_worker import ROWS
+from safetensors.torch import load_file
 
-folder, methods = sys.argv[1], sys.argv[2].split(",")
-rows = Dataset.from_list(
-    [{"prompt": f"Rate item {i * 3} from 0 to 4, the score is", "label": (i % 9) / 2} for i in range(11)]
+from raft_peft import RegressionPredictor
+
+TESTS = Path(__file__).parent
+CONFIGS = TESTS.parent / "examples" / "accelerate"
+PER_STEP = 6
+SEVERAL = [0, 0.5, 1, 4, 10]
+
+# 26 rows do not divide by 6: the fifth step of each epoch has 2 rows, which are not enough for all processes.
+JOBS = [
+    {"name": "raft"},
+    {"name": "accumulated", "per_step": 12, "settings": {"gradient_accumulation_steps": 2}},
+    {"name": "checkpointing", "settings": {"gradient_checkpointing": True}},
+    {"name": "several", "grid": SEVERAL},
+    {"name": "padding_free", "settings": {"padding_free": True}},
+    {"name": "all_weights", "lora": False},
+    *(
+        {"name": method, "settings": {"method": method}}
+        for method in ("learnable_raft", "logits_mlp", "pooled", "special_token", "log_loss", "ce")
+    ),
+]
+OF_THREE = [job for job in JOBS if job["name"] in ("raft", "accumulated", "several", "logits_mlp", "ce")]
+OF_FSDP = [job for job in JOBS if job["name"] in ("raft", "several", "logits_mlp", "pooled", "ce")]
+
+
+def run_worker(folder, jobs, command, **environment):
+    jobs = [{"per_step": PER_STEP, **job} for job in jobs]
+    command = [sys.executable, *command, str(TESTS / "process_worker.py"), str(folder), json.dumps(jobs)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
+    run = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert run.returncode == 0, run.stderr[-4000:]
+
+
+def launch(folder, jobs, processes, config, *arguments):
+    """By `accelerate launch`, with one of the configurations in examples/, but in float32."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = ["-m", "accelerate.commands.launch", "--config_file", str(CONFIGS / config), "--mixed_precision", "no"]
+    command += ["--num_processes", str(processes), "--main_process_port", str(port), *arguments]
+    run_worker(folder, jobs, command)
+
+
+def results(folder, name):
+    return [json.loads(path.read_text()) for path in sorted(folder.glob(f"{name}-[0-9].json"))]
+
+
+@pytest.fixture(scope="module")
+def one_process(tmp_path_factory):
+    """The folder of the runs in one process."""
+    from conftest import make_byte_level
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    folder = tmp_path_factory.mktemp("one")
+    tokenizer = make_byte_level()
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    special = {"pad_token_id": 1, "eos_token_id": 2, "initializer_range": 0.4}
+    LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), **sizes, **special)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    run_worker(folder, JOBS, [])
+    return folder
+
+
+def copied_model(one_process, folder):
+    for path in one_process.iterdir():
+        if path.is_file() and "-0.json" not in path.name:
+            shutil.copy(path, folder)
+    return folder
+
+
+def compare(one_process, folder, job, processes):
+    """The largest differences of losses, weights and predictions."""
+    (alone,) = results(one_process, job["name"])
+    together = results(folder, job["name"])
+    assert len(together) == processes
+    np.testing.assert_allclose(together[0]["losses"], alone["losses"], atol=1e-5)
+    saved, expected = folder / job["name"] / "0", one_process / job["name"] / "0"
+    files = sorted(path.name for path in expected.glob("*.safetensors"))
+    assert files
+    for file in files:
+        weights = load_file(saved / file)
+        for name, weight in load_file(expected / file).items():
+            torch.testing.assert_close(
+                weights[name], weight, rtol=0, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}"
+            )
+    for result in together:
+        assert len(result["predictions"]) == len(ROWS)
+        np.testing.assert_allclose(result["predictions"], alone["predictions"], atol=2e-5)
+        assert result["metrics"]["eval_rmse"] == pytest.approx(alone["metrics"]["eval_rmse"], abs=1e-5)
+    assert [path.name for path in (folder / job["name"]).iterdir()] == ["0"]  # one process alone writes
+    loaded = RegressionPredictor.from_pretrained(saved).predict([row["prompt"] for row in ROWS])
+    np.testing.assert_allclose(loaded, alone["predictions"], atol=2e-5)
+
+
+@pytest.mark.parametrize(("processes", "jobs"), [(2, JOBS), (3, OF_THREE)])
+def test_ddp(one_process, tmp_path, processes, jobs):
+    launch(copied_model(one_process, tmp_path), jobs, processes, "ddp.yaml")
+    for job in jobs:
+        compare(one_process, tmp_path, job, processes)
+    assert "MULTI_CPU" in results(tmp_path, "raft")[0]["engine"]
+
+
+@pytest.mark.parametrize(
+    ("processes", "state", "jobs"),
+    [(2, "FULL_STATE_DICT", OF_FSDP), (3, "FULL_STATE_DICT", OF_FSDP[:1]), (2, "SHARDED_STATE_DICT", OF_FSDP[:1])],
 )
-for method in methods:
-    trainer = RegressionAwareTrainer(
-        AutoModelForCausalLM.from_pretrained(folder, dtype="float32"),
-        RegressionAwareConfig(
-            f"{folder}/{method}", method=method.split()[0], use_cpu=True, bf16=False, max_steps=3, learning_rate=1e-2,
-            per_device_train_batch_size=2, per_device_eval_batch_size=2, report_to="none", save_strategy="no",
-            gradient_checkpointing=method != "raft", disable_tqdm=True,
-        ),
-        grid=[0, 0.5, 1, 4, 10] if "several" in method else range(5),
-        processing_class=AutoTokenizer.from_pretrained(folder),
-        train_dataset=rows,
-    )
-    trainer.train()
-    weights = [parameter.double().sum().item() for parameter in trainer.model.parameters()]
-    predictions = trainer.predict(rows).predictions.tolist()
-    trainer.save_model()
-    rank = trainer.args.process_index
-    with open(f"{folder}/{method}-{rank}.json", "w") as file:
-        json.dump({"weights": weights, "predictions": predictions}, file)
-"""
+def test_fsdp2(one_process, tmp_path, processes, state, jobs):
+    arguments = ["--fsdp_state_dict_type", state]
+    launch(copied_model(one_process, tmp_path), jobs, processes, "fsdp2.yaml", *arguments)
+    for job in jobs:
+        compare(one_process, tmp_path, job, processes)
+    assert "FSDP" in results(tmp_path, "raft")[0]["engine"]
 
 
-@pytest.fixture
-def model_folder(tiny_llama, tokenizer, tmp_path):
-    tiny_llama.save_pretrained(tmp_path)
-    tokenizer.save_pretrained(tmp_path)
-    return tmp_path
+def test_going_on_in_the_middle_of_an_epoch(one_process, tmp_path):
+    """As after a kill: the repeated rows at its end count no more than they did."""
+    job = {"name": "raft", "settings": {"save_strategy": "steps", "save_steps": 3}}
+    launch(copied_model(one_process, tmp_path), [job], 2, "ddp.yaml")
+    folder = tmp_path / "raft" / "0"
+    shutil.rmtree(folder / "checkpoint-6")
+    launch(tmp_path, [{**job, "resume": str(folder / "checkpoint-3")}], 2, "ddp.yaml")
+    resumed, alone = results(tmp_path, "raft")[0], results(one_process, "raft")[0]
+    np.testing.assert_allclose(resumed["losses"], alone["losses"], atol=1e-5)
+    np.testing.assert_allclose(resumed["predictions"], alone["predictions"], atol=2e-5)
 
 
-def test_two_processes(model_folder):
-    from raft_peft import RegressionPredictor
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_configs_are_what_accelerate_reads(path):
+    from accelerate.commands.config.config_args import load_config_from_file
 
-    script = model_folder / "run.py"
-    script.write_text(SCRIPT)
-    run = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "torch.distributed.run",
-            "--standalone",
-            "--nproc_per_node=2",
-            str(script),
-            str(model_folder),
-            ",".join(METHODS),
-        ],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    assert run.returncode == 0, run.stderr[-3000:]
-    prompts = [f"Rate item {index * 3} from 0 to 4, the score is" for index in range(11)]
-    for method in METHODS:
-        first, second = (json.loads((model_folder / f"{method}-{rank}.json").read_text()) for rank in (0, 1))
-        assert first["weights"] == second["weights"], method
-        assert first["predictions"] == second["predictions"]
-        alone = RegressionPredictor.from_pretrained(model_folder / method).predict(prompts)
-        np.testing.assert_allclose(first["predictions"], alone, atol=1e-5)
+    config = load_config_from_file(str(path))
+    stated = yaml.safe_load(path.read_text())
+    assert stated["distributed_type"] == config.distributed_type.value
+    assert set(stated) <= set(vars(config)) | {"deepspeed_config", "fsdp_config"}

@@ -9,6 +9,7 @@ from torch._dynamo.utils import counters
 from training import lora, make
 from trl.models import get_act_offloading_ctx_manager
 
+import raft_peft.trainer as trainer_module
 from raft_peft import NumberGrid, RegressionPredictor
 
 SINGLE = range(5)
@@ -88,9 +89,11 @@ def test_checkpointing_runs_the_layers_again(every_n_layers, calls, tiny_llama, 
     assert len(seen) == calls
 
 
-@pytest.mark.parametrize("grid", [SINGLE, SEVERAL], ids=["single tokens", "several tokens"])
-def test_selective_checkpointing(grid, tiny_llama, tokenizer, tmp_path, rows):
-    common = {"grid": grid, "peft": False}
+@pytest.mark.parametrize(
+    ("grid", "peft"), [(SINGLE, True), (SEVERAL, False)], ids=["single tokens, LoRA", "several tokens, all weights"]
+)
+def test_selective_checkpointing(grid, peft, tiny_llama, tokenizer, tmp_path, rows):
+    common = {"grid": grid, "peft": peft}
     expected = trained(tiny_llama, tokenizer, tmp_path, rows, options={}, **common)
     options = {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"selective": True}}
     assert_same(trained(tiny_llama, tokenizer, tmp_path, rows, options=options, **common), expected)
@@ -116,6 +119,7 @@ def test_activation_offloading(grid, options, tiny_gemma2, tokenizer, tmp_path, 
             return get_act_offloading_ctx_manager(model, use_pin_memory=False, use_streams=False, min_offload_size=1)
 
     monkeypatch.setattr(sft_trainer, "get_act_offloading_ctx_manager", on_the_cpu)
+    monkeypatch.setattr(trainer_module, "refuse_offloading_without_accelerator", lambda args: None)
     monkeypatch.setattr(torch.cpu, "empty_cache", lambda: None, raising=False)  # called where bitsandbytes is loaded
     expected = trained(tiny_gemma2, tokenizer, tmp_path, rows, grid=grid, options=options)
     found = trained(
@@ -125,6 +129,15 @@ def test_activation_offloading(grid, options, tiny_gemma2, tokenizer, tmp_path, 
     offloaded = found[0].maybe_activation_offload_context
     assert offloaded.tensor_id > 0
     assert len(offloaded.tracker) <= 1  # what is logged alone has no backward pass; the next step forgets it
+
+
+@pytest.mark.skipif(torch.accelerator.is_available(), reason="for machines without an accelerator")
+@pytest.mark.parametrize(
+    "options", [{"activation_offloading": True}, {"gradient_checkpointing_kwargs": {"offload": True}}]
+)
+def test_there_is_nowhere_to_offload_from_without_an_accelerator(options, tiny_llama, tokenizer, tmp_path, rows):
+    with pytest.raises(ValueError, match=rf"{next(iter(options))}.*there is no accelerator"):
+        make(tiny_llama, tokenizer, tmp_path, rows, options=options)
 
 
 @pytest.mark.parametrize(
