@@ -187,6 +187,9 @@ def _bf16_products_in_training(device_type: str) -> Iterator[None]:
     The kernel is more than twice as fast for few rows. The backward pass, where it is slower, is left alone, and so is
     prediction, where the exact product costs a smaller part.
     """
+    if torch.compiler.is_compiling():  # which cannot set what is set here, and chooses its kernels itself
+        yield
+        return
     products = getattr(torch.backends.mkldnn, "matmul", None)
     in_bf16 = torch.get_autocast_dtype(device_type) == torch.bfloat16
     if products is None or not torch.is_grad_enabled() or device_type != "cpu" or not in_bf16:

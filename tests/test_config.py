@@ -15,6 +15,7 @@ def test_names_do_not_collide_with_those_of_trl():
     assert own - inherited == {
         "label_column",
         "separator",
+        "non_finite_loss",
         "init",
         *(setting.name for setting in fields(MethodSettings)),
     }
@@ -98,6 +99,11 @@ def test_the_best_model_is_the_best_after_a_conversion(kind, metric, greater):
 def test_what_cannot_be_honoured_is_refused_in_a_conversion_too():
     with pytest.raises(ValueError, match="packing"):
         RegressionAwareConfig.from_training_arguments(SFTConfig("out", packing=True, use_cpu=True))
+
+
+def test_what_happens_at_a_loss_that_is_not_finite_exists():
+    with pytest.raises(ValueError, match=r"non_finite_loss='ignore'.*'stop' or 'skip'"):
+        RegressionAwareConfig("out", non_finite_loss="ignore")
 
 
 def test_the_command_line():

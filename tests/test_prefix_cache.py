@@ -69,12 +69,11 @@ class TestNumbers:
         np.testing.assert_allclose(predictor.predict(PROMPTS), expected, atol=1e-5)
 
 
-def test_the_prefix_is_run_once_for_all_batches_and_windows(tiny_llama, tokenizer, monkeypatch):
-    monkeypatch.setattr("raft_peft.predictor._SORTED_TOGETHER", 20)
+def test_the_prefix_is_run_once_for_all_batches_and_chunks(tiny_llama, tokenizer):
     predictor = RegressionPredictor(tiny_llama, tokenizer, GRID)
     predictor.predict(PROMPTS)  # tries what the model can
     shapes = embedded(predictor)
-    predictor.predict(PROMPTS * 5, batch_size=5)
+    assert [len(chunk.predictions) for chunk in predictor.read(PROMPTS * 5, 5, chunk_size=20)] == [20, 20, 10]
     lengths = [len(tokenizer(prompt).input_ids) for prompt in PROMPTS]
     prefix = len(common_prefix([tokenizer(prompt).input_ids for prompt in PROMPTS]))
     assert shapes[0] == (1, prefix)

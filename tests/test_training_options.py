@@ -54,9 +54,9 @@ def trained(model, tokenizer, tmp_path, rows, *, peft=True, **arguments):
     return trainer, weights, torch.tensor(trainer.predict(Dataset.from_list(rows)).predictions)
 
 
-def assert_same(found, expected):
-    torch.testing.assert_close(found[1], expected[1], rtol=0, atol=1e-5)
-    torch.testing.assert_close(found[2], expected[2], rtol=0, atol=1e-4)
+def assert_same(found, expected, atol=1e-5):
+    torch.testing.assert_close(found[1], expected[1], rtol=0, atol=atol)
+    torch.testing.assert_close(found[2], expected[2], rtol=0, atol=10 * atol)
 
 
 @pytest.mark.parametrize("settings", CHECKPOINTING.values(), ids=CHECKPOINTING)
@@ -156,7 +156,9 @@ def test_compiling(family, grid, options, graphs, tokenizer, tmp_path, varied, c
     options = {"max_steps": 6, **options}
     expected = trained(model, tokenizer, tmp_path, varied, grid=grid, options=options)
     options["torch_compile_backend"] = "eager"
-    assert_same(trained(model, tokenizer, tmp_path, varied, grid=grid, options=options), expected)
+    # In bf16 the last product rounds on the way, which is not compiled
+    atol = 1e-3 if "bf16" in options else 1e-5
+    assert_same(trained(model, tokenizer, tmp_path, varied, grid=grid, options=options), expected, atol)
     assert 0 < counters["stats"]["unique_graphs"] <= graphs
     assert not counters["graph_break"]
     assert counters["frames"]["ok"] == counters["frames"]["total"]

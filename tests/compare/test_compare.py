@@ -279,7 +279,7 @@ class TestCommandLine:
     @pytest.mark.parametrize("arguments", [[], ["train"], ["-x"]])
     def test_unknown_commands(self, arguments, capsys):
         assert main(arguments) == 2
-        assert "usage: raft-peft compare" in capsys.readouterr().err
+        assert "raft-peft compare [options]" in capsys.readouterr().err
 
     def test_errors_are_one_line(self, capsys, tmp_path):
         arguments = ["compare", "--model", "m", "--output_dir", str(tmp_path), "--task", "stsb9"]
