@@ -32,8 +32,8 @@ class Arguments:
     )
     device: str = field(default="cpu", metadata={"help": "Where to run."})
     prompts: int = field(default=128, metadata={"help": "How many prompts are read."})
-    judge_prompts: int = field(default=32, metadata={"help": "How many prompts with a rubric are read."})
-    sampled_prompts: int = field(default=4, metadata={"help": "How many of them are answered by sampling."})
+    judge_prompts: int = field(default=16, metadata={"help": "How many prompts with a rubric are read."})
+    sampled_prompts: int = field(default=2, metadata={"help": "How many of them are answered by sampling."})
     batch_size: int = field(default=32, metadata={"help": "Prompts in a batch."})
     turns: int = field(default=5, metadata={"help": "How often each way is timed."})
     memory_prompts: list[int] = field(
