@@ -24,7 +24,8 @@ def test_parts_on_disk(elsewhere, grid, tiny_llama, tokenizer, tmp_path):
     assert parted.predict(PROMPTS) == pytest.approx(whole.predict(PROMPTS), abs=1e-5)
 
 
-def test_an_adapter_and_a_head_on_parts(tiny_llama, tokenizer, rows, tmp_path):
+def test_an_adapter_and_a_head_on_parts(tiny_llama, tokenizer, rows, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # where PEFT lays what it offloads
     tiny_llama.save_pretrained(tmp_path / "base")
     options = {"max_steps": 2, "method": "logits_mlp", "learning_rate": 1e-2}
     trainer = make(str(tmp_path / "base"), tokenizer, tmp_path / "out", rows, options=options, peft_config=lora())
