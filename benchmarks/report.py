@@ -72,7 +72,7 @@ SUITE = {
     "judge": Benchmark(
         "Prompts of a judge",
         "padding.py",
-        ("--model", SMOLLM2, "--kind", "judge", "--attn_implementation", "sdpa", "--batches", "2"),
+        ("--model", SMOLLM2, "--kind", "judge", "--attn_implementation", "sdpa", "--batches", "1", "--turns", "3"),
         "The same for prompts that begin with a rubric of about 500 tokens, followed by answers of about 150.",
     ),
     "inference": Benchmark(

@@ -105,7 +105,10 @@ def predict(arguments: Sequence[str]) -> None:
 
     predictor = RegressionPredictor.from_pretrained(model, None if grid is None else numbers(grid), **given)
     count = predict_file(predictor, source, target, **of_file)
-    print(f"{count} rows were predicted and written to {target}.")
+    if count == 0:
+        print(f"Nothing was predicted: {target} holds all rows of {source}. Remove it to predict them anew.")
+    else:
+        print(f"{count} rows were predicted and written to {target}.")
 
 
 def numbers(text: str) -> list[float]:

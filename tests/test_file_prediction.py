@@ -103,6 +103,8 @@ def test_command_line(model, source, tmp_path, capsys):
     assert main(arguments) == 0
     assert f"40 rows were predicted and written to {target}" in capsys.readouterr().out
     assert len(list(read_rows(target))) == len(PROMPTS)
+    assert main(arguments) == 0
+    assert "Nothing was predicted" in capsys.readouterr().out
     assert main([*arguments[:-1], "0,one"]) == 1
     assert "'0,one' is not a list of numbers" in capsys.readouterr().err
     assert main(["predict", str(source), str(tmp_path / "no" / "out.csv"), *arguments[3:]]) == 1
