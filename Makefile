@@ -24,7 +24,7 @@ lint: $(VENV)/.test
 unit: $(VENV)/.test
 	$(BIN)/python -m pytest
 
-test-slow: $(VENV)/.test  ## what takes longer, such as training killed at 20 moments
+test-slow: $(VENV)/.test  ## what takes longer, such as training killed at 100 moments
 	$(BIN)/python -m pytest -m slow
 
 bench: $(VENV)/.bench  ## time and memory beside the alternatives, written to docs/performance.md (an hour on two cores)

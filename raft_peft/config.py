@@ -124,10 +124,12 @@ class RegressionAwareConfig(MethodSettings, SFTConfig):
                 f"`padding_free=True` is for rows that end in their number, and method {self.method!r} trains on the "
                 "target's text behind them. Leave it off; `train_sampling_strategy='group_by_length'` saves padding."
             )
-        if self.init not in ("pretrained", "random"):
-            raise ValueError(f"`init={self.init!r}` does not exist. Use 'pretrained' or 'random'.")
-        if self.non_finite_loss not in ("stop", "skip"):
-            raise ValueError(f"`non_finite_loss={self.non_finite_loss!r}` does not exist. Use 'stop' or 'skip'.")
+        for name in ("init", "non_finite_loss"):
+            choices = self.__dataclass_fields__[name].metadata["choices"]
+            if getattr(self, name) not in choices:
+                raise ValueError(
+                    f"`{name}={getattr(self, name)!r}` does not exist. Use {' or '.join(map(repr, choices))}."
+                )
         if self.truncation_mode != "keep_end":
             raise ValueError(
                 f"`truncation_mode={self.truncation_mode!r}` would cut off the end of the prompt, where the number "

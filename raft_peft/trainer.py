@@ -187,7 +187,8 @@ class RegressionAwareTrainer(FaultTolerantTrainer):
         folder = model if isinstance(model, str) else None
         before = trained_tensors(model)
         self._parts = PartsThatFit()
-        with _without_padding_free(args):
+        # TRL's own is for token labels, and refuses `max_length`; here the encoder cuts and the readout flattens
+        with _temporarily(args, padding_free=False):
             super().__init__(
                 model=model,
                 args=args,
@@ -394,8 +395,10 @@ class RegressionAwareTrainer(FaultTolerantTrainer):
             return None
         self._step_batches = batch_samples
         last = batch_samples[-1]
-        last["counts"] = rows_that_count(self.accelerator, last, self._rows_of_an_epoch(), self._tp_size)
-        rows = sum(len(batch["labels"]) for batch in batch_samples[:-1]) + int(last["counts"].sum())
+        counts = rows_that_count(self.accelerator, last, self._rows_of_an_epoch(), self._tp_size)
+        if not counts.all():
+            last["counts"] = counts
+        rows = sum(len(batch["labels"]) for batch in batch_samples[:-1]) + int(counts.sum())
         count = torch.tensor(rows, device=device)
         return self.accelerator.gather(count).sum() / self._tp_size
 
@@ -429,8 +432,11 @@ class RegressionAwareTrainer(FaultTolerantTrainer):
 
     def _runs_in_step_with_others(self) -> bool:
         """Whether a forward pass is done by several processes together, which must run batches of one size."""
-        sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled or self.is_distributed_loading_by_transformers
-        return sharded or self._tp_size > 1
+        return self._is_sharded or self.is_distributed_loading_by_transformers or self._tp_size > 1
+
+    @property
+    def _is_sharded(self) -> bool:
+        return self.is_fsdp_enabled or self.is_deepspeed_enabled
 
     def _read(self, model: Any, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         with torch.no_grad(), self.compute_loss_context_manager():
@@ -489,21 +495,13 @@ class RegressionAwareTrainer(FaultTolerantTrainer):
         return result
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
-        with self._every_row():
+        # `dataloader_drop_last` is for training; `Trainer` would drop rows of an evaluation too
+        with _temporarily(self.args, dataloader_drop_last=False):
             return super().get_eval_dataloader(eval_dataset)
 
     def get_test_dataloader(self, test_dataset: Any) -> DataLoader:
-        with self._every_row():
+        with _temporarily(self.args, dataloader_drop_last=False):
             return super().get_test_dataloader(test_dataset)
-
-    @contextmanager
-    def _every_row(self) -> Iterator[None]:
-        """`dataloader_drop_last` is for training; `Trainer` would drop rows of an evaluation too."""
-        drop_last, self.args.dataloader_drop_last = self.args.dataloader_drop_last, False
-        try:
-            yield
-        finally:
-            self.args.dataloader_drop_last = drop_last
 
     def _get_eval_sampler(self, eval_dataset: Any) -> SequentialSampler | None:
         """Rows in order, also where training groups them by length."""
@@ -520,7 +518,10 @@ class RegressionAwareTrainer(FaultTolerantTrainer):
             prefix = f"{HEAD_NAME}."
             head = {name.removeprefix(prefix): whole[name] for name in whole if name.startswith(prefix)}
             state_dict = {name: tensor for name, tensor in whole.items() if not name.startswith(prefix)}
-        with rows_saved_alone(self.model), _without_tokens(self.args):
+        # `Trainer` saves its arguments beside the model, and with them what opens the Hub
+        init_kwargs = self.args.model_init_kwargs and {**self.args.model_init_kwargs, "token": None}
+        without_tokens = _temporarily(self.args, hub_token=None, model_init_kwargs=init_kwargs)
+        with rows_saved_alone(self.model), without_tokens:
             super()._save(output_dir, state_dict)
         if self.args.should_save:
             folder = output_dir if output_dir is not None else self.args.output_dir
@@ -544,8 +545,7 @@ class RegressionAwareTrainer(FaultTolerantTrainer):
         self._load_head(self.state.best_model_checkpoint)
 
     def _load_head(self, checkpoint: str) -> None:
-        sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled  # whose own state holds the head
-        if self.readout.has_parameters and not sharded:
+        if self.readout.has_parameters and not self._is_sharded:  # where the engine's own state holds the head
             self.readout.load_head(Path(checkpoint) / HEAD_FILE)
 
     def _raft_config(self) -> RaftConfig:
@@ -571,25 +571,16 @@ class RegressionAwareTrainer(FaultTolerantTrainer):
 
 
 @contextmanager
-def _without_padding_free(args: RegressionAwareConfig) -> Iterator[None]:
-    """TRL's own is for token labels, and refuses `max_length`; here the encoder cuts and the readout flattens."""
-    padding_free, args.padding_free = args.padding_free, False
+def _temporarily(args: RegressionAwareConfig, **changes: Any) -> Iterator[None]:
+    """With some settings other than the user's."""
+    before = {name: getattr(args, name) for name in changes}
+    for name, value in changes.items():
+        setattr(args, name, value)
     try:
         yield
     finally:
-        args.padding_free = padding_free
-
-
-@contextmanager
-def _without_tokens(args: RegressionAwareConfig) -> Iterator[None]:
-    """`Trainer` saves its arguments beside the model, and with them what opens the Hub."""
-    hub_token, init_kwargs = args.hub_token, args.model_init_kwargs
-    args.hub_token = None
-    args.model_init_kwargs = None if init_kwargs is None else {**init_kwargs, "token": None}
-    try:
-        yield
-    finally:
-        args.hub_token, args.model_init_kwargs = hub_token, init_kwargs
+        for name, value in before.items():
+            setattr(args, name, value)
 
 
 def _named_datasets(train_dataset: Any, eval_dataset: Any) -> list[tuple[str, Dataset | IterableDataset]]:

@@ -88,8 +88,7 @@ def tokenizer():
     return tokenizer
 
 
-@pytest.fixture
-def tiny_llama(tokenizer):
+def make_tiny_llama(tokenizer) -> LlamaForCausalLM:
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=len(tokenizer),
@@ -103,6 +102,11 @@ def tiny_llama(tokenizer):
         initializer_range=0.4,
     )
     return LlamaForCausalLM(config).eval()
+
+
+@pytest.fixture
+def tiny_llama(tokenizer):
+    return make_tiny_llama(tokenizer)
 
 
 @pytest.fixture

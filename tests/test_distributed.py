@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from conftest import make_byte_level, make_tiny_llama
 from process_worker import ROWS
 from safetensors.torch import load_file
 
@@ -64,15 +65,9 @@ def results(folder, name):
 @pytest.fixture(scope="module")
 def one_process(tmp_path_factory):
     """The folder of the runs in one process."""
-    from conftest import make_byte_level
-    from transformers import LlamaConfig, LlamaForCausalLM
-
     folder = tmp_path_factory.mktemp("one")
     tokenizer = make_byte_level()
-    torch.manual_seed(0)
-    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
-    special = {"pad_token_id": 1, "eos_token_id": 2, "initializer_range": 0.4}
-    LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), **sizes, **special)).save_pretrained(folder)
+    make_tiny_llama(tokenizer).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     run_worker(folder, JOBS, [])
     return folder

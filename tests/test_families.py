@@ -1,5 +1,7 @@
 """Every family of decoders: trainer, predictor and a computation by hand agree, and what is saved loads."""
 
+import math
+
 import pytest
 import torch
 from datasets import Dataset
@@ -102,19 +104,20 @@ def tiny(family, tokenizer):
     return AutoModelForCausalLM.from_config(config).eval()
 
 
+def log_prob(model, prompt_ids, tokens):
+    """Of these tokens behind a prompt: a plain forward pass, and the sum along them."""
+    ids = torch.tensor([[*prompt_ids, *tokens]])
+    with torch.no_grad():
+        log_probs = model(input_ids=ids, use_cache=False).logits[0].double().log_softmax(-1)
+    return float(sum(log_probs[place, token] for place, token in enumerate(tokens, len(prompt_ids) - 1)))
+
+
 def by_hand(model, encoder, grid):
     """Each prompt alone, the product of the whole vocabulary's probabilities along each number's tokens."""
     numbers = []
     for prompt in encoder.encode([{"prompt": text} for text in PROMPTS]):
-        expected = 0.0
-        for value, tokens in zip(grid, prompt.grid_token_ids, strict=True):
-            ids = torch.tensor([[*prompt.input_ids, *tokens]])
-            with torch.no_grad():
-                log_probs = model(input_ids=ids, use_cache=False).logits[0].double().log_softmax(-1)
-            start = len(prompt.input_ids) - 1
-            path = sum(log_probs[start + place, token] for place, token in enumerate(tokens))
-            expected += value * path.exp()
-        numbers.append(float(expected))
+        probs = [math.exp(log_prob(model, prompt.input_ids, tokens)) for tokens in prompt.grid_token_ids]
+        numbers.append(sum(value * prob for value, prob in zip(grid, probs, strict=True)))
     return numbers
 
 
@@ -157,11 +160,7 @@ def test_numbers_of_several_tokens(family, tokenizer):
     distribution = predictor.predict_distribution(PROMPTS)
     for row, prompt in enumerate(PromptEncoder(tokenizer, grid).encode([{"prompt": text} for text in PROMPTS])):
         for column, tokens in enumerate(prompt.grid_token_ids):
-            ids = torch.tensor([[*prompt.input_ids, *tokens]])
-            with torch.no_grad():
-                log_probs = model(input_ids=ids, use_cache=False).logits[0].double().log_softmax(-1)
-            start = len(prompt.input_ids) - 1
-            path = float(sum(log_probs[start + place, token] for place, token in enumerate(tokens)))
+            path = log_prob(model, prompt.input_ids, tokens)
             if OF_SEVERAL_TOKENS[column] in (0, 1.5, 2, 10):  # 1 may also go on as 1.5 and 10
                 assert float(distribution.log_probs[row, column]) == pytest.approx(path, abs=1e-3)
             else:
