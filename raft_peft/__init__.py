@@ -10,10 +10,12 @@ if TYPE_CHECKING:
     from raft_peft.distribution import GridDistribution
     from raft_peft.file_prediction import predict_file
     from raft_peft.grid import NumberGrid
+    from raft_peft.merging import merge_and_save
     from raft_peft.number_tokens import add_number_tokens
     from raft_peft.planning import plan_memory
     from raft_peft.predictor import RegressionPredictor
     from raft_peft.quantization import qlora
+    from raft_peft.text_regression import TextRegressionPipeline
     from raft_peft.trainer import RegressionAwareTrainer
 
 __version__ = "0.1.0"
@@ -24,7 +26,9 @@ __all__ = [
     "RegressionAwareConfig",
     "RegressionAwareTrainer",
     "RegressionPredictor",
+    "TextRegressionPipeline",
     "add_number_tokens",
+    "merge_and_save",
     "plan_memory",
     "predict_file",
     "qlora",
@@ -37,7 +41,9 @@ _MODULES = {
     "RegressionAwareConfig": "raft_peft.config",
     "RegressionAwareTrainer": "raft_peft.trainer",
     "RegressionPredictor": "raft_peft.predictor",
+    "TextRegressionPipeline": "raft_peft.text_regression",
     "add_number_tokens": "raft_peft.number_tokens",
+    "merge_and_save": "raft_peft.merging",
     "plan_memory": "raft_peft.planning",
     "predict_file": "raft_peft.file_prediction",
     "qlora": "raft_peft.quantization",

@@ -54,6 +54,8 @@ class RegressionAwareConfig(MethodSettings, SFTConfig):
             end in white space, and nothing after a chat template's generation prompt.
         non_finite_loss: stop (the default), which saves the weights of the step before and names the rows, or skip,
             which leaves the step out and goes on.
+        log_predictions: so many rows of each evaluation, the first, are sent to `report_to` (TensorBoard, W&B,
+            trackio) as a table, with their distribution over the grid; 0 for none.
         init: pretrained, or random, where the model that the trainer is given by name starts from random weights.
         method, decision, renormalize, attention, number_end, end_every_number, constrained, num_samples, weights,
             special_token, mlp_width, pooling: see [`MethodSettings`].
@@ -102,6 +104,13 @@ class RegressionAwareConfig(MethodSettings, SFTConfig):
             "help": "What happens where a loss or its gradient is not a finite number: stop, after the weights before "
             "are saved, or skip, where the step is left out and training goes on.",
             "choices": ["stop", "skip"],
+        },
+    )
+    log_predictions: int = field(
+        default=4,
+        metadata={
+            "help": "So many rows of each evaluation, the first, are sent to `report_to` as a table, with their "
+            "distribution over the grid; 0 for none."
         },
     )
     init: str = field(

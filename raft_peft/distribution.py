@@ -61,6 +61,16 @@ class GridDistribution:
         # entr(p) = -p log p with the limit 0 at p = 0
         return torch.special.entr(log_probs.exp()).sum(-1)
 
+    def tempered(self, temperature: float) -> GridDistribution:
+        """The distribution on the grid, p^(1 / temperature) divided by its sum: flatter above 1, sharper below.
+
+        Raises:
+            ValueError: the temperature is not positive.
+        """
+        if not temperature > 0:
+            raise ValueError(f"A temperature is positive, got {temperature}.")
+        return GridDistribution((self.log_probs / temperature).log_softmax(-1), self.values)
+
     def renormalized(self) -> GridDistribution:
         """The distribution given that the answer is on the grid: p divided by its sum (the paper's Table 16)."""
         return GridDistribution(self.log_probs.log_softmax(-1), self.values)

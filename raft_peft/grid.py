@@ -105,6 +105,33 @@ class NumberGrid:
         values = [round(low + step * granularity, needed) + 0.0 for step in range(steps + 1)]
         return cls({value: f"{value:.{decimals}f}" for value in values})
 
+    @classmethod
+    def parse(cls, text: str) -> NumberGrid:
+        """A grid as it stands on a command line: numbers, ranges as low..high or low..high..step, or number=text.
+
+        Raises:
+            ValueError: it is nothing of these, or no grid.
+
+        >>> NumberGrid.parse("1,2,3").values
+        (1.0, 2.0, 3.0)
+        >>> NumberGrid.parse("0..1..0.5").texts
+        ('0.0', '0.5', '1.0')
+        >>> NumberGrid.parse("0=no,1=yes").texts
+        ('no', 'yes')
+        """
+        try:
+            if ".." in text:
+                low, high, *step = (float(number) for number in text.split(".."))
+                return cls.spaced(low, high, *(step or [1.0]))
+            parts = [part.partition("=") for part in text.split(",")]
+            pairs = [(float(number), word if equals else None) for number, equals, word in parts]
+        except (ValueError, TypeError) as error:
+            raise ValueError(
+                f"The grid {text!r} cannot be read. Write numbers with commas as 1,2,3,4,5, a range as 0..100 or "
+                "0..5..0.5, or numbers with their texts as 0=no,1=yes."
+            ) from error
+        return cls({number: number_text(number) if word is None else word for number, word in pairs})
+
     def __len__(self) -> int:
         return len(self.values)
 

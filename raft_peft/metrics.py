@@ -48,6 +48,26 @@ def regression_metrics(prediction: Numbers, target: Numbers) -> dict[str, float]
     return {metric.__name__: metric(prediction, target) for metric in (rmse, mae, pearson, spearman)}
 
 
+def grid_metrics(log_probs: Numbers) -> dict[str, float]:
+    """How much a model answers with a number at all, and how sure it is of which: means over the rows.
+
+    Args:
+        log_probs: those of the grid's numbers, over the whole vocabulary, in nats, of shape (examples, grid).
+
+    Returns:
+        `grid_mass`, the probability of the grid, 0 to 1, and `entropy`, in nats, of the distribution renormalised over
+        the grid, 0 to log(grid).
+
+    >>> grid_metrics(np.log([[0.25, 0.25]]))
+    {'grid_mass': 0.5, 'entropy': 0.6931471805599453}
+    """
+    from scipy import special
+
+    log_probs = np.asarray(log_probs, dtype=np.float64)
+    entropy = special.entr(special.softmax(log_probs, axis=-1)).sum(-1)
+    return {"grid_mass": float(np.exp(log_probs).sum(-1).mean()), "entropy": float(entropy.mean())}
+
+
 def _errors(prediction: Numbers, target: Numbers) -> np.ndarray:
     prediction, target = np.asarray(prediction, dtype=np.float64), np.asarray(target, dtype=np.float64)
     if prediction.shape != target.shape or prediction.ndim != 1 or prediction.size == 0:

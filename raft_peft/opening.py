@@ -17,7 +17,13 @@ ADAPTER_CONFIG_NAME = "adapter_config.json"
 
 
 def open_model(
-    name: str, tokenizer: Any, hub: Mapping[str, Any], *, quantization: Mapping[str, Any] | None = None, **options: Any
+    name: str,
+    tokenizer: Any,
+    hub: Mapping[str, Any],
+    *,
+    quantization: Mapping[str, Any] | None = None,
+    dequantize: bool = False,
+    **options: Any,
 ) -> Any:
     """The model of a folder or Hub repository.
 
@@ -26,6 +32,7 @@ def open_model(
         tokenizer: of the model; one that was saved with an adapter may have tokens that the base model lacks.
         hub: how the Hub is reached: `revision`, `token` and so on.
         quantization: of the model under an adapter, where its own folder does not hold it quantized already.
+        dequantize: whether the model under an adapter is made dense again, with the values that quantization left.
         options: of `from_pretrained`, those of `hub` among them.
 
     Raises:
@@ -34,7 +41,7 @@ def open_model(
     check_shards(name)
     if find_file(name, ADAPTER_CONFIG_NAME, hub) is None:
         return _from_pretrained(name, **options)
-    return _open_adapter(name, tokenizer, quantization, **options)
+    return _open_adapter(name, tokenizer, quantization, dequantize, **options)
 
 
 def _from_pretrained(pretrained_model_name_or_path: str, **options: Any) -> Any:
@@ -81,7 +88,12 @@ def find_file(name: str, filename: str, hub: Mapping[str, Any]) -> str | None:
 
 
 def _open_adapter(
-    name: str, tokenizer: Any, quantization: Mapping[str, Any] | None, revision: str | None = None, **options: Any
+    name: str,
+    tokenizer: Any,
+    quantization: Mapping[str, Any] | None,
+    dequantize: bool,
+    revision: str | None = None,
+    **options: Any,
 ) -> Any:
     """The adapter on its base model, as `AutoPeftModelForCausalLM` opens it, with a row for every token.
 
@@ -97,12 +109,19 @@ def _open_adapter(
             f"The adapter in {name!r} is for the task {peft_config.task_type}, and has no next-token probabilities. "
             "Load one of the task CAUSAL_LM."
         )
+    if not peft_config.base_model_name_or_path:
+        raise ValueError(
+            f"The adapter in {name!r} does not say which model it is for, since it was trained on one without a name. "
+            f"Write the model's name or folder into its {ADAPTER_CONFIG_NAME}, as `base_model_name_or_path`."
+        )
     base = {"pretrained_model_name_or_path": peft_config.base_model_name_or_path, "revision": peft_config.revision}
     base_options = dict(options)
     if quantization is not None and not hasattr(AutoConfig.from_pretrained(**base, **options), "quantization_config"):
         base_options["quantization_config"] = AutoQuantizationConfig.from_dict(dict(quantization))
     check_shards(peft_config.base_model_name_or_path)
     model = _from_pretrained(**base, **base_options)
+    if dequantize and getattr(model, "is_quantized", False):
+        model = model.dequantize()
     if len(tokenizer) > model.get_input_embeddings().weight.shape[0]:
         model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     places = options.get("device_map")

@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, overload
 
 import numpy as np
 import torch
@@ -16,10 +16,11 @@ from transformers import AutoTokenizer
 from raft_peft.adapter import RAFT_CONFIG_NAME, RaftConfig
 from raft_peft.attention_masks import DENSE
 from raft_peft.batches import batches_by_length
+from raft_peft.calibration import CALIBRATION_NAME, Calibration, calibration_of
 from raft_peft.collate import RegressionCollator
 from raft_peft.distribution import GridDistribution
 from raft_peft.final_position import device_of
-from raft_peft.grid import NumberGrid
+from raft_peft.grid import NumberGrid, number_text
 from raft_peft.heads import Head
 from raft_peft.methods import METHODS, MethodSettings
 from raft_peft.opening import find_file, open_model
@@ -30,6 +31,14 @@ from raft_peft.readout import HEAD_FILE, Reading, Readout, joined
 
 # A shorter beginning in common is not worth a cache.
 _SHORTEST_PREFIX = 8
+
+
+class PredictionsWithIntervals(NamedTuple):
+    """One number a prompt, and the ends of the interval around each, all of shape (prompts,)."""
+
+    predictions: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
 
 
 class RegressionPredictor:
@@ -90,6 +99,7 @@ class RegressionPredictor:
             grid_token_ids=ids,
             head=head,
         )
+        self.calibration: Calibration | None = None
         self._parts = PartsThatFit()
         self._autocast = _autocast_dtype(autocast)
         pad_token_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
@@ -227,7 +237,40 @@ class RegressionPredictor:
                     "method='rail'."
                 )
             predictor.readout.load_head(head_path)
+        calibration_path = find_file(name, CALIBRATION_NAME, hub)
+        if calibration_path is not None:
+            predictor.calibration = Calibration.load(calibration_path)
         return predictor
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The texts of the numbers that there are probabilities for, in the order of a distribution's values."""
+        values = self.readout.values.tolist()
+        if values == np.asarray(self.grid.values, np.float32).tolist():
+            return self.grid.texts
+        return tuple(number_text(value) for value in values)
+
+    @overload
+    def predict(
+        self,
+        prompts: Iterable[Any],
+        batch_size: int = 64,
+        *,
+        batch_tokens: int = 4096,
+        interval: None = None,
+        show_progress: bool | None = None,
+    ) -> np.ndarray: ...
+
+    @overload
+    def predict(
+        self,
+        prompts: Iterable[Any],
+        batch_size: int = 64,
+        *,
+        batch_tokens: int = 4096,
+        interval: float,
+        show_progress: bool | None = None,
+    ) -> PredictionsWithIntervals: ...
 
     def predict(
         self,
@@ -235,8 +278,9 @@ class RegressionPredictor:
         batch_size: int = 64,
         *,
         batch_tokens: int = 4096,
+        interval: float | None = None,
         show_progress: bool | None = None,
-    ) -> np.ndarray:
+    ) -> np.ndarray | PredictionsWithIntervals:
         """Predict one number for each prompt.
 
         Prompts of like length are run together, and what they all begin with once for all.
@@ -248,13 +292,73 @@ class RegressionPredictor:
             batch_size: the most prompts in a forward pass.
             batch_tokens: the most tokens in a forward pass, with padding and without what the prompts begin with in
                 common; a longer prompt is run alone.
+            interval: the share of labels that intervals around the predictions are to cover, such as 0.9, after
+                `calibrate`; see [`Calibration`].
             show_progress: whether to show a progress bar; by default where there is more than one batch.
 
         Returns:
-            The numbers in the unit of the labels, float32, of shape (prompts,), in the order of the prompts.
+            The numbers in the unit of the labels, float32, of shape (prompts,), in the order of the prompts; with
+            `interval` a named tuple of these as `predictions`, and the ends of the intervals as `low` and `high`.
+
+        Raises:
+            ValueError: intervals were asked for, and there is no calibration for them, or on too few rows.
         """
+        if interval is not None:
+            self.calibrated().half_width(interval)  # before hours of prediction
         chunks = self.read(prompts, batch_size, batch_tokens=batch_tokens, show_progress=show_progress)
-        return torch.cat([torch.empty(0), *(chunk.predictions for chunk in chunks)]).numpy()
+        predictions = torch.cat([torch.empty(0), *(chunk.predictions for chunk in chunks)]).numpy()
+        if interval is None:
+            return predictions
+        return PredictionsWithIntervals(predictions, *self.calibrated().intervals(predictions, interval))
+
+    def calibrate(
+        self,
+        prompts: Iterable[Any],
+        labels: Sequence[float],
+        batch_size: int = 64,
+        *,
+        batch_tokens: int = 4096,
+        show_progress: bool | None = None,
+    ) -> Calibration:
+        """Learn from held-out rows how far the predictions err, for `predict(..., interval=0.9)`.
+
+        ```python
+        predictor.calibrate(prompts, labels).save("my-raft-adapter")  # from where `from_pretrained` reads it again
+        ```
+
+        Args:
+            prompts: as `predict` takes them, neither those of training nor those by which a checkpoint was chosen.
+            labels: their targets, as many.
+            batch_size, batch_tokens, show_progress: as in `predict`.
+
+        Raises:
+            ValueError: there are no rows, or labels or predictions that are not numbers.
+        """
+        readings = list(self.read(prompts, batch_size, batch_tokens=batch_tokens, show_progress=show_progress))
+        predictions = torch.cat([torch.empty(0), *(one.predictions for one in readings)]).numpy()
+        log_probs = [one.distribution.log_probs for one in readings if one.distribution is not None]
+        distribution = GridDistribution(torch.cat(log_probs), self.readout.values.cpu()) if log_probs else None
+        targets = np.asarray(labels, dtype=np.float64)
+        self.calibration = calibration_of(predictions, targets, distribution, self.grid.values, self._read_as())
+        return self.calibration
+
+    def calibrated(self) -> Calibration:
+        """The calibration, where there is one for the way in which numbers are read.
+
+        Raises:
+            ValueError: there is none, or it was made for other settings.
+        """
+        cure = "Calibrate on held-out rows first: predictor.calibrate(prompts, labels)."
+        if self.calibration is None:
+            raise ValueError(f"The model is not calibrated. {cure}")
+        if dict(self.calibration.settings) != self._read_as():
+            changed = [name for name, value in self._read_as().items() if self.calibration.settings.get(name) != value]
+            raise ValueError(f"The calibration was made with another {', '.join(changed)}. {cure}")
+        return self.calibration
+
+    def _read_as(self) -> dict[str, Any]:
+        """What a calibration depends on, besides the model."""
+        return {**self.settings.method_settings(), "grid": [list(pair) for pair in self.grid]}
 
     def predict_distribution(
         self,
@@ -262,15 +366,21 @@ class RegressionPredictor:
         batch_size: int = 64,
         *,
         batch_tokens: int = 4096,
+        calibrated: bool = False,
         show_progress: bool | None = None,
     ) -> GridDistribution:
         """The whole distribution over the grid for each prompt: probabilities, mass on and off the grid, entropy.
 
         Takes what `predict` takes. The result is on the CPU, over the whole vocabulary, not renormalised.
 
+        Args:
+            calibrated: give it at the temperature that `calibrate` found, renormalised over the grid: as sure as it is
+                right.
+
         Raises:
-            ValueError: the method gives a number alone.
+            ValueError: the method gives a number alone, or it is not calibrated.
         """
+        temperature = self.calibrated().temperature if calibrated else None
         log_probs = [torch.empty(0, len(self.readout.values))]
         for chunk in self.read(prompts, batch_size, batch_tokens=batch_tokens, show_progress=show_progress):
             if chunk.distribution is None:
@@ -279,7 +389,8 @@ class RegressionPredictor:
                     "Use `predict`, or a method that does, such as raft."
                 )
             log_probs.append(chunk.distribution.log_probs)
-        return GridDistribution(torch.cat(log_probs), self.readout.values)
+        distribution = GridDistribution(torch.cat(log_probs), self.readout.values.cpu())
+        return distribution if temperature is None else distribution.tempered(temperature)
 
     def read(
         self,

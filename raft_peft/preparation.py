@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -30,6 +31,11 @@ def first_row(dataset: Dataset | IterableDataset, name: str) -> dict[str, Any]:
     if row is None:
         raise ValueError(f"The {name} dataset is empty. It needs at least one row of `prompt` and `label`.")
     return row
+
+
+def first_rows(dataset: Any, count: int) -> list[dict[str, Any]]:
+    """The first rows of a dataset, at most so many."""
+    return list(itertools.islice(dataset, count))
 
 
 def encode_dataset(

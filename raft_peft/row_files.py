@@ -32,7 +32,7 @@ def read_rows(path: str | Path) -> Iterator[dict[str, Any]]:
         FileNotFoundError: there is no such file.
     """
     path = Path(path)
-    _check_format(path)
+    check_format(path)
     if not path.is_file():
         raise FileNotFoundError(f"There is no file {str(path)!r}.")
     return _read_json_lines(path) if path.suffix == ".jsonl" else _read_csv(path)
@@ -57,7 +57,7 @@ class RowWriter:
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
-        _check_format(self.path)
+        check_format(self.path)
         if not self.path.parent.is_dir():
             raise FileNotFoundError(f"There is no folder {str(self.path.parent)!r} to write {self.path.name} to.")
         self.rows: int = 0
@@ -111,11 +111,11 @@ class RowWriter:
 
     def continues(self, row: Mapping[str, Any]) -> bool:
         """Whether the last row in the file begins with what this one holds."""
-        expected = _as_written(row) if self.path.suffix == ".csv" else json.loads(_as_json(row))
+        expected = _as_written(row) if self.path.suffix == ".csv" else json.loads(as_json(row))
         return self.last is not None and all(self.last.get(name) == value for name, value in expected.items())
 
     def _as_json_lines(self, rows: Iterable[Mapping[str, Any]]) -> str:
-        return "".join(f"{_as_json(row)}\n" for row in rows)
+        return "".join(f"{as_json(row)}\n" for row in rows)
 
     def _as_csv(self, rows: Sequence[Mapping[str, Any]]) -> str:
         text = io.StringIO(newline="")
@@ -144,12 +144,14 @@ class RowWriter:
             self._file.close()
 
 
-def _check_format(path: Path) -> None:
+def check_format(path: Path) -> None:
+    """Raise a ValueError where a file is not one of rows, by its name."""
     if path.suffix not in FORMATS:
         raise ValueError(f"{str(path)!r} ends in {path.suffix!r}. Rows are read and written as .jsonl or .csv.")
 
 
-def _as_json(row: Mapping[str, Any]) -> str:
+def as_json(row: Mapping[str, Any]) -> str:
+    """A row as a line of JSON Lines, without its end."""
     return json.dumps(row, ensure_ascii=False, allow_nan=False)
 
 
@@ -173,7 +175,7 @@ def _read_json_lines(path: Path) -> Iterator[dict[str, Any]]:
                     parse_float=_finite,
                 )
                 if b"\\ud" in line.lower():  # half a character, which no file in UTF-8 can hold
-                    _as_json(row).encode("utf-8")
+                    as_json(row).encode("utf-8")
             except (ValueError, RecursionError) as error:
                 raise ValueError(
                     f"{path}, line {number}, is not JSON: {error}. Each line must be an object."

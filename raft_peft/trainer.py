@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -24,7 +24,7 @@ from transformers import (
     TrainerCallback,
     TrainingArguments,
 )
-from transformers.trainer_utils import PredictionOutput
+from transformers.trainer_utils import EvalLoopOutput, PredictionOutput, SchedulerType
 from trl.models import enable_selective_activation_checkpointing
 from trl.trainer.utils import get_config_model_id
 
@@ -33,6 +33,7 @@ from raft_peft.attention_masks import own_implementation
 from raft_peft.collate import RegressionCollator
 from raft_peft.config import RegressionAwareConfig
 from raft_peft.distribution import GridDistribution
+from raft_peft.evaluation import Evaluation
 from raft_peft.fault_tolerance import FaultTolerantTrainer
 from raft_peft.final_position import base_model, check_final_logits
 from raft_peft.grid import NumberGrid
@@ -40,10 +41,13 @@ from raft_peft.heads import Head
 from raft_peft.loading import init_kwargs_of, processing_class_of, random_model, reloadable
 from raft_peft.losses import DistributionLoss, Loss, cross_entropy, squared_error
 from raft_peft.methods import METHODS
-from raft_peft.metrics import regression_metrics
+from raft_peft.metrics import grid_metrics, regression_metrics
+from raft_peft.model_card import CardFacts, save_card
 from raft_peft.number_tokens import check_number_tokens, rows_saved_alone
 from raft_peft.out_of_memory import PartsThatFit
-from raft_peft.preparation import ENCODED_COLUMNS, encode_dataset, first_row
+from raft_peft.prediction_table import log_table, prediction_rows
+from raft_peft.preparation import ENCODED_COLUMNS, encode_dataset, first_row, first_rows
+from raft_peft.prompt_shape import prompt_shape
 from raft_peft.prompts import PromptEncoder
 from raft_peft.quantization import check_not_packed, keep_precision, quantization_of, trained_tensors
 from raft_peft.readout import HEAD_FILE, HEAD_NAME, HeadReading, Readout, save_head
@@ -53,6 +57,9 @@ from raft_peft.refusals import (
     refuse_token_callables,
 )
 from raft_peft.repeated_rows import rows_that_count
+
+# So many prompts tell what all have in common.
+_PROMPTS_COMPARED = 64
 
 EvalDataset: TypeAlias = Dataset | IterableDataset | dict[str, Dataset | IterableDataset]
 
@@ -115,6 +122,7 @@ class RegressionAwareTrainer(FaultTolerantTrainer):
     """
 
     _tag_names = ["trl", "raft", "regression"]  # noqa: RUF012 - read by TRL
+    _dataset_name: str | None = None
     _name = "RAFT"
     _paper = {  # noqa: RUF012 - read by TRL
         "title": "Better autoregressive regression with LLMs via regression-aware fine-tuning",
@@ -179,6 +187,10 @@ class RegressionAwareTrainer(FaultTolerantTrainer):
         self._custom_head = head
         self._loss = method.loss(args) if loss is None and method.loss is not None else loss
         self._user_compute_metrics = compute_metrics
+        # The last evaluation of each name, such as "eval" or "test"
+        self.evaluations: dict[str, Evaluation] = {}
+        self._prompt_shape: Any = None
+        self._table: tuple[str, list[dict[str, Any]]] | None = None
         # SFTTrainer wants a training dataset; zero-shot prediction has none.
         stand_in = Dataset.from_dict({"input_ids": [[0]], "grid_token_ids": [[[0]] * len(self.grid)], "label": [0.0]})
         self._encoded_here: weakref.WeakSet[Any] = weakref.WeakSet([stand_in])
@@ -280,6 +292,9 @@ class RegressionAwareTrainer(FaultTolerantTrainer):
                 num_proc=self.args.dataset_num_proc,
             )
         self._encoded_here.add(encoded)
+        if self._prompt_shape is None:
+            prompts = [row.get("prompt") for row in first_rows(dataset, _PROMPTS_COMPARED)]
+            self._prompt_shape = prompt_shape(prompts)
         if self._grid_token_ids is None:
             self._grid_token_ids = tuple(map(tuple, next(iter(encoded))["grid_token_ids"]))
         return encoded
@@ -375,15 +390,18 @@ class RegressionAwareTrainer(FaultTolerantTrainer):
         """Count what all processes saw, and remember the rows where a loss of any of them is not a number."""
         tokens = inputs["attention_mask"].sum(1)
         counted = inputs.get("counts", torch.ones_like(tokens))
-        mass = output.mass.detach() if isinstance(output, GridDistribution) else torch.zeros_like(losses)
         not_finite = ~torch.isfinite(losses)
-        of_rows = [tokens, counted, mass.to(tokens.device), not_finite.to(tokens.device)]
+        mass = entropy = torch.zeros_like(losses)
+        if isinstance(output, GridDistribution):
+            mass, entropy = output.mass.detach(), output.entropy.detach()
+        of_rows = [one.to(tokens.device) for one in (tokens, counted, mass, entropy, not_finite)]
         totals = torch.stack([(one * counted).sum().float() for one in of_rows])
-        seen, rows, mass_of_all, wrong = self.accelerator.gather(totals[None]).sum(0).tolist()
+        seen, rows, mass_of_all, entropy_of_all, wrong = self.accelerator.gather(totals[None]).sum(0).tolist()
         self._total_train_tokens += int(seen) // self._tp_size
         self._metrics["train"]["num_tokens"] = [self._total_train_tokens]
         if isinstance(output, GridDistribution) and not self.readout.head.sums_to_one and rows:
             self._metrics["train"]["grid_mass"].append(mass_of_all / rows)
+            self._metrics["train"]["entropy"].append(entropy_of_all / rows)
         if wrong:
             self._note_non_finite(inputs, not_finite & counted.bool().to(not_finite.device))
 
@@ -457,7 +475,7 @@ class RegressionAwareTrainer(FaultTolerantTrainer):
         read, labels = evaluated.predictions, evaluated.label_ids
         metrics = {"loss": float(read["losses"].mean()), **regression_metrics(read["predictions"], labels)}
         if "log_probs" in read and not self.readout.head.sums_to_one:
-            metrics["grid_mass"] = float(np.exp(read["log_probs"]).sum(-1).mean())
+            metrics |= grid_metrics(read["log_probs"])
         if "parsed" in read:
             metrics["parsed"] = float(read["parsed"].mean())
             metrics |= {f"rail_{name}": value for name, value in regression_metrics(read["rail"], labels).items()}
@@ -470,6 +488,32 @@ class RegressionAwareTrainer(FaultTolerantTrainer):
                     losses=read["losses"] if "loss" in self.args.include_for_metrics else None,
                 )
             )
+        return metrics
+
+    def evaluation_loop(
+        self, dataloader: DataLoader, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any
+    ) -> EvalLoopOutput:
+        output = super().evaluation_loop(dataloader, *args, metric_key_prefix=metric_key_prefix, **kwargs)
+        if output.label_ids is None:
+            return output
+        prefix, read = f"{metric_key_prefix}_", output.predictions
+        metrics = {name.removeprefix(prefix): value for name, value in output.metrics.items()}
+        names = ("rmse", "mae", "pearson", "spearman", "grid_mass", "entropy")
+        self.evaluations[metric_key_prefix] = Evaluation(
+            read["predictions"], output.label_ids, {name: metrics[name] for name in names if name in metrics}
+        )
+        if self.args.log_predictions and self.is_world_process_zero():
+            prompts = [row["input_ids"] for row in first_rows(dataloader.dataset, self.args.log_predictions)]
+            texts = self._tokenizer.batch_decode(prompts, skip_special_tokens=True)
+            rows = prediction_rows(texts, output.label_ids, read, self.readout.values.tolist())
+            self._table = (f"{prefix}predictions", rows)
+        return output
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        metrics = super().evaluate(*args, **kwargs)
+        if self._table is not None:  # now that those who log have logged the metrics, and are ready
+            log_table(*self._table, self.state.global_step, self.callback_handler.callbacks)
+            self._table = None
         return metrics
 
     def predict(
@@ -528,6 +572,47 @@ class RegressionAwareTrainer(FaultTolerantTrainer):
             self._raft_config().save(folder)
             if head:
                 save_head(head, folder)
+            save_card(self._card_facts(), folder)
+
+    def create_model_card(
+        self, model_name: str | None = None, dataset_name: str | None = None, tags: str | list[str] | None = None
+    ) -> None:
+        """Write the model card into `output_dir`, as every save does; see `SFTTrainer.create_model_card`."""
+        if self.is_world_process_zero():
+            self._dataset_name = dataset_name or self._dataset_name
+            named = [tags] if isinstance(tags, str) else tags or []
+            save_card(self._card_facts(model_name, named), self.args.output_dir)
+
+    def _card_facts(self, model_name: str | None = None, tags: Sequence[str] = ()) -> CardFacts:
+        base = get_config_model_id(self.model.config)
+        name = model_name or (self.args.hub_model_id or Path(self.args.output_dir).name).split("/")[-1]
+        steps, args = self.state.global_step, self.args
+        rows = args.per_device_train_batch_size * args.gradient_accumulation_steps
+        training = {
+            "Steps": f"{steps} of {rows} rows a process",
+            "Epochs": f"{self.state.epoch or 0:.3g}",
+            "Processes": str(args.world_size),
+            "Learning rate": f"{args.learning_rate:g}, {SchedulerType(args.lr_scheduler_type).value}",
+            "Optimizer": str(args.optim.value),
+            "Seed": str(args.seed),
+        }
+        adapters = getattr(self.model, "peft_config", {}).values()
+        return CardFacts(
+            name=name,
+            repository=self.hub_model_id or args.hub_model_id or Path(args.output_dir).name,
+            base_model=base if base and not Path(base).is_dir() else None,
+            dataset_name=self._dataset_name,
+            config=self._raft_config(),
+            adapter=", ".join(
+                f"{one.peft_type.value}, r = {one.r}" if hasattr(one, "r") else one.peft_type.value for one in adapters
+            )
+            or None,
+            training=training if steps else {},
+            evaluations=self.evaluations,
+            prompt_shape=self._prompt_shape,
+            tags=(*self._tag_names, *tags),
+            citation=self._paper["citation"],
+        )
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         # `Trainer` copies the files that it knows of from the checkpoint

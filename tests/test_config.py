@@ -17,6 +17,7 @@ def test_names_do_not_collide_with_those_of_trl():
         "separator",
         "non_finite_loss",
         "init",
+        "log_predictions",
         *(setting.name for setting in fields(MethodSettings)),
     }
     assert own & inherited == {"learning_rate", "lr_scheduler_type", "warmup_steps", "truncation_mode"}

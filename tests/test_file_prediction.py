@@ -106,7 +106,7 @@ def test_command_line(model, source, tmp_path, capsys):
     assert main(arguments) == 0
     assert "Nothing was predicted" in capsys.readouterr().out
     assert main([*arguments[:-1], "0,one"]) == 1
-    assert "'0,one' is not a list of numbers" in capsys.readouterr().err
+    assert "The grid '0,one' cannot be read" in capsys.readouterr().err
     assert main(["predict", str(source), str(tmp_path / "no" / "out.csv"), *arguments[3:]]) == 1
     assert "no folder" in capsys.readouterr().err
 

@@ -1,0 +1,28 @@
+"""`raft-peft compare`."""
+
+from __future__ import annotations
+
+from argparse import RawDescriptionHelpFormatter
+from collections.abc import Sequence
+
+SUMMARY = "train methods side by side"
+HELP = """\
+Train methods side by side on your data and see which is best.
+
+  raft-peft compare --model HuggingFaceTB/SmolLM2-135M-Instruct --task stsb_1k \\
+      --methods rail,zero_shot,ce,special_token,raft --seeds 3 --output_dir comparison
+
+Interrupted, the same command goes on with what is missing.
+"""
+
+
+def run(arguments: Sequence[str]) -> None:
+    from transformers import HfArgumentParser
+
+    from raft_peft.compare import CompareSettings, compare_methods
+
+    parser = HfArgumentParser(
+        CompareSettings, prog="raft-peft compare", description=HELP, formatter_class=RawDescriptionHelpFormatter
+    )
+    (settings,) = parser.parse_args_into_dataclasses(args=list(arguments))
+    print(compare_methods(settings))

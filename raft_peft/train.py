@@ -1,0 +1,177 @@
+"""Fine-tuning from the command line: `raft-peft train`, and in several processes with accelerate.
+
+accelerate launch -m raft_peft.train --help
+"""
+
+from __future__ import annotations
+
+from argparse import RawDescriptionHelpFormatter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset, IterableDataset, load_dataset
+from trl import ModelConfig, TrlParser, get_peft_config, get_quantization_config
+
+from raft_peft.config import RegressionAwareConfig
+from raft_peft.grid import NumberGrid
+from raft_peft.prompt_template import PromptTemplate
+from raft_peft.row_files import check_format
+from raft_peft.trainer import RegressionAwareTrainer
+
+HELP = """\
+Fine-tune a language model to predict a number, on rows of a `prompt` and a float `label`.
+
+  raft-peft train --model_name_or_path HuggingFaceTB/SmolLM2-135M-Instruct --grid 1,2,3,4,5 \\
+      --train_file train.jsonl --eval_file dev.jsonl --output_dir stars-raft
+  raft-peft train --model_name_or_path google/gemma-2-2b --load_in_4bit --grid 0..5 --dataset_name nyu-mll/glue \\
+      --dataset_config stsb --eval_split validation --output_dir stsb-raft \\
+      --prompt_template 'Sentence 1: {sentence1} Sentence 2: {sentence2} Similarity (0-5):'
+  accelerate launch --num_processes 2 -m raft_peft.train --config train.yaml
+
+LoRA on all linear layers, unless --use_peft false. Every setting of RegressionAwareConfig and of TRL's ModelConfig is
+an option, and may stand in a YAML file (--config). Interrupted, the same command with --resume_from_checkpoint true
+goes on from the last checkpoint.
+"""
+
+
+@dataclass
+class TrainArguments:
+    """What is trained on, and the numbers that are learned.
+
+    Parameters:
+        grid: the numbers that the model may answer with, as [`NumberGrid.parse`] reads them.
+        train_file, eval_file: JSON Lines or CSV.
+        dataset_name, dataset_config, train_split, eval_split: a dataset of the Hub, or a folder.
+        prompt_template: the prompt, from the columns of a row in braces; by default the column `prompt`.
+    """
+
+    grid: str = field(
+        metadata={
+            "help": "The numbers that the model may answer with: 1,2,3,4,5 or 0..100 or 0..5..0.5, or with texts of "
+            "their own, 0=no,1=yes."
+        }
+    )
+    train_file: str | None = field(default=None, metadata={"help": "The training rows, .jsonl or .csv."})
+    eval_file: str | None = field(default=None, metadata={"help": "The evaluation rows, .jsonl or .csv."})
+    dataset_name: str | None = field(default=None, metadata={"help": "A dataset of the Hub, instead of files."})
+    dataset_config: str | None = field(default=None, metadata={"help": "Its configuration, where it has several."})
+    train_split: str = field(default="train", metadata={"help": "Its split for training."})
+    eval_split: str | None = field(default=None, metadata={"help": "Its split for evaluation, if any."})
+    prompt_template: str | None = field(
+        default=None,
+        metadata={
+            "help": "The prompt, from a row's columns in braces, as 'Review: {text} Stars:'. By default the column "
+            "`prompt`."
+        },
+    )
+
+    def __post_init__(self) -> None:
+        if (self.train_file is None) == (self.dataset_name is None):
+            raise ValueError("There must be one source of rows: pass either --train_file or --dataset_name.")
+        if self.dataset_name is not None and self.eval_file is not None:
+            raise ValueError("--eval_file goes with --train_file. For a dataset, pass --eval_split.")
+        if self.dataset_name is None and (self.eval_split is not None or self.dataset_config is not None):
+            raise ValueError("--eval_split and --dataset_config are for --dataset_name. For files, pass --eval_file.")
+
+
+# Good for LoRA on one GPU and for a small model on the CPU; each can be set on the command line.
+DEFAULTS: dict[str, Any] = {
+    "dtype": None,
+    "use_bnb_nested_quant": True,
+    "use_peft": True,
+    "lora_target_modules": ["all-linear"],
+    "report_to": "none",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Train as the command line says, evaluate where there are rows for it, and save."""
+    parser = TrlParser(
+        (TrainArguments, RegressionAwareConfig, ModelConfig),
+        prog="raft-peft train",
+        description=HELP,
+        formatter_class=RawDescriptionHelpFormatter,
+    )
+    parser.set_defaults(**DEFAULTS)
+    given, args, model_config = parser.parse_args_and_config(None if arguments is None else list(arguments))
+    train(given, args, model_config)
+
+
+def train(given: TrainArguments, args: RegressionAwareConfig, model_config: ModelConfig) -> None:
+    """The run that the arguments describe.
+
+    Raises:
+        ValueError: arguments, rows or a model that cannot be used.
+    """
+    grid = NumberGrid.parse(given.grid)
+    datasets = load_rows(given)
+    quantization_config = get_quantization_config(model_config)
+    dtype = model_config.dtype
+    if dtype is None:
+        dtype = "float32" if quantization_config is None else "bfloat16"
+    args.model_init_kwargs = {
+        "revision": model_config.model_revision,
+        "attn_implementation": model_config.attn_implementation,
+        "dtype": dtype,
+        **(args.model_init_kwargs or {}),
+    }
+    trainer = RegressionAwareTrainer(
+        model_config.model_name_or_path,
+        args,
+        grid=grid,
+        train_dataset=datasets["train"],
+        eval_dataset=datasets.get("eval"),
+        quantization_config=quantization_config,
+        peft_config=get_peft_config(model_config),
+    )
+    done = trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
+    trainer.log_metrics("train", done.metrics)
+    trainer.save_metrics("train", done.metrics)
+    if "eval" in datasets:
+        metrics = trainer.evaluate()
+        trainer.log_metrics("eval", metrics)
+        trainer.save_metrics("eval", metrics)
+    trainer.save_model()
+    trainer.accelerator.print(f"The model is in {args.output_dir}.")
+    if args.push_to_hub:
+        trainer.push_to_hub(dataset_name=given.dataset_name)
+    trainer.end()
+
+
+def load_rows(given: TrainArguments) -> dict[str, Dataset | IterableDataset]:
+    """The rows to train on, under `train`, and those to evaluate on, where there are any, under `eval`.
+
+    Raises:
+        ValueError: a file of another format, or a prompt template that does not fit the columns.
+        FileNotFoundError: there is no such file.
+    """
+    if given.train_file is not None:
+        files = {"train": given.train_file, "eval": given.eval_file}
+        datasets = {name: _load_file(path) for name, path in files.items() if path is not None}
+    else:
+        splits = {"train": given.train_split, "eval": given.eval_split}
+        datasets = {
+            name: load_dataset(given.dataset_name, given.dataset_config, split=split)
+            for name, split in splits.items()
+            if split is not None
+        }
+    if given.prompt_template is not None:
+        template = PromptTemplate(given.prompt_template)
+        datasets = {
+            name: dataset.map(lambda row: {"prompt": template(row)}, desc=f"Writing the prompts of the {name} rows")
+            for name, dataset in datasets.items()
+        }
+    return datasets
+
+
+def _load_file(path: str) -> Dataset:
+    check_format(Path(path))
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"There is no file {path!r}.")
+    return load_dataset("csv" if path.endswith(".csv") else "json", data_files=path, split="train")
+
+
+if __name__ == "__main__":
+    main()
