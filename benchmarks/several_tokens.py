@@ -12,7 +12,7 @@ from functools import partial
 
 import torch
 from peft import LoraConfig, get_peft_model
-from side_by_side import make_batches, ratios, time_in_turn, write
+from side_by_side import device_name, make_batches, ratios, time_in_turn, write
 from transformers import AutoModelForCausalLM, AutoTokenizer, HfArgumentParser
 
 from raft_peft import NumberGrid
@@ -77,9 +77,7 @@ def main(args: Arguments) -> None:
 
     seconds = time_in_turn(ways, args.turns, args.device)
     length = batches["0 to 5"]["input_ids"].shape[1]
-    device = (
-        torch.cuda.get_device_name() if args.device.startswith("cuda") else f"CPU, {torch.get_num_threads()} threads"
-    )
+    device = device_name(args.device)
     print(f"{args.model}, float32, LoRA, batch {args.batch_size} x {length} tokens, {device}\n")
     print("| grid | numbers | inner nodes | pass | cost | quartiles |\n|---|---|---|---|---|---|")
     figures = []
@@ -91,7 +89,7 @@ def main(args: Arguments) -> None:
         nodes = 0 if trie is None else trie.size
         figures.append({"grid": grid, "pass": step, "ratio": middle, "quartiles": [low, high], "seconds": times})
         print(f"| {grid} | {len(GRIDS[grid])} | {nodes} | {step} | {middle:.2f} | {low:.2f} to {high:.2f} |")
-    write(args.output, {"model": args.model, "device": device, "figures": figures})
+    write(args.output, {"settings": vars(args), "device": device, "figures": figures})
 
 
 @torch.no_grad()
