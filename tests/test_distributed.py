@@ -20,6 +20,7 @@ from raft_peft import RegressionPredictor
 
 TESTS = Path(__file__).parent
 CONFIGS = TESTS.parent / "examples" / "accelerate"
+DEEPSPEED = TESTS.parent / "build" / "deepspeed"
 PER_STEP = 6
 SEVERAL = [0, 0.5, 1, 4, 10]
 
@@ -31,13 +32,19 @@ JOBS = [
     {"name": "several", "grid": SEVERAL},
     {"name": "padding_free", "settings": {"padding_free": True}},
     {"name": "all_weights", "lora": False},
+    {"name": "qlora", "quantized": True},
     *(
         {"name": method, "settings": {"method": method}}
         for method in ("learnable_raft", "logits_mlp", "pooled", "special_token", "log_loss", "ce")
     ),
 ]
 OF_THREE = [job for job in JOBS if job["name"] in ("raft", "accumulated", "several", "logits_mlp", "ce")]
-OF_FSDP = [job for job in JOBS if job["name"] in ("raft", "several", "logits_mlp", "pooled", "ce")]
+OF_DEEPSPEED = [
+    job
+    for job in JOBS
+    if job["name"] in ("raft", "accumulated", "several", "all_weights", "qlora", "logits_mlp", "ce")
+]
+OF_FSDP = [job for job in JOBS if job["name"] in ("raft", "several", "logits_mlp", "pooled", "ce", "qlora")]
 
 
 def run_worker(folder, jobs, command, **environment):
@@ -48,14 +55,14 @@ def run_worker(folder, jobs, command, **environment):
     assert run.returncode == 0, run.stderr[-4000:]
 
 
-def launch(folder, jobs, processes, config, *arguments):
+def launch(folder, jobs, processes, config, *arguments, **environment):
     """By `accelerate launch`, with one of the configurations in examples/, but in float32."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = ["-m", "accelerate.commands.launch", "--config_file", str(CONFIGS / config), "--mixed_precision", "no"]
     command += ["--num_processes", str(processes), "--main_process_port", str(port), *arguments]
-    run_worker(folder, jobs, command)
+    run_worker(folder, jobs, command, **environment)
 
 
 def results(folder, name):
@@ -122,6 +129,25 @@ def test_fsdp2(one_process, tmp_path, processes, state, jobs):
     for job in jobs:
         compare(one_process, tmp_path, job, processes)
     assert "FSDP" in results(tmp_path, "raft")[0]["engine"]
+
+
+@pytest.mark.parametrize(
+    ("stage", "processes", "jobs"),
+    [
+        (3, 2, OF_DEEPSPEED[:1]),
+        pytest.param(2, 2, OF_DEEPSPEED, marks=pytest.mark.slow),
+        pytest.param(3, 3, OF_DEEPSPEED, marks=pytest.mark.slow),
+    ],
+)
+def test_deepspeed(one_process, tmp_path, stage, processes, jobs):
+    if not (DEEPSPEED / "deepspeed").is_dir():
+        pytest.skip("DEEPSPEED IS MISSING, so that ZeRO was not tried. Run `make .venv/.test` where it installs.")
+    paths = os.pathsep.join([str(DEEPSPEED), os.environ.get("PYTHONPATH", "")])
+    folder = copied_model(one_process, tmp_path)
+    launch(folder, jobs, processes, f"deepspeed_zero{stage}.yaml", PYTHONPATH=paths, DS_ACCELERATOR="cpu")
+    for job in jobs:
+        compare(one_process, tmp_path, job, processes)
+    assert "DEEPSPEED" in results(tmp_path, "raft")[0]["engine"]
 
 
 def test_going_on_in_the_middle_of_an_epoch(one_process, tmp_path):
