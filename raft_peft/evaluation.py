@@ -24,6 +24,11 @@ class Evaluation:
     labels: np.ndarray
     metrics: dict[str, float]
 
+    @property
+    def is_flat(self) -> bool:
+        """Whether the predictions are all alike, while the labels are not: within a hundredth of the labels' range."""
+        return bool(len(self.labels) > 1 and np.ptp(self.predictions) < 0.01 * np.ptp(self.labels))
+
     def save(self, path: str | Path) -> None:
         """Write the metrics as JSON, null for those that are undefined."""
         metrics = {name: value if np.isfinite(value) else None for name, value in self.metrics.items()}

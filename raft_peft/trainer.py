@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -36,10 +37,11 @@ from raft_peft.distribution import GridDistribution
 from raft_peft.evaluation import Evaluation
 from raft_peft.fault_tolerance import FaultTolerantTrainer
 from raft_peft.final_position import base_model, check_final_logits
-from raft_peft.grid import NumberGrid
+from raft_peft.grid import NumberGrid, number_text
 from raft_peft.heads import Head
 from raft_peft.loading import init_kwargs_of, processing_class_of, random_model, reloadable
 from raft_peft.losses import DistributionLoss, Loss, cross_entropy, squared_error
+from raft_peft.main_process import warn
 from raft_peft.methods import METHODS
 from raft_peft.metrics import grid_metrics, regression_metrics
 from raft_peft.model_card import CardFacts, save_card
@@ -57,6 +59,8 @@ from raft_peft.refusals import (
     refuse_token_callables,
 )
 from raft_peft.repeated_rows import rows_that_count
+
+logger = logging.getLogger(__name__)
 
 # So many prompts tell what all have in common.
 _PROMPTS_COMPARED = 64
@@ -502,6 +506,16 @@ class RegressionAwareTrainer(FaultTolerantTrainer):
         self.evaluations[metric_key_prefix] = Evaluation(
             read["predictions"], output.label_ids, {name: metrics[name] for name in names if name in metrics}
         )
+        # Where the grid has hardly any mass, the predictions are all near 0, which is said elsewhere
+        answers = metrics.get("grid_mass", 1) > 0.5 or self.args.renormalize
+        if self.state.global_step > 0 and answers and self.evaluations[metric_key_prefix].is_flat:
+            number = number_text(round(float(read["predictions"][0]), 3))
+            warn(
+                logger,
+                f"After step {self.state.global_step} all {metric_key_prefix} predictions are about {number}, "
+                "whatever the prompt: training has collapsed. Start again with a smaller `learning_rate` (now "
+                f"{self.args.learning_rate:g}) or more `warmup_steps`.",
+            )
         if self.args.log_predictions and self.is_world_process_zero():
             prompts = [row["input_ids"] for row in first_rows(dataloader.dataset, self.args.log_predictions)]
             texts = self._tokenizer.batch_decode(prompts, skip_special_tokens=True)

@@ -143,3 +143,17 @@ def test_a_model_that_has_diverged_is_still_saved(tiny_llama, tokenizer, tmp_pat
     trainer.evaluate(Dataset.from_list(ROWS))
     trainer.save_model()
     assert ModelCard.load(tmp_path / "README.md").data.eval_results is None
+
+
+def test_a_collapse_is_said(tiny_llama, tokenizer, tmp_path, caplog):
+    options = {"max_steps": 1, "renormalize": True}
+    trainer = make(tiny_llama, tokenizer, tmp_path, ROWS, options=options, eval_dataset=Dataset.from_list(ROWS))
+    trainer.train()
+    trainer.evaluate()
+    assert "collapsed" not in caplog.text
+    with torch.no_grad():
+        tiny_llama.lm_head.weight.zero_()  # every prompt gets the same distribution
+    with pytest.warns(UserWarning, match="undefined"):
+        trainer.evaluate()
+    assert "After step 1 all eval predictions are about" in caplog.text
+    assert "smaller `learning_rate` (now 0.0002)" in caplog.text
