@@ -1,4 +1,4 @@
-"""Ten thousand random grids against random tokenizers: the exact tokens, or the documented error; no wrong number."""
+"""Random grids (ten thousand in the slow tests) and tokenizers: exact tokens or the documented error, no wrong number."""
 
 import calendar
 import math
@@ -7,6 +7,7 @@ import re
 from collections import Counter, defaultdict
 
 import numpy as np
+import pytest
 import torch
 from tokenizers import (
     AddedToken,
@@ -26,7 +27,7 @@ from raft_peft.number_end import NumberEnd
 from raft_peft.resolution import Context, GridResolver, default_separator
 from raft_peft.trie import Trie
 
-CASES, SEED = 10_000, 0
+SEED = 0
 SPECIAL = ["<unk>", "<bos>", "<eos>"]
 BYTES = [f"<0x{byte:02X}>" for byte in range(256)]
 MONTHS = list(calendar.month_name)[1:]
@@ -468,12 +469,13 @@ def probabilities(grids):
 # --- The test
 
 
-def test_ten_thousand_random_grids_are_exact_or_fail_with_the_documented_error(smollm2_tokenizer):
+@pytest.mark.parametrize("cases", [2500, pytest.param(10_000, marks=pytest.mark.slow)])
+def test_random_grids_are_exact_or_fail_with_the_documented_error(smollm2_tokenizer, cases):
     rng = random.Random(SEED)
     tokenizers = [(train(kind, rng, bos=bos), (1,) * bos) for kind in KINDS for bos in (False, True)]
     tokenizers += [(smollm2_tokenizer, ())] * 2
     counts, wrong = Counter(), []
-    for case in range(CASES):
+    for case in range(cases):
         tokenizer, leading = tokenizers[case % len(tokenizers)]
         try:
             grid = NumberGrid(rng.choice(GRIDS)(rng))
