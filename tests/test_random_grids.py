@@ -1,4 +1,4 @@
-"""Random grids (ten thousand in the slow tests) and tokenizers: exact tokens or the documented error, no wrong number."""
+"""Random grids (ten thousand in the slow tests) and tokenizers: exact tokens, or the documented error."""
 
 import calendar
 import math
