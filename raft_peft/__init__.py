@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from raft_peft.planning import plan_memory
     from raft_peft.predictor import RegressionPredictor
     from raft_peft.quantization import qlora
+    from raft_peft.remote_predictor import RemoteRegressionPredictor
     from raft_peft.text_regression import TextRegressionPipeline
     from raft_peft.trainer import RegressionAwareTrainer
 
@@ -26,6 +27,7 @@ __all__ = [
     "RegressionAwareConfig",
     "RegressionAwareTrainer",
     "RegressionPredictor",
+    "RemoteRegressionPredictor",
     "TextRegressionPipeline",
     "add_number_tokens",
     "merge_and_save",
@@ -41,6 +43,7 @@ _MODULES = {
     "RegressionAwareConfig": "raft_peft.config",
     "RegressionAwareTrainer": "raft_peft.trainer",
     "RegressionPredictor": "raft_peft.predictor",
+    "RemoteRegressionPredictor": "raft_peft.remote_predictor",
     "TextRegressionPipeline": "raft_peft.text_regression",
     "add_number_tokens": "raft_peft.number_tokens",
     "merge_and_save": "raft_peft.merging",

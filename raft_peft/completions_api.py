@@ -1,0 +1,244 @@
+"""`/completions` of OpenAI-compatible servers: the log-probabilities of the token that follows a prompt."""
+
+from __future__ import annotations
+
+import math
+import random
+import re
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+import httpx2
+
+_TOKEN_ID = re.compile(r"token_id:(\d+)")
+# What a server answers to a request that it could have answered differently put, or for another prompt.
+_REFUSED = (400, 413, 422)
+_FIRST_PAUSE, _LONGEST_PAUSE, _LONGEST_ASKED_FOR = 0.5, 30.0, 120.0  # seconds
+# llama-server gives no log-probabilities where the token that it draws is a part of a character.
+_DRAWS = 3
+_WORDS_SHOWN = 500
+
+
+class RefusedError(ValueError):
+    """The server does not take this request. The message is in its words."""
+
+
+class ServerError(ConnectionError):
+    """The server cannot be reached, has failed, or answers with something that cannot be used."""
+
+
+class StoppedError(Exception):
+    """The connection was closed while a request waited for its next attempt."""
+
+
+@dataclass(frozen=True)
+class NextToken:
+    """What a server says of the token that follows a prompt.
+
+    Attributes:
+        log_probs: log p in nats of each token that it names, by the token's id, or by its text where it gives no ids.
+        ceiling: a probability that no other token exceeds, where the most probable ones were asked for.
+        rest: the probability of all other tokens together.
+    """
+
+    log_probs: Mapping[int | str, float]
+    ceiling: float
+    rest: float
+
+    @property
+    def by_text(self) -> bool:
+        return any(isinstance(token, str) for token in self.log_probs)
+
+    @classmethod
+    def of(cls, log_probs: Mapping[int | str, float], drawn: int | str) -> NextToken:
+        """Of the most probable tokens and the one that was drawn, which may be any.
+
+        Raises:
+            ServerError: these are no log-probabilities.
+        """
+        total = math.fsum(math.exp(min(log_prob, 1.0)) for log_prob in log_probs.values())
+        if not total < 1.01:
+            raise ServerError(
+                f"The server's log-probabilities are those of probabilities that sum to {total:.3g}. It must return "
+                "log-probabilities over the whole vocabulary (vLLM: --logprobs-mode raw_logprobs, the default)."
+            )
+        most_probable = [log_prob for token, log_prob in log_probs.items() if token != drawn]
+        rest = max(0.0, 1.0 - total)
+        return cls(log_probs, min([rest, *(math.exp(log_prob) for log_prob in most_probable)]), rest)
+
+
+class Connection:
+    """A connection to a server, for several threads; a context manager.
+
+    Args:
+        base_url: up to and with `/v1`, which is added where the URL ends behind the host.
+        model: the name under which the server knows the model.
+        api_key: sent as a bearer token; None or empty for none.
+        timeout: seconds that the server may take to connect, and between two parts of an answer.
+        max_retries: how often a request is repeated that failed by itself (429, 5xx, timeouts, broken connections).
+        connections: how many are kept open.
+
+    Raises:
+        ValueError: the URL is not one of http or https.
+    """
+
+    def __init__(
+        self, base_url: str, model: str, *, api_key: str | None, timeout: float, max_retries: int, connections: int
+    ):
+        self.url = completions_url(base_url)
+        self._model = model
+        self._api_key = api_key
+        self._max_retries = max_retries
+        self._stopped = threading.Event()
+        self._client = httpx2.Client(
+            headers={"Authorization": f"Bearer {api_key}"} if api_key else {},
+            timeout=timeout,
+            limits=httpx2.Limits(max_connections=connections, max_keepalive_connections=connections),
+        )
+
+    def __enter__(self) -> Connection:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stopped.set()
+        self._client.close()
+
+    def next_token(self, prompt_ids: Sequence[int], top: int, **fields: Any) -> NextToken:
+        """Ask for the most probable tokens behind a prompt.
+
+        Args:
+            prompt_ids: the prompt's tokens.
+            top: how many.
+            fields: others of the request, such as vLLM's.
+
+        Raises:
+            RefusedError: the server does not take the request.
+            ServerError: anything else, after the retries that it allows.
+        """
+        request = {
+            "model": self._model,
+            "prompt": list(prompt_ids),
+            "max_tokens": 1,
+            # At these, servers that compute log-probabilities from what they draw from return the model's own.
+            "temperature": 1.0,
+            "top_p": 1.0,
+            "logprobs": top,
+            **fields,
+        }
+        for _ in range(_DRAWS):
+            answer = self._post(request)
+            found = _next_token(answer)
+            if found is not None:
+                return found
+        raise ServerError(
+            f"{self.url} answered without log-probabilities: {_shortened(str(answer))}. Use a server that returns "
+            "them from /v1/completions, such as vLLM or llama.cpp's llama-server."
+        )
+
+    def _post(self, request: Mapping[str, Any]) -> Any:
+        pause = 0.0
+        for attempt in range(self._max_retries + 1):
+            if self._stopped.wait(pause):
+                raise StoppedError
+            pause = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2**attempt) * random.uniform(0.5, 1.0)
+            try:
+                response = self._client.post(self.url, json=request)
+            except httpx2.LocalProtocolError as error:  # a key with a line break in it, for one
+                raise ServerError(f"No request can be sent to {self.url}: {type(error).__name__}.") from None
+            except httpx2.RequestError as error:
+                words = f"{self.url} did not answer: {type(error).__name__} {error}".strip()
+                continue
+            if response.is_success:
+                return self._json(response)
+            words = self._words(response)
+            if response.status_code in _REFUSED:
+                raise RefusedError(words)
+            if response.status_code not in (408, 429) and response.status_code < 500:
+                raise ServerError(words)
+            pause = _asked_for(response, pause)
+        raise ServerError(f"{words} ({self._max_retries} retries)")
+
+    def _json(self, response: httpx2.Response) -> Any:
+        try:
+            return response.json()
+        except ValueError:
+            raise ServerError(f"{self._words(response)}. That is no JSON: is it a model server's address?") from None
+
+    def _words(self, response: httpx2.Response) -> str:
+        """What the server said, without the key, which some repeat."""
+        said: Any = response.text
+        try:
+            body = response.json()
+            said = body.get("error", body) if isinstance(body, dict) else body
+            if isinstance(said, dict):
+                said = said.get("message") or said.get("detail") or said
+        except ValueError:
+            pass
+        said = f"{self.url} answered {response.status_code}: {_shortened(str(said))}"
+        return said.replace(self._api_key, "***") if self._api_key else said
+
+
+def completions_url(base_url: str) -> str:
+    """Where completions are asked for.
+
+    Raises:
+        ValueError: the URL is not one of http or https.
+    """
+    try:
+        url = httpx2.URL(base_url)
+    except httpx2.InvalidURL as error:
+        raise ValueError(f"base_url={base_url!r} is not a URL: {error}. {_EXAMPLE}") from error
+    if url.scheme not in ("http", "https") or not url.host:
+        raise ValueError(f"base_url={base_url!r} is not a URL of http or https. {_EXAMPLE}")
+    path = url.path.rstrip("/")
+    return str(url.copy_with(path=f"{path or '/v1'}/completions"))
+
+
+_EXAMPLE = "Example: base_url='http://localhost:8000/v1'."
+
+
+def _next_token(answer: Any) -> NextToken | None:
+    """What an answer says of its first token; None where it says nothing.
+
+    `logprobs` comes in two forms: OpenAI's of completions, and its later one of chats, which llama-server has here
+    too, with ids.
+    """
+    try:
+        log_probs = answer["choices"][0]["logprobs"]
+        if log_probs.get("content"):
+            first = log_probs["content"][0]
+            found = {one.get("id", one["token"]): float(one["logprob"]) for one in first["top_logprobs"]}
+            # Here the token that was drawn stands beside the most probable ones, not among them.
+            return NextToken.of(found, drawn="") if found else None
+        named = {_key(token): float(log_prob) for token, log_prob in log_probs["top_logprobs"][0].items()}
+        drawn = _key(log_probs["tokens"][0])
+        return NextToken.of({drawn: float(log_probs["token_logprobs"][0]), **named}, drawn)
+    except (KeyError, IndexError, TypeError, AttributeError, ValueError):
+        return None
+
+
+def _key(token: str) -> int | str:
+    """The id in vLLM's `token_id:42`, or the text."""
+    token_id = _TOKEN_ID.fullmatch(token)
+    return token if token_id is None else int(token_id[1])
+
+
+def _asked_for(response: httpx2.Response, by_default: float) -> float:
+    """The seconds that the server wants to be left alone, by its `Retry-After`: a number, or a date."""
+    value = response.headers.get("Retry-After", "")
+    try:
+        seconds = float(value)
+    except ValueError:
+        try:
+            seconds = (parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds()
+        except (ValueError, TypeError):
+            return by_default
+    return min(max(seconds, 0.0), _LONGEST_ASKED_FOR) if math.isfinite(seconds) else by_default
+
+
+def _shortened(words: str) -> str:
+    return words if len(words) <= _WORDS_SHOWN else f"{words[:_WORDS_SHOWN]} ..."
