@@ -50,7 +50,7 @@ def plot_predictions(
     Raises:
         ValueError: there are no predictions, or arrays do not have the shape of the target.
     """
-    target = _array("target", target, (np.size(target),))
+    target = _vector("target", target)
     drawn = {name: _array(f"predictions[{name!r}]", values, target.shape) for name, values in predictions.items()}
     across = target if x is None else _array("x", x, target.shape)
     order = np.argsort(across)
@@ -143,7 +143,7 @@ def plot_distributions(
     Raises:
         ValueError: there are no rows, or the shapes do not fit.
     """
-    values, targets = _array("values", values, (np.size(values),)), _array("targets", targets, (np.size(targets),))
+    values, targets = _vector("values", values), _vector("targets", targets)
     shape = (len(targets), len(values))
     order = np.argsort(values)
     values = values[order]
@@ -180,7 +180,7 @@ def plot_entropy_change(
     Raises:
         ValueError: there are no changes, or arrays do not have the shape of `before`.
     """
-    before = _array("before", before, (np.size(before),))
+    before = _vector("before", before)
     drawn = {name: _array(f"changes[{name!r}]", change, before.shape) for name, change in changes.items()}
     bins = np.histogram_bin_edges([0.0, *_range(*drawn.values())], _BINS).tolist()
     figure, axes = _panels(
@@ -252,6 +252,10 @@ def _panels(
 
 def _save(figure: Figure, path: str | Path) -> None:
     figure.savefig(path, dpi=120)
+
+
+def _vector(name: str, numbers: npt.ArrayLike) -> np.ndarray:
+    return _array(name, numbers, (np.asarray(numbers).size,))  # np.size does not know tensors
 
 
 def _array(name: str, numbers: npt.ArrayLike, shape: tuple[int, ...]) -> np.ndarray:

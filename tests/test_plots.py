@@ -3,6 +3,7 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 from matplotlib import image
 from matplotlib.figure import Figure
 
@@ -121,6 +122,13 @@ def test_distributions_of_rows_spread_over_the_targets(tmp_path, figures):
     assert figures[0].axes[1].lines[0].get_xdata()[0] == pytest.approx(2.632, abs=1e-3)
     assert legend_of(figures[0]) == ["before", "after", "target"]
     assert image.imread(tmp_path / "picture.png")[..., :3].std() > 0.05
+
+
+def test_tensors_are_drawn_as_arrays_are(tmp_path):
+    tensors = [torch.from_numpy(array) for array in (GRID, EVEN, SURE, TARGET)]
+    plot_distributions(tmp_path / "distributions.png", *tensors)
+    plot_predictions(tmp_path / "predictions.png", tensors[-1], {"same": tensors[-1]})
+    plot_entropy_change(tmp_path / "entropy.png", tensors[-1], {"less": -tensors[-1]})
 
 
 def test_the_grid_is_drawn_in_order_and_evenly(tmp_path, figures):
