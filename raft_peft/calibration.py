@@ -26,7 +26,8 @@ class Calibration:
     Intervals are those of split conformal prediction (Lei et al., "Distribution-free predictive inference for
     regression", JASA 2018): prediction plus and minus a quantile of the held-out absolute errors. Where the rows to
     come are like the held-out ones (exchangeable with them), an interval of level 0.9 holds the label with a
-    probability of at least 0.9, whatever the model. That is on average over rows, not for each kind of row.
+    probability of at least 0.9, whatever the model. That is on average over rows, not for each kind of row, and for
+    labels within the range of the grid and the held-out labels, at whose ends intervals are cut off.
 
     Attributes:
         errors: the absolute errors of the held-out rows, from the least, in the unit of the labels.

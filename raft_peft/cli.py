@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 
@@ -38,9 +37,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     try:
         COMMANDS[command].run(rest)
-        sys.stdout.flush()
-    except BrokenPipeError:  # what reads the rows has seen enough, as `head` has
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (ValueError, OSError, ModuleNotFoundError, FloatingPointError) as error:
         print(f"raft-peft {command}: {error}", file=sys.stderr)
         return 1

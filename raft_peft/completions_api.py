@@ -90,6 +90,8 @@ class Connection:
         self, base_url: str, model: str, *, api_key: str | None, timeout: float, max_retries: int, connections: int
     ):
         self.url = completions_url(base_url)
+        # A URL may hold a password or a key
+        self._shown = str(httpx2.URL(self.url).copy_with(userinfo=b"", query=None))
         self._model = model
         self._api_key = api_key
         self._max_retries = max_retries
@@ -135,8 +137,8 @@ class Connection:
             if found is not None:
                 return found
         raise ServerError(
-            f"{self.url} answered without log-probabilities: {_shortened(str(answer))}. Use a server that returns "
-            "them from /v1/completions, such as vLLM or llama.cpp's llama-server."
+            f"{self._shown} answered without log-probabilities: {self._without_key(answer)}. Use a server that "
+            "returns them from /v1/completions, such as vLLM or llama.cpp's llama-server."
         )
 
     def _post(self, request: Mapping[str, Any]) -> Any:
@@ -148,9 +150,9 @@ class Connection:
             try:
                 response = self._client.post(self.url, json=request)
             except httpx2.LocalProtocolError as error:  # a key with a line break in it, for one
-                raise ServerError(f"No request can be sent to {self.url}: {type(error).__name__}.") from None
+                raise ServerError(f"No request can be sent to {self._shown}: {type(error).__name__}.") from None
             except httpx2.RequestError as error:
-                words = f"{self.url} did not answer: {type(error).__name__} {error}".strip()
+                words = f"{self._shown} did not answer: {type(error).__name__} {error}".strip()
                 continue
             if response.is_success:
                 return self._json(response)
@@ -178,8 +180,10 @@ class Connection:
                 said = said.get("message") or said.get("detail") or said
         except ValueError:
             pass
-        said = f"{self.url} answered {response.status_code}: {_shortened(str(said))}"
-        return said.replace(self._api_key, "***") if self._api_key else said
+        return f"{self._shown} answered {response.status_code}: {self._without_key(said)}"
+
+    def _without_key(self, said: Any) -> str:
+        return _shortened(str(said).replace(self._api_key, "***") if self._api_key else str(said))
 
 
 def completions_url(base_url: str) -> str:

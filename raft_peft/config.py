@@ -122,7 +122,19 @@ class RegressionAwareConfig(MethodSettings, SFTConfig):
         },
     )
 
+    # Off while the arguments are written beside a model: `Trainer` pickles them, and with them what opens the Hub.
+    _pickles_tokens = True
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = dict(self.__dict__)
+        if not state.pop("_pickles_tokens", True):
+            state["hub_token"] = None
+            state["model_init_kwargs"] = self.model_init_kwargs and {**self.model_init_kwargs, "token": None}
+        return state
+
     def __post_init__(self) -> None:
+        if self.log_predictions < 0:
+            raise ValueError(f"`log_predictions={self.log_predictions}` must be 0 or more.")
         for name, (supported, cure) in _UNSUPPORTED.items():
             value = getattr(self, name)
             if value != supported and not (supported in (None, False) and value in (None, False)):

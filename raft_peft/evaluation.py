@@ -18,11 +18,14 @@ class Evaluation:
         labels: of the same shape.
         metrics: rmse, mae, pearson, spearman, and where there is a distribution over the whole vocabulary, grid_mass
             and entropy (in nats), each a mean over the rows.
+        step: after how many steps of training the weights were as they were then; 0 before any, or where that is not
+            known.
     """
 
     predictions: np.ndarray
     labels: np.ndarray
     metrics: dict[str, float]
+    step: int = 0
 
     @property
     def is_flat(self) -> bool:

@@ -125,9 +125,19 @@ def predict_file(predictor: RegressionPredictor, source: str | Path, target: str
     with RowWriter(target) as writer:
         already = writer.rows
         _skip(rows, writer, source)
+        added = None if writer.last is None else _added(writer.last)
         for made in predict_rows(predictor, rows, first_row=already, **options):
+            if added is not None and added != _added(made[0]):
+                raise ValueError(
+                    f"{writer.path} was written with other options: its rows have {', '.join(sorted(added))}, and "
+                    f"these would have {', '.join(sorted(_added(made[0])))}. Write to another file."
+                )
             writer.write(made)
         return writer.rows - already
+
+
+def _added(row: Mapping[str, Any]) -> set[str]:
+    return {PREDICTION, *INTERVAL, PROBABILITIES} & set(row)
 
 
 def _skip(rows: Iterator[dict[str, Any]], writer: RowWriter, source: str | Path) -> None:

@@ -11,6 +11,14 @@ from raft_peft.grid import NumberGrid, number_text
 from raft_peft.prompts import rows_error
 
 
+def with_number(row: Mapping[str, Any], label_column: str) -> Mapping[str, Any]:
+    """A row whose label is a number where it is the text of one, as all is in CSV."""
+    try:
+        return {**row, label_column: float(row[label_column])} if isinstance(row.get(label_column), str) else row
+    except ValueError:
+        return row  # which `read_labels` refuses, with the row's number
+
+
 def has_label(row: Mapping[str, Any], label_column: str) -> bool:
     """Whether rows such as this one hold a target, as a label or as a completion."""
     return label_column in row or "completion" in row

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,8 +18,7 @@ from raft_peft.opening import find_file
 from raft_peft.predictor import RegressionPredictor
 from raft_peft.readout import save_head
 
-logger = logging.getLogger(__name__)
-
+_HUB_OPTIONS = ("revision", "token", "cache_dir", "local_files_only")
 # Any text does: what merging changes, it changes everywhere.
 _PROBES = tuple(
     f"Review: {text} Rating:"
@@ -64,9 +62,7 @@ def merge_and_save(
     target = Path(target)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise ValueError(f"{str(target)!r} holds files already. Merge into a new folder.")
-    hub: dict[str, Any] = {
-        name: model_kwargs[name] for name in ("revision", "token", "cache_dir") if name in model_kwargs
-    }
+    hub: dict[str, Any] = {name: model_kwargs[name] for name in _HUB_OPTIONS if name in model_kwargs}
     config_path = find_file(str(source), RAFT_CONFIG_NAME, hub)
     if config_path is None:
         raise ValueError(
@@ -89,25 +85,24 @@ def merge_and_save(
             path = find_file(str(source), name, hub)
             if path is not None:
                 shutil.copy(path, target)
-        after = RegressionPredictor.from_pretrained(target, **_of_a_folder(model_kwargs)).predict(
-            prompts, show_progress=False
-        )
-        moved = float(np.abs(after - before).max())
-        if tolerance is None:
-            span = max(predictor.grid.values) - min(predictor.grid.values)
-            tolerance = span * _TOLERANCE.get(merged.dtype, _TOLERANCE_16_BIT)
-        if not moved <= tolerance:
-            raise ValueError(
-                f"Predictions of the merged model differ from the adapter's by up to {moved:.3g}, more than the "
-                f"tolerance of {tolerance:.3g}. Merge with dtype='float32', or allow more with `tolerance`. Nothing "
-                "was kept."
-            )
     except BaseException:
         shutil.rmtree(target, ignore_errors=True)
         raise
+    if tolerance is None:
+        span = max(predictor.grid.values) - min(predictor.grid.values)
+        tolerance = span * _TOLERANCE.get(merged.dtype, _TOLERANCE_16_BIT)
+    del merged, predictor  # two of a large model may not fit
+    loaded = RegressionPredictor.from_pretrained(target, **_of_a_folder(model_kwargs))
+    moved = float(np.abs(loaded.predict(prompts, show_progress=False) - before).max())
+    if not moved <= tolerance:
+        shutil.rmtree(target, ignore_errors=True)
+        raise ValueError(
+            f"Predictions of the merged model differ from the adapter's by up to {moved:.3g}, more than the tolerance "
+            f"of {tolerance:.3g}. Merge with dtype='float32', or allow more with `tolerance`. Nothing was kept."
+        )
     return moved
 
 
 def _of_a_folder(model_kwargs: dict[str, Any]) -> dict[str, Any]:
     """What opens a model of the Hub, without what says where it is there."""
-    return {name: value for name, value in model_kwargs.items() if name not in ("revision", "token", "cache_dir")}
+    return {name: value for name, value in model_kwargs.items() if name not in _HUB_OPTIONS}

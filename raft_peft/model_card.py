@@ -23,6 +23,9 @@ PICTURE_NAME = "prediction_and_truth.png"
 TEMPLATE = Path(__file__).with_name("model_card_template.md")
 TASK = "text-regression"
 
+# Stands in the template.
+_MARK = "<!-- Written by raft-peft at every save."
+
 # As the Hub names them.
 _METRICS = {"rmse": "rmse", "mae": "mae", "pearson": "pearsonr", "spearman": "spearmanr"}
 _LONGEST_PROMPT = 3000
@@ -60,6 +63,12 @@ class CardFacts:
     citation: str
 
 
+def is_ours(folder: str | Path) -> bool:
+    """Whether a folder has no card yet, or one that was written here and that nobody wants to keep."""
+    path = Path(folder) / CARD_NAME
+    return not path.is_file() or _MARK in path.read_text(encoding="utf-8", errors="replace")
+
+
 def save_card(facts: CardFacts, folder: str | Path) -> None:
     """Write the card into a folder, and beside it predictions over the truth, where there was an evaluation."""
     picture = _draw(facts.evaluations, Path(folder))
@@ -77,10 +86,11 @@ def model_card(facts: CardFacts, picture: str | None = None) -> ModelCard:
         base_model=facts.base_model,
         dataset_name=facts.dataset_name,
         repository=facts.repository,
-        decision=facts.config.decision if METHODS[facts.config.method].limited_by_grid else "reading",
+        reads=_how_it_reads(facts.config),
         needs_head=f", head={facts.config.head}(...)" if facts.config.head is not None else "",
         has_distribution=METHODS[facts.config.method].limited_by_grid,
         trained=bool(facts.training),
+        zero_shot=not facts.training and facts.adapter is None,
         facts=_facts(facts),
         prompt_text=text,
         prompt_literal=literal,
@@ -94,6 +104,18 @@ def model_card(facts: CardFacts, picture: str | None = None) -> ModelCard:
         versions=", ".join(f"{name} {version}" for name, version in facts.config.versions.items()),
         citation=facts.citation,
     )
+
+
+def _how_it_reads(config: RaftConfig) -> str:
+    method = METHODS[config.method]
+    if method.reads_text:
+        return "It answers a prompt in text, from which the number is parsed."
+    if method.limited_by_grid:
+        return (
+            "It answers a prompt with a distribution over a grid of numbers, and its prediction is the "
+            f"{config.decision} of that distribution."
+        )
+    return "A head reads the number off what the model makes of the prompt."
 
 
 def _metadata(facts: CardFacts) -> ModelCardData:
@@ -125,7 +147,7 @@ def _metadata(facts: CardFacts) -> ModelCardData:
 def _facts(facts: CardFacts) -> list[tuple[str, str]]:
     config = facts.config
     grid = config.grid
-    if grid.is_plain or all(text.replace(".", "", 1).lstrip("-").isdigit() for text in grid.texts):
+    if all(_is_text_of(value, text) for value, text in grid):
         numbers = grid.texts
     else:
         numbers = tuple(f"{number_text(value)} as {text!r}" for value, text in grid)
@@ -140,6 +162,13 @@ def _facts(facts: CardFacts) -> list[tuple[str, str]]:
         "Longest prompt": f"{config.max_length} tokens; a longer one loses its start" if config.max_length else None,
     }
     return [(name, value.replace("|", "\\|")) for name, value in rows.items() if value is not None]
+
+
+def _is_text_of(value: float, text: str) -> bool:
+    try:
+        return float(text) == value
+    except ValueError:
+        return False
 
 
 def _prompt(shape: Any | None) -> tuple[str | None, str]:

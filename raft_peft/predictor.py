@@ -90,6 +90,7 @@ class RegressionPredictor:
             max_length=max_length,
             number_end=self.settings.end_of_numbers(tokenizer),
         )
+        self._encoded_as = {"separator": separator, "max_length": max_length}
         ids = None if grid_token_ids is None else tuple(map(tuple, grid_token_ids))
         self.readout = Readout(
             model,
@@ -358,7 +359,7 @@ class RegressionPredictor:
 
     def _read_as(self) -> dict[str, Any]:
         """What a calibration depends on, besides the model."""
-        return {**self.settings.method_settings(), "grid": [list(pair) for pair in self.grid]}
+        return {**self.settings.method_settings(), **self._encoded_as, "grid": [list(pair) for pair in self.grid]}
 
     def predict_distribution(
         self,

@@ -33,6 +33,14 @@ def first_row(dataset: Dataset | IterableDataset, name: str) -> dict[str, Any]:
     return row
 
 
+def spread_rows(dataset: Any, count: int) -> list[dict[str, Any]]:
+    """At most so many rows from all over a dataset; of one that can only be read from its beginning, the first."""
+    if isinstance(dataset, IterableDataset):
+        return first_rows(dataset, count)
+    places = np.linspace(0, len(dataset) - 1, min(count, len(dataset))).astype(int)
+    return list(dataset.select(places.tolist()))
+
+
 def first_rows(dataset: Any, count: int) -> list[dict[str, Any]]:
     """The first rows of a dataset, at most so many."""
     return list(itertools.islice(dataset, count))

@@ -44,10 +44,8 @@ def _kind(message: Any) -> tuple[Any, bool]:
 
 
 def _shape_of_texts(texts: Sequence[str]) -> str:
-    if len(texts) == 1:  # of which nothing is known to be common
+    if len(set(texts)) == 1:  # of which nothing is known to be common to others
         return GAP
-    if len(set(texts)) == 1:
-        return texts[0]
     start = _common_start(texts)
     end = _common_start([text[len(start) :][::-1] for text in texts])[::-1]
     # whole words alone, since rows may begin with the same letters by chance

@@ -11,7 +11,7 @@ import torch
 
 from raft_peft.evaluation import Evaluation
 from raft_peft.grid import NumberGrid
-from raft_peft.labels import read_labels
+from raft_peft.labels import read_labels, with_number
 from raft_peft.metrics import grid_metrics, regression_metrics
 from raft_peft.predictor import RegressionPredictor
 from raft_peft.prompt_template import PromptTemplate
@@ -72,15 +72,7 @@ def labelled_prompts(
     """
     template = None if prompt_template is None else PromptTemplate(prompt_template)
     iterator = iter(rows)
-    while some := [_with_number(row, label_column) for row in itertools.islice(iterator, _CHUNK)]:
+    while some := [with_number(row, label_column) for row in itertools.islice(iterator, _CHUNK)]:
         labels.extend(read_labels(some, grid, label_column, len(labels)))
         for row in some:
             yield row if template is None else {**row, "prompt": template(row)}
-
-
-def _with_number(row: Mapping[str, Any], label_column: str) -> Mapping[str, Any]:
-    """A row whose label is a number where it is the text of one, as all is in CSV."""
-    try:
-        return {**row, label_column: float(row[label_column])} if isinstance(row.get(label_column), str) else row
-    except ValueError:
-        return row  # which `read_labels` refuses, with the row's number

@@ -32,7 +32,7 @@ def read_rows(path: str | Path) -> Iterator[dict[str, Any]]:
         FileNotFoundError: there is no such file.
     """
     path = Path(path)
-    check_format(path)
+    _check_format(path)
     if not path.is_file():
         raise FileNotFoundError(f"There is no file {str(path)!r}.")
     return _read_json_lines(path) if path.suffix == ".jsonl" else _read_csv(path)
@@ -57,7 +57,7 @@ class RowWriter:
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
-        check_format(self.path)
+        _check_format(self.path)
         if not self.path.parent.is_dir():
             raise FileNotFoundError(f"There is no folder {str(self.path.parent)!r} to write {self.path.name} to.")
         self.rows: int = 0
@@ -144,8 +144,7 @@ class RowWriter:
             self._file.close()
 
 
-def check_format(path: Path) -> None:
-    """Raise a ValueError where a file is not one of rows, by its name."""
+def _check_format(path: Path) -> None:
     if path.suffix not in FORMATS:
         raise ValueError(f"{str(path)!r} ends in {path.suffix!r}. Rows are read and written as .jsonl or .csv.")
 

@@ -94,7 +94,7 @@ class TextRegressionPipeline(Pipeline):
         if isinstance(model, ModelToOpen):
             options = dict(model.options)
             if device is not None:
-                options["device_map"] = {"": torch.device("cuda", device) if isinstance(device, int) else device}
+                options["device_map"] = {"": _device(device)}
             self.predictor = RegressionPredictor.from_pretrained(model.name, grid, **settings, **options)
         elif grid is None:
             raise ValueError(
@@ -103,10 +103,13 @@ class TextRegressionPipeline(Pipeline):
             )
         else:
             self.predictor = RegressionPredictor(model, tokenizer, grid, **settings)
+            if device is not None:
+                self.predictor.model.to(_device(device))
+        placed = getattr(self.predictor.model, "hf_device_map", None) is not None
         super().__init__(
             model=self.predictor.model,
             tokenizer=self.predictor.tokenizer,
-            device=self.predictor.model.device,
+            device=None if placed else self.predictor.model.device,
             batch_size=batch_size,
             **kwargs,
         )
@@ -164,6 +167,14 @@ class TextRegressionPipeline(Pipeline):
                 ]
                 answer["mass"] = distribution.mass[row].item()
             yield answer
+
+
+def _device(device: int | str | torch.device) -> str | torch.device:
+    """A device as `pipeline` takes it, where a number is that of an accelerator and -1 the CPU."""
+    if not isinstance(device, int):
+        return device
+    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    return torch.device("cpu") if device < 0 or accelerator is None else torch.device(accelerator.type, device)
 
 
 PIPELINE_REGISTRY.register_pipeline(TASK, pipeline_class=TextRegressionPipeline, pt_model=(ModelToOpen,), type="text")

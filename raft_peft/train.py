@@ -16,8 +16,9 @@ from trl import ModelConfig, TrlParser, get_peft_config, get_quantization_config
 
 from raft_peft.config import RegressionAwareConfig
 from raft_peft.grid import NumberGrid
+from raft_peft.labels import with_number
 from raft_peft.prompt_template import PromptTemplate
-from raft_peft.row_files import check_format
+from raft_peft.row_files import read_rows
 from raft_peft.trainer import RegressionAwareTrainer
 
 HELP = """\
@@ -76,6 +77,9 @@ class TrainArguments:
             raise ValueError("--eval_split and --dataset_config are for --dataset_name. For files, pass --eval_file.")
 
 
+# What a row may hold besides its label.
+_COLUMNS = ("prompt", "completion", "input_ids", "tools", "chat_template_kwargs")
+
 # Good for LoRA on one GPU and for a small model on the CPU; each can be set on the command line.
 DEFAULTS: dict[str, Any] = {
     "dtype": None,
@@ -105,8 +109,9 @@ def train(given: TrainArguments, args: RegressionAwareConfig, model_config: Mode
     Raises:
         ValueError: arguments, rows or a model that cannot be used.
     """
-    grid = NumberGrid.parse(given.grid)
-    datasets = load_rows(given)
+    # A YAML file may hold a list or a mapping
+    grid = NumberGrid.parse(given.grid) if isinstance(given.grid, str) else NumberGrid(given.grid)
+    datasets = load_rows(given, args.label_column)
     quantization_config = get_quantization_config(model_config)
     dtype = model_config.dtype
     if dtype is None:
@@ -136,41 +141,44 @@ def train(given: TrainArguments, args: RegressionAwareConfig, model_config: Mode
     trainer.save_model()
     trainer.accelerator.print(f"The model is in {args.output_dir}.")
     if args.push_to_hub:
-        trainer.push_to_hub(dataset_name=given.dataset_name)
+        on_hub = given.dataset_name is not None and not Path(given.dataset_name).exists()
+        trainer.push_to_hub(dataset_name=given.dataset_name if on_hub else None)
     trainer.end()
 
 
-def load_rows(given: TrainArguments) -> dict[str, Dataset | IterableDataset]:
+def load_rows(given: TrainArguments, label_column: str) -> dict[str, Dataset | IterableDataset]:
     """The rows to train on, under `train`, and those to evaluate on, where there are any, under `eval`.
 
     Raises:
         ValueError: a file of another format, or a prompt template that does not fit the columns.
         FileNotFoundError: there is no such file.
     """
+    template = None if given.prompt_template is None else PromptTemplate(given.prompt_template)
     if given.train_file is not None:
         files = {"train": given.train_file, "eval": given.eval_file}
-        datasets = {name: _load_file(path) for name, path in files.items() if path is not None}
-    else:
-        splits = {"train": given.train_split, "eval": given.eval_split}
-        datasets = {
-            name: load_dataset(given.dataset_name, given.dataset_config, split=split)
-            for name, split in splits.items()
-            if split is not None
-        }
-    if given.prompt_template is not None:
-        template = PromptTemplate(given.prompt_template)
-        datasets = {
-            name: dataset.map(lambda row: {"prompt": template(row)}, desc=f"Writing the prompts of the {name} rows")
-            for name, dataset in datasets.items()
-        }
-    return datasets
+        return {name: _read(path, template, label_column) for name, path in files.items() if path is not None}
+    splits = {"train": given.train_split, "eval": given.eval_split}
+    datasets = {
+        name: load_dataset(given.dataset_name, given.dataset_config, split=split)
+        for name, split in splits.items()
+        if split is not None
+    }
+    if template is None:
+        return datasets
+    return {
+        name: dataset.map(lambda row: {"prompt": template(row)}, desc=f"Writing the prompts of the {name} rows")
+        for name, dataset in datasets.items()
+    }
 
 
-def _load_file(path: str) -> Dataset:
-    check_format(Path(path))
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"There is no file {path!r}.")
-    return load_dataset("csv" if path.endswith(".csv") else "json", data_files=path, split="train")
+def _read(path: str, template: PromptTemplate | None, label_column: str) -> Dataset:
+    """The rows of a file as `predict` and `evaluate` read them, and of their columns those that training knows."""
+    rows = [with_number(row, label_column) for row in read_rows(path)]
+    if template is not None:
+        rows = [{**row, "prompt": template(row)} for row in rows]
+    known = (label_column, *_COLUMNS)
+    names = [name for name in dict.fromkeys(name for row in rows for name in row) if name in known]
+    return Dataset.from_dict({name: [row.get(name) for row in rows] for name in names})
 
 
 if __name__ == "__main__":

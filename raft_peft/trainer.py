@@ -31,6 +31,7 @@ from trl.trainer.utils import get_config_model_id
 
 from raft_peft.adapter import RAFT_CONFIG_NAME, RaftConfig
 from raft_peft.attention_masks import own_implementation
+from raft_peft.calibration import CALIBRATION_NAME
 from raft_peft.collate import RegressionCollator
 from raft_peft.config import RegressionAwareConfig
 from raft_peft.distribution import GridDistribution
@@ -44,11 +45,11 @@ from raft_peft.losses import DistributionLoss, Loss, cross_entropy, squared_erro
 from raft_peft.main_process import warn
 from raft_peft.methods import METHODS
 from raft_peft.metrics import grid_metrics, regression_metrics
-from raft_peft.model_card import CardFacts, save_card
+from raft_peft.model_card import CardFacts, is_ours, save_card
 from raft_peft.number_tokens import check_number_tokens, rows_saved_alone
 from raft_peft.out_of_memory import PartsThatFit
 from raft_peft.prediction_table import log_table, prediction_rows
-from raft_peft.preparation import ENCODED_COLUMNS, encode_dataset, first_row, first_rows
+from raft_peft.preparation import ENCODED_COLUMNS, encode_dataset, first_row, first_rows, spread_rows
 from raft_peft.prompt_shape import prompt_shape
 from raft_peft.prompts import PromptEncoder
 from raft_peft.quantization import check_not_packed, keep_precision, quantization_of, trained_tensors
@@ -62,8 +63,8 @@ from raft_peft.repeated_rows import rows_that_count
 
 logger = logging.getLogger(__name__)
 
-# So many prompts tell what all have in common.
-_PROMPTS_COMPARED = 64
+# So many prompts tell what all have in common; fewer may have somebody's words in common.
+_PROMPTS_COMPARED, _FEWEST_PROMPTS = 64, 8
 
 EvalDataset: TypeAlias = Dataset | IterableDataset | dict[str, Dataset | IterableDataset]
 
@@ -127,6 +128,7 @@ class RegressionAwareTrainer(FaultTolerantTrainer):
 
     _tag_names = ["trl", "raft", "regression"]  # noqa: RUF012 - read by TRL
     _dataset_name: str | None = None
+    _best_is_loaded = False
     _name = "RAFT"
     _paper = {  # noqa: RUF012 - read by TRL
         "title": "Better autoregressive regression with LLMs via regression-aware fine-tuning",
@@ -297,8 +299,8 @@ class RegressionAwareTrainer(FaultTolerantTrainer):
             )
         self._encoded_here.add(encoded)
         if self._prompt_shape is None:
-            prompts = [row.get("prompt") for row in first_rows(dataset, _PROMPTS_COMPARED)]
-            self._prompt_shape = prompt_shape(prompts)
+            prompts = [row.get("prompt") for row in spread_rows(dataset, _PROMPTS_COMPARED)]
+            self._prompt_shape = prompt_shape(prompts) if len(prompts) >= _FEWEST_PROMPTS else None
         if self._grid_token_ids is None:
             self._grid_token_ids = tuple(map(tuple, next(iter(encoded))["grid_token_ids"]))
         return encoded
@@ -324,6 +326,7 @@ class RegressionAwareTrainer(FaultTolerantTrainer):
                 f"Method {self.args.method!r} predicts zero-shot and has no loss to train on. Set `method` to raft or "
                 "another that trains, or pass `loss`."
             )
+        self._best_is_loaded = False
         return super().train(*args, **kwargs)
 
     def compute_loss(
@@ -503,8 +506,12 @@ class RegressionAwareTrainer(FaultTolerantTrainer):
         prefix, read = f"{metric_key_prefix}_", output.predictions
         metrics = {name.removeprefix(prefix): value for name, value in output.metrics.items()}
         names = ("rmse", "mae", "pearson", "spearman", "grid_mass", "entropy")
+        self.evaluations.pop(metric_key_prefix, None)  # so that the last one is the latest
         self.evaluations[metric_key_prefix] = Evaluation(
-            read["predictions"], output.label_ids, {name: metrics[name] for name in names if name in metrics}
+            read["predictions"],
+            output.label_ids,
+            {name: metrics[name] for name in names if name in metrics},
+            self._step_of_weights,
         )
         # Where the grid has hardly any mass, the predictions are all near 0, which is said elsewhere
         answers = metrics.get("grid_mass", 1) > 0.5 or self.args.renormalize
@@ -513,8 +520,9 @@ class RegressionAwareTrainer(FaultTolerantTrainer):
             warn(
                 logger,
                 f"After step {self.state.global_step} all {metric_key_prefix} predictions are about {number}, "
-                "whatever the prompt: training has collapsed. Start again with a smaller `learning_rate` (now "
-                f"{self.args.learning_rate:g}) or more `warmup_steps`.",
+                "whatever the prompt. If they differed before, training has collapsed: start again with a smaller "
+                f"`learning_rate` (now {self.args.learning_rate:g}) or more `warmup_steps`. If not, it has hardly "
+                "begun: take more steps, or a larger `learning_rate`.",
             )
         if self.args.log_predictions and self.is_world_process_zero():
             prompts = [row["input_ids"] for row in first_rows(dataloader.dataset, self.args.log_predictions)]
@@ -576,17 +584,17 @@ class RegressionAwareTrainer(FaultTolerantTrainer):
             prefix = f"{HEAD_NAME}."
             head = {name.removeprefix(prefix): whole[name] for name in whole if name.startswith(prefix)}
             state_dict = {name: tensor for name, tensor in whole.items() if not name.startswith(prefix)}
-        # `Trainer` saves its arguments beside the model, and with them what opens the Hub
-        init_kwargs = self.args.model_init_kwargs and {**self.args.model_init_kwargs, "token": None}
-        without_tokens = _temporarily(self.args, hub_token=None, model_init_kwargs=init_kwargs)
-        with rows_saved_alone(self.model), without_tokens:
+        folder = output_dir if output_dir is not None else self.args.output_dir
+        writes_card = is_ours(folder)  # before PEFT writes a card of its own
+        with rows_saved_alone(self.model), _temporarily(self.args, _pickles_tokens=False):
             super()._save(output_dir, state_dict)
         if self.args.should_save:
-            folder = output_dir if output_dir is not None else self.args.output_dir
             self._raft_config().save(folder)
             if head:
                 save_head(head, folder)
-            save_card(self._card_facts(), folder)
+            (Path(folder) / CALIBRATION_NAME).unlink(missing_ok=True)  # of the weights before
+            if writes_card:
+                self._save_card(folder)
 
     def create_model_card(
         self, model_name: str | None = None, dataset_name: str | None = None, tags: str | list[str] | None = None
@@ -594,13 +602,19 @@ class RegressionAwareTrainer(FaultTolerantTrainer):
         """Write the model card into `output_dir`, as every save does; see `SFTTrainer.create_model_card`."""
         if self.is_world_process_zero():
             self._dataset_name = dataset_name or self._dataset_name
-            named = [tags] if isinstance(tags, str) else tags or []
-            save_card(self._card_facts(model_name, named), self.args.output_dir)
+            if is_ours(self.args.output_dir):
+                self._save_card(self.args.output_dir, model_name, [tags] if isinstance(tags, str) else tags or [])
 
-    def _card_facts(self, model_name: str | None = None, tags: Sequence[str] = ()) -> CardFacts:
+    def _save_card(self, folder: str, model_name: str | None = None, tags: Sequence[str] = ()) -> None:
+        try:
+            save_card(self._card_facts(folder, model_name, tags), folder)
+        except Exception as error:  # a run must not end for its card, with other processes waiting
+            warn(logger, f"The model card of {folder} could not be written: {error!r}. The model itself is saved.")
+
+    def _card_facts(self, folder: str, model_name: str | None, tags: Sequence[str]) -> CardFacts:
         base = get_config_model_id(self.model.config)
-        name = model_name or (self.args.hub_model_id or Path(self.args.output_dir).name).split("/")[-1]
-        steps, args = self.state.global_step, self.args
+        name = model_name or (self.args.hub_model_id or Path(folder).resolve().name).split("/")[-1]
+        steps, args = self._step_of_weights, self.args
         rows = args.per_device_train_batch_size * args.gradient_accumulation_steps
         training = {
             "Steps": f"{steps} of {rows} rows a process",
@@ -613,7 +627,7 @@ class RegressionAwareTrainer(FaultTolerantTrainer):
         adapters = getattr(self.model, "peft_config", {}).values()
         return CardFacts(
             name=name,
-            repository=self.hub_model_id or args.hub_model_id or Path(args.output_dir).name,
+            repository=self.hub_model_id or args.hub_model_id or Path(folder).resolve().name,
             base_model=base if base and not Path(base).is_dir() else None,
             dataset_name=self._dataset_name,
             config=self._raft_config(),
@@ -622,7 +636,7 @@ class RegressionAwareTrainer(FaultTolerantTrainer):
             )
             or None,
             training=training if steps else {},
-            evaluations=self.evaluations,
+            evaluations={key: one for key, one in self.evaluations.items() if one.step == steps},
             prompt_shape=self._prompt_shape,
             tags=(*self._tag_names, *tags),
             citation=self._paper["citation"],
@@ -633,7 +647,8 @@ class RegressionAwareTrainer(FaultTolerantTrainer):
         for name in (RAFT_CONFIG_NAME, HEAD_FILE):
             if self.is_world_process_zero() and (Path(checkpoint_folder) / name).is_file():
                 shutil.copy(Path(checkpoint_folder) / name, self.args.output_dir)
-        super()._push_from_checkpoint(checkpoint_folder)
+        with _temporarily(self.args, _pickles_tokens=False):
+            super()._push_from_checkpoint(checkpoint_folder)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)
@@ -641,7 +656,13 @@ class RegressionAwareTrainer(FaultTolerantTrainer):
 
     def _load_best_model(self) -> None:
         super()._load_best_model()
+        self._best_is_loaded = True
         self._load_head(self.state.best_model_checkpoint)
+
+    @property
+    def _step_of_weights(self) -> int:
+        best = self.state.best_global_step if self._best_is_loaded else None
+        return self.state.global_step if best is None else best
 
     def _load_head(self, checkpoint: str) -> None:
         if self.readout.has_parameters and not self._is_sharded:  # where the engine's own state holds the head

@@ -38,8 +38,10 @@ def test_covers_as_often_as_promised(rows):
     draw = np.random.default_rng(0)
     covered = []
     for _ in range(4000):
-        errors = np.abs(draw.standard_t(3, rows + 1))
-        covered.append(errors[-1] <= calibration(errors[:-1]).half_width(0.9))
+        labels, predictions = draw.uniform(0, 5, (2, rows + 1))
+        found = calibration_of(predictions[:-1], labels[:-1], None, [0, 5], {})
+        low, high = found.intervals(predictions[-1:], 0.9)
+        covered.append(low[0] <= labels[-1] <= high[0])
     assert 0.9 - 0.01 <= np.mean(covered) <= 0.9 + 1 / (rows + 1) + 0.01
 
 
@@ -84,7 +86,7 @@ def test_saved_beside_the_model(tiny_llama, tokenizer, tmp_path):
     assert calibrated.mass.tolist() == pytest.approx([1.0] * 30)
     expected = predictor.predict_distribution(PROMPTS).log_probs / predictor.calibration.temperature
     assert torch.allclose(calibrated.log_probs, expected.log_softmax(-1), atol=1e-4)
-    for settings in ({"decision": "median"}, {"grid": [0, 1, 2]}):
+    for settings in ({"decision": "median"}, {"grid": [0, 1, 2]}, {"max_length": 9}, {"separator": "\n"}):
         other = RegressionPredictor.from_pretrained(tmp_path, **{"grid": range(5), **settings})
         with pytest.raises(ValueError, match=f"made with another {next(iter(settings))}"):
             other.predict(PROMPTS, interval=0.9)

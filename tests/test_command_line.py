@@ -14,6 +14,7 @@ from raft_peft.cli import main
 from raft_peft.prompt_template import PromptTemplate
 from raft_peft.row_evaluation import evaluate_rows
 from raft_peft.row_files import read_rows
+from raft_peft.train import TrainArguments, load_rows
 
 ROWS = [{"text": f"item {index} of {index % 7}", "label": index % 5 + 0.5 * (index % 2)} for index in range(24)]
 TEMPLATE = "Rate the {text} from 0 to 4, the score is"
@@ -133,6 +134,41 @@ def test_train_then_predict(model, rows, tmp_path, capsys, monkeypatch):
 def test_rows_to_train_on_that_are_not_there(arguments, message, tmp_path, capsys):
     assert main(["train", "--grid", "0..4", "--output_dir", str(tmp_path), *arguments]) == 1
     assert message in capsys.readouterr().err
+
+
+def test_training_reads_files_as_prediction_does(tmp_path):
+    path = tmp_path / "rows.csv"
+    path.write_text("zip,text,stars\n02139,NA,3.50\n10001,None,4\n")
+    template = "{zip}: {text}. Stars:"
+    given = TrainArguments(grid="1..5", train_file=str(path), prompt_template=template)
+    rows = load_rows(given, "stars")["train"]
+    assert rows["prompt"] == [PromptTemplate(template)(row) for row in read_rows(path)]
+    assert rows["prompt"][0] == "02139: NA. Stars:"
+    assert rows["stars"] == [3.5, 4.0]
+    assert rows.column_names == ["stars", "prompt"]
+
+
+def test_settings_in_yaml(model, rows, tmp_path, capsys):
+    config = tmp_path / "train.yaml"
+    config.write_text(
+        f"model_name_or_path: {model}\ngrid: [0, 1, 2, 3, 4]\ntrain_file: {rows}\nprompt_template: '{TEMPLATE}'\n"
+        f"output_dir: {tmp_path / 'out'}\nmax_steps: 1\nuse_cpu: true\nbf16: false\ndisable_tqdm: true\n"
+    )
+    assert main(["train", "--config", str(config), "--lora_r", "2"]) == 0
+    assert json.loads((tmp_path / "out" / "raft_config.json").read_text())["values"] == [0, 1, 2, 3, 4]
+    assert json.loads((tmp_path / "out" / "adapter_config.json").read_text())["r"] == 2
+
+
+def test_a_file_is_not_continued_with_other_columns(model, rows, tmp_path, capsys):
+    lines = list(read_rows(rows))
+    part, target = tmp_path / "part.jsonl", tmp_path / "out.jsonl"
+    options = ["--model", model, "--grid", "0..4", "--prompt-template", TEMPLATE]
+    part.write_text("".join(json.dumps(row) + "\n" for row in lines[:5]))
+    assert main(["predict", str(part), str(target), *options]) == 0
+    part.write_text("".join(json.dumps(row) + "\n" for row in lines))
+    assert main(["predict", str(part), str(target), *options, "--distribution"]) == 1
+    assert "was written with other options" in capsys.readouterr().err
+    assert len(list(read_rows(target))) == 5
 
 
 def test_reader_that_has_seen_enough(model, rows):

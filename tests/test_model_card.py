@@ -63,9 +63,9 @@ def test_card_without_evaluation_or_training(tiny_llama, tokenizer, tmp_path):
 
 
 def test_card_of_chats_texts_of_numbers_and_metrics_that_are_undefined(tiny_llama, tokenizer, tmp_path):
+    words = ["tea", "rain", "snow", "wind", "sun", "fog", "ice", "sleet"]
     rows = [
-        {"prompt": [{"role": "user", "content": f"Is {word} good | bad? ```x```"}], "label": 1.0}
-        for word in ("tea", "rain")
+        {"prompt": [{"role": "user", "content": f"Is {word} good | bad? ```x```"}], "label": 1.0} for word in words
     ]
     trainer = make(
         tiny_llama, tokenizer, tmp_path, rows, grid={0: "a", 1: "b"}, options={"method": "pooled", "max_steps": 1}
@@ -81,6 +81,7 @@ def test_card_of_chats_texts_of_numbers_and_metrics_that_are_undefined(tiny_llam
     shape = json.loads(card.text.split("````text\n")[1].split("````")[0])
     assert shape == [{"role": "user", "content": "Is ... good | bad? ```x```"}]
     assert "Trained weights | all |" in card.text
+    assert "A head reads the number" in card.text
 
 
 def test_card_in_every_checkpoint(base, tokenizer, tmp_path):
@@ -124,7 +125,7 @@ def test_evaluations_are_kept_by_name(tiny_llama, tokenizer, tmp_path):
         (["prefix abc", "prefix abd"], "prefix ..."),
         (["abc end", "abd end"], "... end"),
         (["one"], "..."),
-        (["same", "same"], "same"),
+        (["same", "same"], "..."),
         (["x y", "x y y"], "x ..."),
         ([["a"], ["b"]], None),
         ([1, 2], None),
@@ -150,10 +151,67 @@ def test_a_collapse_is_said(tiny_llama, tokenizer, tmp_path, caplog):
     trainer = make(tiny_llama, tokenizer, tmp_path, ROWS, options=options, eval_dataset=Dataset.from_list(ROWS))
     trainer.train()
     trainer.evaluate()
-    assert "collapsed" not in caplog.text
+    assert "whatever the prompt" not in caplog.text
     with torch.no_grad():
         tiny_llama.lm_head.weight.zero_()  # every prompt gets the same distribution
     with pytest.warns(UserWarning, match="undefined"):
         trainer.evaluate()
     assert "After step 1 all eval predictions are about" in caplog.text
     assert "smaller `learning_rate` (now 0.0002)" in caplog.text
+
+
+def test_metrics_of_other_weights_are_left_out(tiny_llama, tokenizer, tmp_path):
+    dataset = Dataset.from_list(ROWS)
+    options = {"max_steps": 3, "eval_strategy": "steps", "eval_steps": 1, "save_strategy": "steps", "save_steps": 1}
+    options |= {"load_best_model_at_end": True, "metric_for_best_model": "rmse", "greater_is_better": True}
+    options |= {"learning_rate": 0.05}  # the worst, and so the "best", is not the last
+    trainer = make(tiny_llama, tokenizer, tmp_path, ROWS, options=options, peft_config=lora(), eval_dataset=dataset)
+    trainer.evaluate(metric_key_prefix="before")
+    trainer.train()
+    assert trainer.state.best_global_step < 3
+    trainer.save_model()
+    assert ModelCard.load(tmp_path / "README.md").data.eval_results is None
+    metrics = trainer.evaluate()
+    trainer.save_model()
+    results = ModelCard.load(tmp_path / "README.md").data.eval_results
+    assert {result.dataset_split for result in results} == {"eval"}
+    assert results[0].metric_value == pytest.approx(metrics["eval_rmse"], abs=1e-5)
+
+
+def test_a_users_own_card_is_kept(tiny_llama, tokenizer, tmp_path):
+    trainer = make(tiny_llama, tokenizer, tmp_path, grid={1: "5", 5: "1"})
+    trainer.save_model()
+    card = tmp_path / "README.md"
+    assert "1 as '5', 5 as '1'" in card.read_text()
+    edited = card.read_text().replace("<!-- Written by raft-peft", "<!-- Mine, no longer by raft-peft") + "\nMine."
+    card.write_text(edited)
+    trainer.save_model()
+    trainer.create_model_card()
+    assert card.read_text() == edited
+    trainer.save_model(str(tmp_path / "another"))
+    assert 'from_pretrained("another")' in (tmp_path / "another" / "README.md").read_text()
+
+
+def test_few_or_equal_prompts_are_not_shown(tiny_llama, tokenizer, tmp_path):
+    for rows in (ROWS[:3], [{"prompt": "Review: my secret. Stars:", "label": 1.0}] * 8):
+        make(tiny_llama, tokenizer, tmp_path, rows).save_model()
+        text = (tmp_path / "README.md").read_text()
+        assert "Review" not in text
+
+
+def test_a_card_that_cannot_be_written_does_not_end_the_run(tiny_llama, tokenizer, tmp_path, monkeypatch, caplog):
+    trainer = make(tiny_llama, tokenizer, tmp_path)
+    monkeypatch.setattr("raft_peft.trainer.save_card", lambda *_: 1 / 0)
+    trainer.save_model()
+    assert "could not be written: ZeroDivisionError" in caplog.text
+    assert (tmp_path / "raft_config.json").is_file()
+
+
+def test_saved_weights_take_no_calibration_of_others(tiny_llama, tokenizer, tmp_path):
+    trainer = make(tiny_llama, tokenizer, tmp_path)
+    trainer.save_model()
+    prompts, labels = [row["prompt"] for row in ROWS], [row["label"] for row in ROWS]
+    RegressionPredictor.from_pretrained(tmp_path).calibrate(prompts, labels).save(tmp_path)
+    assert RegressionPredictor.from_pretrained(tmp_path).calibration is not None
+    trainer.save_model()
+    assert RegressionPredictor.from_pretrained(tmp_path).calibration is None

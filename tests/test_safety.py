@@ -5,6 +5,7 @@ import json
 import pickle
 import re
 import zipfile
+from pathlib import Path
 
 import pytest
 import torch
@@ -144,3 +145,25 @@ def test_a_token_of_the_hub_is_written_nowhere(tiny_llama, tokenizer, tmp_path, 
     assert [path.name for path in files if re.search(SECRET.encode(), contents(path))] == []
     assert trainer.args.hub_token == SECRET
     assert trainer.args.model_init_kwargs["token"] == SECRET
+
+
+def test_a_token_is_not_pushed_with_a_checkpoint(tiny_llama, tokenizer, tmp_path, rows, monkeypatch):
+    """`Trainer` writes its arguments once more before it uploads the folder, and uploads with the token."""
+    uploads = []
+
+    class Hub:
+        def upload_folder(self, folder_path, token, **_):
+            files = [path for path in Path(folder_path).rglob("*") if path.is_file()]
+            assert "training_args.bin" in {path.name for path in files}
+            uploads.append((token, [path.name for path in files if re.search(SECRET.encode(), contents(path))]))
+
+    monkeypatch.setattr("transformers.trainer.hf_api", Hub)
+    options = {"max_steps": 1, "hub_token": SECRET, "model_init_kwargs": {"token": SECRET}, "hub_model_id": "me/stars"}
+    tiny_llama.save_pretrained(tmp_path / "base")
+    trainer = make(str(tmp_path / "base"), tokenizer, tmp_path / "out", rows, options=options, peft_config=lora())
+    trainer.train()
+    trainer.save_model(str(tmp_path / "out" / "checkpoint-1"))
+    trainer.push_in_progress = None
+    trainer.hub_model_id = "me/stars"
+    trainer._push_from_checkpoint(str(tmp_path / "out" / "checkpoint-1"))
+    assert uploads == [(SECRET, [])]

@@ -68,7 +68,8 @@ def test_zero_shot_and_settings(folder, tmp_path, tiny_llama, tokenizer):
         scorer = pipeline("text-regression", **model, grid={0: "0", 10: "9"}, decision="mode")
         assert numbers(scorer(PROMPTS)) == pytest.approx(expected, abs=1e-5)
     assert pipeline("text-regression", model=base, grid=range(5), dtype=torch.bfloat16).model.dtype == torch.bfloat16
-    assert pipeline("text-regression", model=base, grid=range(5), device="cpu").model.device.type == "cpu"
+    assert pipeline("text-regression", model=base, grid=range(5), device=-1).model.device.type == "cpu"
+    assert pipeline("text-regression", model=base, grid=range(5), device_map="cpu").model.device.type == "cpu"
 
 
 def test_errors(folder, tmp_path, tiny_llama, tokenizer):

@@ -23,15 +23,17 @@ def run(arguments: Sequence[str]) -> None:
     parser.add_argument("source", help="The rows, .jsonl or .csv, with a `prompt` and a label each.")
     add_predictor_options(parser)
     parser.add_argument("--label-column", default="label", help="The column of the label (%(default)s).")
-    parser.add_argument("--output", help="The folder for calibration.json; by default that of the model.")
     options = parser.parse_args(list(arguments))
 
     from raft_peft.row_evaluation import labelled_prompts
     from raft_peft.row_files import read_rows
 
-    folder = Path(options.model if options.output is None else options.output)
+    folder = Path(options.model)
     if not folder.is_dir():
-        raise ValueError(f"{str(folder)!r} is no folder to keep the calibration in. Pass one with --output.")
+        raise ValueError(
+            f"{options.model!r} is no folder to keep the calibration in. Download the model first: hf download "
+            f"{options.model} --local-dir FOLDER."
+        )
     predictor = open_predictor(options)
     labels: list[float] = []
     prompts = labelled_prompts(
@@ -46,5 +48,5 @@ def run(arguments: Sequence[str]) -> None:
     count = len(calibration.errors)
     print(f"Calibrated on {count} rows; kept in {folder}.")
     for level in (0.5, 0.8, 0.9, 0.95):
-        if count >= level / (1 - level):
+        if (count + 1) * (1 - level) >= 1 - 1e-9:
             print(f"{level:.0%} of labels lie within {calibration.half_width(level):.3g} of the prediction.")

@@ -21,12 +21,17 @@ def run(arguments: Sequence[str]) -> None:
     parser.add_argument("source", help="Folder or name of a saved adapter.")
     parser.add_argument("target", help="A new folder.")
     parser.add_argument("--dtype", help="Of the merged weights; by default as trained.")
+    parser.add_argument("--tolerance", type=float, help="How far a prediction may move; by default little.")
     parser.add_argument("--trust-remote-code", action="store_true", help="Whether a model's own code may be run.")
     options = parser.parse_args(list(arguments))
 
     from raft_peft.merging import merge_and_save
 
     moved = merge_and_save(
-        options.source, options.target, dtype=options.dtype, trust_remote_code=options.trust_remote_code
+        options.source,
+        options.target,
+        dtype=options.dtype,
+        tolerance=options.tolerance,
+        trust_remote_code=options.trust_remote_code,
     )
     print(f"The merged model is in {options.target}. Predictions moved by at most {moved:.2g}.")

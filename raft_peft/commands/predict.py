@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Sequence
 
 from raft_peft.commands.options import add_predictor_options, open_predictor, parser_of
@@ -37,9 +39,12 @@ def run(arguments: Sequence[str]) -> None:
     names = ("batch_size", "batch_tokens", "chunk_size", "distribution", "interval", "prompt_template")
     settings = {name: getattr(options, name) for name in names}
     if options.target is None:
-        for rows in predict_rows(predictor, read_rows(options.source), **settings):
-            for row in rows:
-                print(as_json(row), flush=True)
+        try:
+            for rows in predict_rows(predictor, read_rows(options.source), **settings):
+                for row in rows:
+                    print(as_json(row), flush=True)
+        except BrokenPipeError:  # what reads the rows has seen enough, as `head` has
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return
     count = predict_file(predictor, options.source, options.target, **settings)
     if count == 0:

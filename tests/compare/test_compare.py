@@ -276,10 +276,10 @@ class TestCommandLine:
         assert "raft-peft compare --model HuggingFaceTB/SmolLM2-135M-Instruct --task stsb_1k" in text
         assert "--learning_rates" in text
 
-    @pytest.mark.parametrize("arguments", [[], ["train"], ["-x"]])
+    @pytest.mark.parametrize("arguments", [[], ["dance"], ["-x"]])
     def test_unknown_commands(self, arguments, capsys):
         assert main(arguments) == 2
-        assert "raft-peft compare [options]" in capsys.readouterr().err
+        assert "raft-peft compare    [options]" in capsys.readouterr().err
 
     def test_errors_are_one_line(self, capsys, tmp_path):
         arguments = ["compare", "--model", "m", "--output_dir", str(tmp_path), "--task", "stsb9"]
