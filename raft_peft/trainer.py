@@ -400,7 +400,8 @@ class RegressionAwareTrainer(FaultTolerantTrainer):
         not_finite = ~torch.isfinite(losses)
         mass = entropy = torch.zeros_like(losses)
         if isinstance(output, GridDistribution):
-            mass, entropy = output.mass.detach(), output.entropy.detach()
+            with torch.no_grad():
+                mass, entropy = output.mass, output.entropy
         of_rows = [one.to(tokens.device) for one in (tokens, counted, mass, entropy, not_finite)]
         totals = torch.stack([(one * counted).sum().float() for one in of_rows])
         seen, rows, mass_of_all, entropy_of_all, wrong = self.accelerator.gather(totals[None]).sum(0).tolist()
