@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from raft_peft.predictor import RegressionPredictor
-from raft_peft.prompt_template import PromptTemplate
+from raft_peft.prompt_template import prompt_writer
 from raft_peft.row_files import RowWriter, read_rows
 
 logger = logging.getLogger(__name__)
@@ -53,14 +53,15 @@ def predict_rows(
     Raises:
         ValueError: a row that cannot be used, or with `distribution` a method that gives a number alone.
     """
-    template = None if prompt_template is None else PromptTemplate(prompt_template)
+    write_prompt = prompt_writer(prompt_template)
     if interval is not None:
         predictor.calibrated().half_width(interval)
     pending: deque[Mapping[str, Any]] = deque()
 
     def prompts() -> Iterator[Mapping[str, Any]]:
         for number, row in enumerate(rows, first_row):
-            if template is None and "prompt" not in row:
+            prompted = write_prompt(row)
+            if "prompt" not in prompted:
                 raise ValueError(
                     f"Row {number} has the columns {list(row)}, and no `prompt`. Rename the column of the text, or "
                     "give a prompt template."
@@ -69,7 +70,7 @@ def predict_rows(
                 if name in row:
                     raise ValueError(f"Row {number} has a column {name!r} already. Rename it.")
             pending.append(row)
-            yield row if template is None else {**row, "prompt": template(row)}
+            yield prompted
 
     for reading in predictor.read(
         prompts(),

@@ -61,7 +61,7 @@ def target_texts(labels: Sequence[float], grid: NumberGrid, first_row: int = 0) 
         ValueError: the grid has no text for some. The message names the rows.
     """
     texts = dict(grid)
-    if not grid.is_plain and all(_as_number(text) == value for value, text in grid):
+    if not grid.is_plain and all(as_number(text) == value for value, text in grid):
         low, high = label_range(grid, renormalize=True)
         texts |= {
             label: min(grid, key=lambda pair: abs(pair[0] - label))[1]
@@ -104,7 +104,8 @@ def label_range(grid: NumberGrid, *, renormalize: bool) -> tuple[float, float]:
     return (low, high) if renormalize else (min(0.0, low), max(0.0, high))
 
 
-def _as_number(text: str) -> float | None:
+def as_number(text: str) -> float | None:
+    """The number that a text writes; None where it writes none."""
     try:
         return float(text)
     except ValueError:
@@ -136,7 +137,7 @@ def _read_completion(completion: Any, grid: NumberGrid) -> float:
         for value, grid_text in grid:
             if text.strip() == grid_text.strip():
                 return value
-        number = _as_number(text)
+        number = as_number(text)
         if number is not None:
             return number
     raise ValueError(f"the completion {completion!r} is not a number. Give a numeric completion or a float label.")

@@ -14,11 +14,10 @@ from peft import PeftModel
 
 from raft_peft.adapter import RAFT_CONFIG_NAME, RaftConfig
 from raft_peft.model_card import CARD_NAME, PICTURE_NAME
-from raft_peft.opening import find_file
+from raft_peft.opening import find_file, hub_options
 from raft_peft.predictor import RegressionPredictor
 from raft_peft.readout import save_head
 
-_HUB_OPTIONS = ("revision", "token", "cache_dir", "local_files_only")
 # Any text does: what merging changes, it changes everywhere.
 _PROBES = tuple(
     f"Review: {text} Rating:"
@@ -62,7 +61,7 @@ def merge_and_save(
     target = Path(target)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise ValueError(f"{str(target)!r} holds files already. Merge into a new folder.")
-    hub: dict[str, Any] = {name: model_kwargs[name] for name in _HUB_OPTIONS if name in model_kwargs}
+    hub = hub_options(model_kwargs)
     config_path = find_file(str(source), RAFT_CONFIG_NAME, hub)
     if config_path is None:
         raise ValueError(
@@ -92,7 +91,8 @@ def merge_and_save(
         span = max(predictor.grid.values) - min(predictor.grid.values)
         tolerance = span * _TOLERANCE.get(merged.dtype, _TOLERANCE_16_BIT)
     del merged, predictor  # two of a large model may not fit
-    loaded = RegressionPredictor.from_pretrained(target, **_of_a_folder(model_kwargs))
+    of_a_folder = {name: value for name, value in model_kwargs.items() if name not in hub}
+    loaded = RegressionPredictor.from_pretrained(target, **of_a_folder)
     moved = float(np.abs(loaded.predict(prompts, show_progress=False) - before).max())
     if not moved <= tolerance:
         shutil.rmtree(target, ignore_errors=True)
@@ -101,8 +101,3 @@ def merge_and_save(
             f"of {tolerance:.3g}. Merge with dtype='float32', or allow more with `tolerance`. Nothing was kept."
         )
     return moved
-
-
-def _of_a_folder(model_kwargs: dict[str, Any]) -> dict[str, Any]:
-    """What opens a model of the Hub, without what says where it is there."""
-    return {name: value for name, value in model_kwargs.items() if name not in _HUB_OPTIONS}

@@ -16,6 +16,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from raft_peft.adapter import RaftConfig
 from raft_peft.evaluation import Evaluation
 from raft_peft.grid import number_text
+from raft_peft.labels import as_number
 from raft_peft.methods import METHODS
 
 CARD_NAME = "README.md"
@@ -147,7 +148,7 @@ def _metadata(facts: CardFacts) -> ModelCardData:
 def _facts(facts: CardFacts) -> list[tuple[str, str]]:
     config = facts.config
     grid = config.grid
-    if all(_is_text_of(value, text) for value, text in grid):
+    if all(as_number(text) == value for value, text in grid):
         numbers = grid.texts
     else:
         numbers = tuple(f"{number_text(value)} as {text!r}" for value, text in grid)
@@ -162,13 +163,6 @@ def _facts(facts: CardFacts) -> list[tuple[str, str]]:
         "Longest prompt": f"{config.max_length} tokens; a longer one loses its start" if config.max_length else None,
     }
     return [(name, value.replace("|", "\\|")) for name, value in rows.items() if value is not None]
-
-
-def _is_text_of(value: float, text: str) -> bool:
-    try:
-        return float(text) == value
-    except ValueError:
-        return False
 
 
 def _prompt(shape: Any | None) -> tuple[str | None, str]:

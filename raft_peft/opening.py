@@ -14,6 +14,7 @@ from transformers.quantizers import AutoQuantizationConfig
 from transformers.utils import cached_file
 
 ADAPTER_CONFIG_NAME = "adapter_config.json"
+HUB_OPTIONS = ("revision", "token", "cache_dir", "local_files_only")
 
 
 def open_model(
@@ -68,6 +69,11 @@ def check_shards(folder: str | Path) -> None:
                 raise ValueError(
                     f"{index} takes weights from {shard!r}, outside its folder. Such a model is not opened."
                 )
+
+
+def hub_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Of the options of `from_pretrained`, those that say how the Hub is reached."""
+    return {name: options[name] for name in HUB_OPTIONS if name in options}
 
 
 def find_file(name: str, filename: str, hub: Mapping[str, Any]) -> str | None:

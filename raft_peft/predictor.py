@@ -23,10 +23,10 @@ from raft_peft.final_position import device_of
 from raft_peft.grid import NumberGrid, number_text
 from raft_peft.heads import Head
 from raft_peft.methods import METHODS, MethodSettings
-from raft_peft.opening import find_file, open_model
+from raft_peft.opening import find_file, hub_options, open_model
 from raft_peft.out_of_memory import PartsThatFit
 from raft_peft.prefix_cache import PrefixCache, common_prefix
-from raft_peft.prompts import EncodedPrompt, PromptEncoder
+from raft_peft.prompts import EncodedPrompt, PromptEncoder, as_rows
 from raft_peft.readout import HEAD_FILE, Reading, Readout, joined
 
 # A shorter beginning in common is not worth a cache.
@@ -155,11 +155,7 @@ class RegressionPredictor:
             raise FileNotFoundError(
                 f"There is no folder {name!r}. Pass the folder of a saved model, or a Hub repository."
             )
-        hub: dict[str, Any] = {
-            key: model_kwargs[key]
-            for key in ("revision", "token", "cache_dir", "local_files_only")
-            if key in model_kwargs
-        }
+        hub = hub_options(model_kwargs)
         config_path = find_file(name, RAFT_CONFIG_NAME, hub)
         saved = None if config_path is None else RaftConfig.load(config_path)
         own_grid = grid is None
@@ -336,11 +332,14 @@ class RegressionPredictor:
             ValueError: there are no rows, or labels or predictions that are not numbers.
         """
         readings = list(self.read(prompts, batch_size, batch_tokens=batch_tokens, show_progress=show_progress))
-        predictions = torch.cat([torch.empty(0), *(one.predictions for one in readings)]).numpy()
-        log_probs = [one.distribution.log_probs for one in readings if one.distribution is not None]
-        distribution = GridDistribution(torch.cat(log_probs), self.readout.values.cpu()) if log_probs else None
-        targets = np.asarray(labels, dtype=np.float64)
-        self.calibration = calibration_of(predictions, targets, distribution, self.grid.values, self._read_as())
+        whole = joined(readings) if readings else Reading(torch.empty(0), None, None)
+        self.calibration = calibration_of(
+            whole.predictions.numpy(),
+            np.asarray(labels, dtype=np.float64),
+            whole.distribution,
+            self.grid.values,
+            self._read_as(),
+        )
         return self.calibration
 
     def calibrated(self) -> Calibration:
@@ -422,7 +421,7 @@ class RegressionPredictor:
         show_progress = (total is None or total > batch_size) if show_progress is None else show_progress
         prefix = None
         with tqdm(total=total, unit="prompt", disable=not show_progress) as progress:
-            for rows in _chunks(_rows(prompts), chunk_size):
+            for rows in _chunks(as_rows(prompts), chunk_size):
                 encoded = self._encoder.encode(rows, first_row)
                 first_row += len(rows)
                 order: list[int] = []
@@ -466,15 +465,6 @@ class RegressionPredictor:
         batch = self._collator([{"input_ids": p.input_ids, "grid_token_ids": p.grid_token_ids} for p in prompts])
         batch = {name: tensor.to(device_of(self.model.get_input_embeddings())) for name, tensor in batch.items()}
         return self.readout.read(self.readout.read_head(self.model, batch, prefix=prefix), self.model, batch)
-
-
-def _rows(prompts: Iterable[Any]) -> Iterator[Mapping[str, Any]]:
-    if isinstance(prompts, str | Mapping):
-        raise ValueError("`prompts` must be a list of prompts. For one prompt, pass a list of one: [prompt].")
-    for prompt in prompts:
-        if isinstance(prompt, Mapping) and "role" in prompt:
-            raise ValueError("`prompts` must be a list of chats. For one chat, pass a list of one: [messages].")
-        yield prompt if isinstance(prompt, Mapping) else {"prompt": prompt}
 
 
 def _autocast_dtype(name: str | torch.dtype | None) -> torch.dtype | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from string import Formatter
 from typing import Any
 
@@ -44,3 +44,15 @@ class PromptTemplate:
                 f"{', '.join(name for name in row if row[name] is not None)}."
             )
         return self.text.format_map(row)
+
+
+def prompt_writer(template: str | None) -> Callable[[Mapping[str, Any]], Mapping[str, Any]]:
+    """What gives a row its prompt: by a template, or as it stands in the row where there is none.
+
+    Raises:
+        ValueError: the text is not a template.
+    """
+    if template is None:
+        return lambda row: row
+    fill = PromptTemplate(template)
+    return lambda row: {**row, "prompt": fill(row)}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,6 +32,20 @@ class EncodedPrompt:
     grid_token_ids: tuple[tuple[int, ...], ...]
     was_cut: bool
     target_ids: list[int] = field(default_factory=list)
+
+
+def as_rows(prompts: Iterable[Any]) -> Iterator[Mapping[str, Any]]:
+    """Prompts as rows: texts and chats as the `prompt` of one, rows as they are.
+
+    Raises:
+        ValueError: it is one prompt, and no list of them.
+    """
+    if isinstance(prompts, str | Mapping):
+        raise ValueError("`prompts` must be a list of prompts. For one prompt, pass a list of one: [prompt].")
+    for prompt in prompts:
+        if isinstance(prompt, Mapping) and "role" in prompt:
+            raise ValueError("`prompts` must be a list of chats. For one chat, pass a list of one: [messages].")
+        yield prompt if isinstance(prompt, Mapping) else {"prompt": prompt}
 
 
 class PromptEncoder:

@@ -69,11 +69,12 @@ class Reading:
     parsed: torch.Tensor | None
 
 
-def joined(parts: Sequence[Reading], order: torch.Tensor) -> Reading:
-    """The readings of several batches as one on the CPU, with their rows in another order."""
+def joined(parts: Sequence[Reading], order: torch.Tensor | None = None) -> Reading:
+    """The readings of several batches as one on the CPU, with their rows in another order where one is given."""
 
     def rows(tensors: list[torch.Tensor]) -> torch.Tensor:
-        return torch.cat(tensors).cpu()[order]
+        whole = torch.cat(tensors).cpu()
+        return whole if order is None else whole[order]
 
     first = parts[0]
     distribution = None

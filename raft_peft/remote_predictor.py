@@ -24,7 +24,7 @@ from raft_peft.grid import NumberGrid
 from raft_peft.methods import METHODS, MethodSettings
 from raft_peft.opening import find_file
 from raft_peft.partial_distribution import PartialGridDistribution
-from raft_peft.prompts import EncodedPrompt, PromptEncoder, rows_error
+from raft_peft.prompts import EncodedPrompt, PromptEncoder, as_rows, rows_error
 from raft_peft.readout import Reading
 from raft_peft.token_texts import TokenTexts
 
@@ -261,7 +261,7 @@ class RemoteRegressionPredictor:
             raise ValueError(f"chunk_size={chunk_size} must be 1 or more.")
         total = len(prompts) if isinstance(prompts, Sized) else None
         show_progress = (total is None or total > self.concurrency) if show_progress is None else show_progress
-        rows = iter(_rows(prompts))
+        rows = iter(as_rows(prompts))
         error_bounds: list[torch.Tensor] = []
         pool = ThreadPoolExecutor(self.concurrency, thread_name_prefix="raft-peft-completions")
         connection = Connection(
@@ -515,12 +515,3 @@ def _padded(ids: Sequence[int]) -> list[int]:
     """The ids, and others where they are too few to tell a server that takes them from one that passes over them."""
     others = (token_id for token_id in itertools.count() if token_id not in ids)
     return [*ids, *itertools.islice(others, max(0, _FEWEST_IDS - len(ids)))]
-
-
-def _rows(prompts: Iterable[Any]) -> Iterator[Mapping[str, Any]]:
-    if isinstance(prompts, str | Mapping):
-        raise ValueError("`prompts` must be a list of prompts. For one prompt, pass a list of one: [prompt].")
-    for prompt in prompts:
-        if isinstance(prompt, Mapping) and "role" in prompt:
-            raise ValueError("`prompts` must be a list of chats. For one chat, pass a list of one: [messages].")
-        yield prompt if isinstance(prompt, Mapping) else {"prompt": prompt}

@@ -7,14 +7,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
-import torch
 
 from raft_peft.evaluation import Evaluation
 from raft_peft.grid import NumberGrid
 from raft_peft.labels import read_labels, with_number
 from raft_peft.metrics import grid_metrics, regression_metrics
 from raft_peft.predictor import RegressionPredictor
-from raft_peft.prompt_template import PromptTemplate
+from raft_peft.prompt_template import prompt_writer
+from raft_peft.readout import joined
 
 # So many rows are read at a time.
 _CHUNK = 4096
@@ -49,11 +49,11 @@ def evaluate_rows(
     readings = list(predictor.read(prompts, batch_size, batch_tokens=batch_tokens, show_progress=show_progress))
     if not labels:
         raise ValueError("There are no rows to evaluate.")
-    predictions, targets = torch.cat([one.predictions for one in readings]).numpy(), np.array(labels)
+    whole = joined(readings)
+    predictions, targets = whole.predictions.numpy(), np.array(labels)
     metrics = regression_metrics(predictions, targets)
-    distributions = [one.distribution.log_probs for one in readings if one.distribution is not None]
-    if distributions and not predictor.readout.head.sums_to_one:
-        metrics |= grid_metrics(torch.cat(distributions).numpy())
+    if whole.distribution is not None and not predictor.readout.head.sums_to_one:
+        metrics |= grid_metrics(whole.distribution.log_probs.numpy())
     return Evaluation(predictions, targets, metrics)
 
 
@@ -70,9 +70,8 @@ def labelled_prompts(
     Raises:
         ValueError: labels that are missing or not numbers. The message names the rows.
     """
-    template = None if prompt_template is None else PromptTemplate(prompt_template)
+    write_prompt = prompt_writer(prompt_template)
     iterator = iter(rows)
     while some := [with_number(row, label_column) for row in itertools.islice(iterator, _CHUNK)]:
         labels.extend(read_labels(some, grid, label_column, len(labels)))
-        for row in some:
-            yield row if template is None else {**row, "prompt": template(row)}
+        yield from map(write_prompt, some)

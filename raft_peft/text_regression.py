@@ -11,10 +11,10 @@ from transformers import Pipeline
 from transformers.pipelines import PIPELINE_REGISTRY
 
 from raft_peft.grid import NumberGrid
+from raft_peft.model_card import TASK
 from raft_peft.predictor import RegressionPredictor
 from raft_peft.readout import Reading
 
-TASK = "text-regression"
 # So many batches of a stream are read ahead, to sort their prompts by length.
 _BATCHES_AHEAD = 16
 

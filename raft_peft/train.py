@@ -6,7 +6,7 @@ accelerate launch -m raft_peft.train --help
 from __future__ import annotations
 
 from argparse import RawDescriptionHelpFormatter
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from trl import ModelConfig, TrlParser, get_peft_config, get_quantization_config
 from raft_peft.config import RegressionAwareConfig
 from raft_peft.grid import NumberGrid
 from raft_peft.labels import with_number
-from raft_peft.prompt_template import PromptTemplate
+from raft_peft.prompt_template import prompt_writer
 from raft_peft.row_files import read_rows
 from raft_peft.trainer import RegressionAwareTrainer
 
@@ -153,29 +153,27 @@ def load_rows(given: TrainArguments, label_column: str) -> dict[str, Dataset | I
         ValueError: a file of another format, or a prompt template that does not fit the columns.
         FileNotFoundError: there is no such file.
     """
-    template = None if given.prompt_template is None else PromptTemplate(given.prompt_template)
+    write_prompt = prompt_writer(given.prompt_template)
     if given.train_file is not None:
         files = {"train": given.train_file, "eval": given.eval_file}
-        return {name: _read(path, template, label_column) for name, path in files.items() if path is not None}
+        return {name: _read(path, write_prompt, label_column) for name, path in files.items() if path is not None}
     splits = {"train": given.train_split, "eval": given.eval_split}
     datasets = {
         name: load_dataset(given.dataset_name, given.dataset_config, split=split)
         for name, split in splits.items()
         if split is not None
     }
-    if template is None:
+    if given.prompt_template is None:
         return datasets
     return {
-        name: dataset.map(lambda row: {"prompt": template(row)}, desc=f"Writing the prompts of the {name} rows")
+        name: dataset.map(write_prompt, desc=f"Writing the prompts of the {name} rows")
         for name, dataset in datasets.items()
     }
 
 
-def _read(path: str, template: PromptTemplate | None, label_column: str) -> Dataset:
+def _read(path: str, write_prompt: Callable[[Mapping[str, Any]], Mapping[str, Any]], label_column: str) -> Dataset:
     """The rows of a file as `predict` and `evaluate` read them, and of their columns those that training knows."""
-    rows = [with_number(row, label_column) for row in read_rows(path)]
-    if template is not None:
-        rows = [{**row, "prompt": template(row)} for row in rows]
+    rows = [write_prompt(with_number(row, label_column)) for row in read_rows(path)]
     known = (label_column, *_COLUMNS)
     names = [name for name in dict.fromkeys(name for row in rows for name in row) if name in known]
     return Dataset.from_dict({name: [row.get(name) for row in rows] for name in names})

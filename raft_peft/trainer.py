@@ -525,7 +525,7 @@ class RegressionAwareTrainer(FaultTolerantTrainer):
                 f"`learning_rate` (now {self.args.learning_rate:g}) or more `warmup_steps`. If not, it has hardly "
                 "begun: take more steps, or a larger `learning_rate`.",
             )
-        if self.args.log_predictions and self.is_world_process_zero():
+        if self.args.log_predictions and self.args.report_to and self.is_world_process_zero():
             prompts = [row["input_ids"] for row in first_rows(dataloader.dataset, self.args.log_predictions)]
             texts = self._tokenizer.batch_decode(prompts, skip_special_tokens=True)
             rows = prediction_rows(texts, output.label_ids, read, self.readout.values.tolist())

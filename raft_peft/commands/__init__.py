@@ -1,1 +1,1 @@
-"""The commands of `raft-peft`, one a file. Each loads what it needs when it runs, so that `--help` is quick."""
+"""The commands of `raft-peft`, one a file. Each loads what it needs when it runs."""
