@@ -6,17 +6,14 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
 from peft import PeftType
 
 from raft_peft.distribution import GridDistribution
+from raft_peft.few_columns import few_columns
 from raft_peft.trie import TrieReading
-
-# Where a head keeps its forward for few rows.
-_FEW_ROWS = "_forward_of_few_rows"
 
 
 def check_final_logits(model: Any) -> None:
@@ -129,11 +126,13 @@ def last_logits(
     *,
     position_ids: torch.Tensor | None = None,
     unwrapped: Any = None,
+    all_states: bool = False,
     **kwargs: Any,
 ) -> Any:
     """The model's outputs with the logits of the last columns alone, or of those named.
 
     The positions are counted from the attention mask, of shape (batch, length), unless they are given.
+    The output embeddings of other columns are right only with `all_states`.
     """
     unwrapped = model if unwrapped is None else unwrapped
     inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "logits_to_keep": keep, **kwargs}
@@ -144,63 +143,11 @@ def last_logits(
         inputs["position_ids"] = position_ids
     if "use_cache" in parameters:
         inputs["use_cache"] = False
-    with _without_copies_of_the_output_matrix(unwrapped):
+    all_states = (
+        all_states or getattr(unwrapped.config, "output_hidden_states", False) or "output_hidden_states" in kwargs
+    )
+    with few_columns(unwrapped.get_output_embeddings(), _backbone(unwrapped), keep, all_states=all_states):
         return model(**inputs)
-
-
-@contextmanager
-def _without_copies_of_the_output_matrix(model: Any) -> Iterator[None]:
-    """Let the head multiply a few rows by its matrix, and do nothing else to that.
-
-    Under bf16 autocast it would copy the whole matrix to bf16, and round each logit to three digits. In the matrix'
-    own dtype it is faster and, for float32 weights, exact. And where the last column is a view of all hidden states,
-    torch copies the matrix once for each row on the CPU; where it is a tensor of its own, it does not.
-    """
-    head = model.get_output_embeddings()
-    if not hasattr(head, _FEW_ROWS):  # made once, since torch.compile would compile again for another
-        setattr(head, _FEW_ROWS, partial(_forward_of_few_rows, head, head.forward))
-    before = vars(head).get("forward")
-    head.forward = getattr(head, _FEW_ROWS)
-    try:
-        yield
-    finally:
-        del head.forward
-        if before is not None:
-            head.forward = before
-
-
-def _forward_of_few_rows(head: Any, forward: Callable[..., Any], rows: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-    rows = rows.clone(memory_format=torch.contiguous_format)
-    # Where PEFT trains single rows, its wrapper's weight is a copy of the whole matrix, made when it is asked for.
-    weight = getattr(head, "original_module", head).weight
-    # Asked here and not before: accelerate turns autocast on inside the model's forward.
-    if not weight.is_floating_point() or not torch.is_autocast_enabled(rows.device.type):
-        return forward(rows, *args, **kwargs)
-    with torch.autocast(rows.device.type, enabled=False), _bf16_products_in_training(rows.device.type):
-        return forward(rows.to(weight.dtype), *args, **kwargs)
-
-
-@contextmanager
-def _bf16_products_in_training(device_type: str) -> Iterator[None]:
-    """On the CPU, float32 products of numbers rounded to bf16 on the way, as autocast would have it, without a copy.
-
-    The kernel is more than twice as fast for few rows. The backward pass, where it is slower, is left alone, and so is
-    prediction, where the exact product costs a smaller part.
-    """
-    if torch.compiler.is_compiling():  # which cannot set what is set here, and chooses its kernels itself
-        yield
-        return
-    products = getattr(torch.backends.mkldnn, "matmul", None)
-    in_bf16 = torch.get_autocast_dtype(device_type) == torch.bfloat16
-    if products is None or not torch.is_grad_enabled() or device_type != "cpu" or not in_bf16:
-        yield
-        return
-    before = products.fp32_precision
-    products.fp32_precision = "bf16"
-    try:
-        yield
-    finally:
-        products.fp32_precision = before
 
 
 def _backbone(model: Any) -> Any:

@@ -72,5 +72,5 @@ def read_final_position(
             return final if reader is None else reader(final)
 
         with read_inside(unwrapped, read, hidden_states=hidden_states):
-            before = rows.run(model, unwrapped=unwrapped, **kwargs)
+            before = rows.run(model, unwrapped=unwrapped, all_states=hidden_states, **kwargs)
     return before

@@ -1,0 +1,140 @@
+"""What a forward whose output is read at a few columns need not do, in the model's own modules."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from functools import partial
+from typing import Any
+
+import torch
+
+# Where a module keeps the forward that it has while few columns are read: made once, since torch.compile would compile
+# again for another.
+_FEW_COLUMNS = "_forward_of_few_columns"
+_COLUMNS_KEPT = "_columns_kept"
+
+
+@contextmanager
+def few_columns(head: Any, backbone: Any, keep: int | torch.Tensor, *, all_states: bool = False) -> Iterator[None]:
+    """Spare the model's forward what is not seen in the logits of the columns that are kept.
+
+    Args:
+        head: the model's output over the vocabulary.
+        backbone: the part of the model that gives the output embeddings.
+        keep: the columns whose logits are read: how many of the last, or which.
+        all_states: whether the output embeddings of the other columns are read, too.
+    """
+    mlp = None if all_states else _last_mlp(backbone)
+    with _few_rows_of_the_head(head), nullcontext() if mlp is None else _columns_of_the_mlp(mlp, keep):
+        yield
+
+
+def _last_mlp(backbone: Any) -> Any:
+    """What the last layer does behind its attention, to each column alone; None where it is not sure to do that.
+
+    Not where it adds what came before itself, which it is then given, too. Not of a mixture of experts, whose loss of
+    balance is taken of all columns, and not where the backward pass calls the forward again, which must do the same.
+    """
+    layers = getattr(backbone, "layers", None) or getattr(backbone, "h", None)
+    if not isinstance(layers, torch.nn.ModuleList) or not len(layers):
+        return None
+    layer = layers[-1]
+    mlp: Any = getattr(layer, "mlp", None)
+    if not type(mlp).__module__.startswith("transformers.") or hasattr(mlp, "experts"):
+        return None
+    if len(inspect.signature(type(mlp).forward).parameters) != len(("self", "states")):
+        return None
+    is_called_again = getattr(layer, "gradient_checkpointing", True) or hasattr(layer, "_checkpoint_wrapped_module")
+    if is_called_again and torch.is_grad_enabled():
+        return None
+    is_shared = any(getattr(other, "mlp", None) is mlp for other in layers[:-1])
+    return None if is_shared else mlp
+
+
+@contextmanager
+def _columns_of_the_mlp(mlp: Any, keep: int | torch.Tensor) -> Iterator[None]:
+    """Let it run on the columns that are kept, and give zeros in the others."""
+    setattr(mlp, _COLUMNS_KEPT, keep)
+    try:
+        with _replaced(mlp, _forward_of_kept_columns):
+            yield
+    finally:
+        delattr(mlp, _COLUMNS_KEPT)
+
+
+def _forward_of_kept_columns(
+    mlp: Any, forward: Callable[[torch.Tensor], torch.Tensor], states: torch.Tensor
+) -> torch.Tensor:
+    if torch.compiler.is_compiling():  # which would compile again for other columns
+        return forward(states)
+    keep = getattr(mlp, _COLUMNS_KEPT)
+    if isinstance(keep, int):
+        return torch.nn.functional.pad(forward(states[:, -keep:].contiguous()), (0, 0, states.shape[1] - keep, 0))
+    columns = keep.to(states.device)
+    few = forward(states.index_select(1, columns))
+    return few.new_zeros(*states.shape[:-1], few.shape[-1]).index_copy(1, columns, few)
+
+
+@contextmanager
+def _few_rows_of_the_head(head: Any) -> Iterator[None]:
+    """Let the head multiply a few rows by its matrix, and do nothing else to that.
+
+    Under bf16 autocast it would copy the whole matrix to bf16, and round each logit to three digits. In the matrix'
+    own dtype it is faster and, for float32 weights, exact. And where the last column is a view of all hidden states,
+    torch copies the matrix once for each row on the CPU; where it is a tensor of its own, it does not.
+    """
+    with _replaced(head, _forward_of_few_rows):
+        yield
+
+
+@contextmanager
+def _replaced(module: Any, forward: Callable[..., torch.Tensor]) -> Iterator[None]:
+    """Give the module another forward, which is called with the module and its own forward before all else."""
+    before = vars(module).get("forward")
+    made = getattr(module, _FEW_COLUMNS, None)
+    if made is None or made.args != (module, module.forward):  # accelerate gives another to a module that it moves
+        made = partial(forward, module, module.forward)
+        setattr(module, _FEW_COLUMNS, made)
+    module.forward = made
+    try:
+        yield
+    finally:
+        del module.forward
+        if before is not None:
+            module.forward = before
+
+
+def _forward_of_few_rows(head: Any, forward: Callable[..., Any], rows: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+    rows = rows.clone(memory_format=torch.contiguous_format)
+    # Where PEFT trains single rows, its wrapper's weight is a copy of the whole matrix, made when it is asked for.
+    weight = getattr(head, "original_module", head).weight
+    # Asked here and not before: accelerate turns autocast on inside the model's forward.
+    if not weight.is_floating_point() or not torch.is_autocast_enabled(rows.device.type):
+        return forward(rows, *args, **kwargs)
+    with torch.autocast(rows.device.type, enabled=False), _bf16_products_in_training(rows.device.type):
+        return forward(rows.to(weight.dtype), *args, **kwargs)
+
+
+@contextmanager
+def _bf16_products_in_training(device_type: str) -> Iterator[None]:
+    """On the CPU, float32 products of numbers rounded to bf16 on the way, as autocast would have it, without a copy.
+
+    The kernel is more than twice as fast for few rows. The backward pass, where it is slower, is left alone, and so is
+    prediction, where the exact product costs a smaller part.
+    """
+    if torch.compiler.is_compiling():  # which cannot set what is set here, and chooses its kernels itself
+        yield
+        return
+    products = getattr(torch.backends.mkldnn, "matmul", None)
+    in_bf16 = torch.get_autocast_dtype(device_type) == torch.bfloat16
+    if products is None or not torch.is_grad_enabled() or device_type != "cpu" or not in_bf16:
+        yield
+        return
+    before = products.fp32_precision
+    products.fp32_precision = "bf16"
+    try:
+        yield
+    finally:
+        products.fp32_precision = before

@@ -1,0 +1,152 @@
+"""What the forward need not do where few columns are read: the same numbers and gradients with less work."""
+
+import pytest
+import torch
+from training import make
+from transformers import GPT2Config, GPT2LMHeadModel, Qwen3MoeConfig, Qwen3MoeForCausalLM
+
+from raft_peft.few_columns import few_columns
+from raft_peft.reading import read_final_position
+from raft_peft.rows import flat_rows, padded_rows
+
+# They begin alike, so that rows laid end to end have a prefix.
+ROWS = [[3, 4, 5, 6, 7, 8, 9, 10], [3, 4, 13], [3, 4, 5, 14, 15]]
+TOKENS = [11, 12]
+
+
+@pytest.fixture
+def gpt2():
+    torch.manual_seed(0)
+    return GPT2LMHeadModel(GPT2Config(vocab_size=50, n_embd=32, n_layer=2, n_head=4, initializer_range=0.4)).eval()
+
+
+@pytest.fixture
+def experts():
+    torch.manual_seed(0)
+    config = Qwen3MoeConfig(
+        vocab_size=50,
+        hidden_size=32,
+        intermediate_size=64,
+        moe_intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
+        num_experts=4,
+        num_experts_per_tok=2,
+        output_router_logits=True,
+    )
+    return Qwen3MoeForCausalLM(config).eval()
+
+
+def batch():
+    length = max(map(len, ROWS))
+    ids = torch.tensor([[0] * (length - len(row)) + row for row in ROWS])
+    mask = torch.tensor([[0] * (length - len(row)) + [1] * len(row) for row in ROWS])
+    return ids, mask
+
+
+def watch(mlp):
+    """The columns that it is run on, at each call."""
+    columns = []
+    inner = next(module for module in mlp.modules() if not list(module.children()))
+    inner.register_forward_pre_hook(lambda _, inputs: columns.append(inputs[0].shape[1]))
+    return columns
+
+
+def last_layer(model):
+    backbone = model.get_decoder()
+    return getattr(backbone, "layers", None)[-1] if hasattr(backbone, "layers") else backbone.h[-1]
+
+
+def gradients(model):
+    found = {
+        name: parameter.grad.clone() for name, parameter in model.named_parameters() if parameter.grad is not None
+    }
+    model.zero_grad()
+    return found
+
+
+@pytest.mark.parametrize("layout", [padded_rows, flat_rows])
+@pytest.mark.parametrize("name", ["tiny_llama", "tiny_gemma2", "gpt2"])
+def test_the_last_mlp_runs_on_the_columns_that_are_read(name, layout, request):
+    model = request.getfixturevalue(name)
+    by_hand = torch.stack([model(torch.tensor([row])).logits[0, -1] for row in ROWS])
+    by_hand.log_softmax(-1)[:, TOKENS].square().sum().backward()
+    expected = gradients(model)
+
+    columns = watch(last_layer(model).mlp)
+    if layout is flat_rows:
+        model.config._attn_implementation = "flat_" + model.config._attn_implementation
+    logits = read_final_position(model, *batch(), layout=layout).logits
+    assert columns == [1 if layout is padded_rows else len(ROWS)]
+    torch.testing.assert_close(logits, by_hand, atol=1e-4, rtol=1e-5)
+    logits.log_softmax(-1)[:, TOKENS].square().sum().backward()
+    found = gradients(model)
+    assert found.keys() == expected.keys()
+    for parameter, gradient in found.items():
+        torch.testing.assert_close(gradient, expected[parameter], atol=1e-3, rtol=1e-3)
+
+
+def test_it_runs_on_all_where_all_states_are_read(tiny_llama):
+    columns = watch(last_layer(tiny_llama).mlp)
+    length = batch()[0].shape[1]
+    read_final_position(tiny_llama, *batch(), hidden_states=True)
+    read_final_position(tiny_llama, *batch(), output_hidden_states=True)
+    tiny_llama.config.output_hidden_states = True
+    read_final_position(tiny_llama, *batch())
+    assert columns == [length] * 3
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_it_runs_on_all_where_the_backward_pass_calls_it_again(reentrant, tiny_llama, tokenizer, tmp_path, rows):
+    columns = watch(last_layer(tiny_llama).mlp)
+    options = {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": reentrant}}
+    trainer = make(tiny_llama, tokenizer, tmp_path, rows, options={"max_steps": 1, **options})
+    columns.clear()
+    trainer.train()
+    assert len(columns) >= 2 and min(columns) > 1
+    columns.clear()
+    trainer.predict(trainer.train_dataset)  # keeps nothing for a backward pass
+    assert set(columns) == {1}
+
+
+def test_experts_and_their_auxiliary_loss_see_every_token(experts):
+    ids, mask = batch()
+    expected = experts(ids, attention_mask=mask)
+    final = read_final_position(experts, ids, mask)
+    torch.testing.assert_close(final.outputs.aux_loss, expected.aux_loss)
+    torch.testing.assert_close(final.logits, expected.logits[:, -1], atol=1e-5, rtol=1e-5)
+
+
+def test_a_layer_used_twice_is_left_whole(tiny_llama):
+    layers = tiny_llama.model.layers
+    layers[0].mlp = layers[1].mlp
+    ids, mask = batch()
+    expected = tiny_llama(ids, attention_mask=mask, position_ids=(mask.cumsum(1) - 1).clamp(min=0)).logits[:, -1]
+    torch.testing.assert_close(read_final_position(tiny_llama, ids, mask).logits, expected)
+
+
+def test_what_the_modules_had_is_given_back(tiny_llama):
+    mlp, head = last_layer(tiny_llama).mlp, tiny_llama.lm_head
+    own = mlp.forward
+    mlp.forward = lambda states: own(states)  # as accelerate does for a device map
+    replaced = mlp.forward
+    with pytest.raises(RuntimeError), few_columns(head, tiny_llama.model, 1):
+        assert mlp.forward is not replaced
+        raise RuntimeError
+    assert mlp.forward is replaced
+    assert "forward" not in vars(head)
+
+
+def test_code_from_elsewhere_is_left_alone(tiny_llama):
+    """It may mix the tokens of a row."""
+
+    class Mixing(torch.nn.Module):
+        def forward(self, states):
+            return states.cumsum(1)
+
+    last_layer(tiny_llama).mlp = Mixing()
+    ids, mask = torch.tensor([[3, 4, 5]]), torch.ones(1, 3, dtype=torch.long)
+    expected = tiny_llama(ids).logits[:, -1]
+    torch.testing.assert_close(read_final_position(tiny_llama, ids, mask).logits, expected)
