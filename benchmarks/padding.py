@@ -39,6 +39,7 @@ class Arguments:
     )
     dataset_path: str | None = field(default=None, metadata={"help": "Folder of STS-B. By default the Hub."})
     attn_implementation: str = field(default="eager", metadata={"help": "eager or sdpa."})
+    device: str = field(default="cpu", metadata={"help": "cpu or cuda."})
     bf16: bool = field(default=True, metadata={"help": "Whether to run under bf16 autocast."})
     batch_size: int = field(default=16, metadata={"help": "Prompts in a batch."})
     batches: int = field(default=4, metadata={"help": "How many batches of each kind are timed."})
@@ -66,11 +67,12 @@ def main(args: Arguments) -> None:
             for layout, step in steps.items()
         },
         args.turns,
+        args.device,
     )
     tokens = {kind: sum(int(batch["attention_mask"].sum()) for batch in of_kind) for kind, of_kind in batches.items()}
     a_token = {name: [time / tokens[name.partition(", ")[0]] for time in times] for name, times in seconds.items()}
 
-    precision, device = "bf16 autocast" if args.bf16 else "float32", device_name("cpu")
+    precision, device = "bf16 autocast" if args.bf16 else "float32", device_name(args.device)
     print(f"{args.model}, {precision}, {args.attn_implementation}, batch {args.batch_size}, {device}\n")
     print("| batches | time a token | quartiles | speed |\n|---|---|---|---|")
     for name, times in a_token.items():
@@ -96,13 +98,14 @@ def make_step(args: Arguments, tokenizer, *, padding_free: bool) -> Callable[[di
     model = AutoModelForCausalLM.from_pretrained(
         args.model, dtype=torch.float32, attn_implementation=args.attn_implementation
     )
-    model = get_peft_model(model, LoraConfig(r=16, target_modules="all-linear", task_type="CAUSAL_LM"))
+    model = get_peft_model(model, LoraConfig(r=16, target_modules="all-linear", task_type="CAUSAL_LM")).to(args.device)
     readout = Readout(
         model, tokenizer, NumberGrid(GRID), MethodSettings(), grid_token_ids=None, padding_free=padding_free
     )
 
     def step(batch: dict[str, torch.Tensor]) -> None:
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=args.bf16):
+        batch = {name: tensor.to(args.device) for name, tensor in batch.items()}
+        with torch.autocast(args.device, dtype=torch.bfloat16, enabled=args.bf16):
             output = readout.read_head(model, batch).output
         (readout.expectation(output) - 3).square().mean().backward()
         model.zero_grad()

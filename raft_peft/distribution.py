@@ -32,8 +32,9 @@ class GridDistribution:
             token_ids: the token of each grid value, of shape (batch, grid), since it may depend on the prompt.
             values: the grid's numbers, of shape (grid,).
         """
-        # The whole row through one kernel each way: the few logits less a logsumexp take twice as long in training.
-        log_probs = logits.log_softmax(-1, dtype=torch.float32).gather(-1, token_ids)
+        logits = logits.float()
+        # Not log_softmax, which sums a row one by one in float32: over a large vocabulary it is off by 1e-5.
+        log_probs = logits.gather(-1, token_ids) - logits.logsumexp(-1, keepdim=True)
         return cls(log_probs, torch.as_tensor(values, dtype=torch.float32, device=logits.device))
 
     def __len__(self) -> int:
