@@ -48,7 +48,7 @@ SUITE = {
         "training.py",
         ("--model", GEMMA3, "--batch_size", "8", "--turns", "15", "--ways", *NEAR_THE_FLOOR),
         "RAFT needs one row of logits an example. Beside it the same step without any output (the floor), and with a "
-        "head on the last hidden state. Memory is that of a step beyond the model.",
+        "head on the last hidden state, all on the same tokens. Memory is that of a step beyond the model.",
     ),
     "step_16": Benchmark(
         "The same with 16 prompts",

@@ -90,10 +90,17 @@ def _lora(task_type: str) -> LoraConfig:
     return LoraConfig(r=16, target_modules="all-linear", task_type=task_type)
 
 
-def _load(auto_class: Any, task_type: str, settings: StepSettings, **options: Any) -> Any:
+def _load(auto_class: Any, settings: StepSettings, **options: Any) -> Any:
     model = auto_class.from_pretrained(
         settings.model, dtype=torch.float32, attn_implementation=settings.attn_implementation, **options
     )
+    # As after the conversion of the hub's bf16 files: one of float32 would stay a map of the disk, slower to read.
+    for parameter in model.parameters():
+        parameter.data = parameter.data.clone()
+    return model
+
+
+def _with_lora(model: Any, task_type: str) -> Any:
     return get_peft_model(model, _lora(task_type))
 
 
@@ -105,7 +112,10 @@ def _tokenizer(settings: StepSettings) -> Any:
 
 def _plain(trainer_class: type[Trainer], model: Any, settings: StepSettings, prompts: list[str]) -> Any:
     tokenizer = _tokenizer(settings)
-    rows = [{"input_ids": tokenizer(prompt)["input_ids"], "labels": float(LABEL)} for prompt in prompts]
+    # All but the number of the sentence: what RAFT reads, with the space where that is a token of its own.
+    rows = [
+        {"input_ids": tokenizer(f"{prompt} {LABEL}")["input_ids"][:-1], "labels": float(LABEL)} for prompt in prompts
+    ]
     return trainer_class(
         model,
         TrainingArguments(remove_unused_columns=False, **_options(settings)),
@@ -115,17 +125,19 @@ def _plain(trainer_class: type[Trainer], model: Any, settings: StepSettings, pro
 
 
 def _backbone(settings: StepSettings, prompts: list[str]) -> Any:
-    return _plain(BackboneTrainer, _load(AutoModel, "FEATURE_EXTRACTION", settings), settings, prompts)
+    return _plain(BackboneTrainer, _with_lora(_load(AutoModel, settings), "FEATURE_EXTRACTION"), settings, prompts)
 
 
 def _head(settings: StepSettings, prompts: list[str]) -> Any:
-    model = _load(AutoModelForSequenceClassification, "SEQ_CLS", settings, num_labels=1)
+    model = _with_lora(_load(AutoModelForSequenceClassification, settings, num_labels=1), "SEQ_CLS")
     model.config.pad_token_id = _tokenizer(settings).pad_token_id
     return _plain(Trainer, model, settings, prompts)
 
 
 def _full_logits(settings: StepSettings, prompts: list[str]) -> Any:
-    trainer = _plain(FullLogitsTrainer, _load(AutoModelForCausalLM, "CAUSAL_LM", settings), settings, prompts)
+    trainer = _plain(
+        FullLogitsTrainer, _with_lora(_load(AutoModelForCausalLM, settings), "CAUSAL_LM"), settings, prompts
+    )
     ids = [_tokenizer(settings)(str(number), add_special_tokens=False)["input_ids"][-1] for number in GRID]
     trainer.grid_token_ids = torch.tensor(ids)
     return trainer
@@ -133,10 +145,8 @@ def _full_logits(settings: StepSettings, prompts: list[str]) -> Any:
 
 def _raft(settings: StepSettings, prompts: list[str], **options: Any) -> Any:
     return RegressionAwareTrainer(
-        settings.model,
-        RegressionAwareConfig(
-            model_init_kwargs={"attn_implementation": settings.attn_implementation}, **options, **_options(settings)
-        ),
+        _load(AutoModelForCausalLM, settings),
+        RegressionAwareConfig(**options, **_options(settings)),
         grid=GRID,
         train_dataset=Dataset.from_list([{"prompt": prompt, "label": float(LABEL)} for prompt in prompts]),
         peft_config=_lora("CAUSAL_LM"),
@@ -149,8 +159,8 @@ def _padding_free_raft(settings: StepSettings, prompts: list[str]) -> Any:
 
 def _sft(settings: StepSettings, prompts: list[str]) -> Any:
     return SFTTrainer(
-        settings.model,
-        SFTConfig(model_init_kwargs={"attn_implementation": settings.attn_implementation}, **_options(settings)),
+        _load(AutoModelForCausalLM, settings),
+        SFTConfig(**_options(settings)),
         train_dataset=Dataset.from_list([{"prompt": prompt, "completion": f" {LABEL}"} for prompt in prompts]),
         peft_config=_lora("CAUSAL_LM"),
     )
@@ -164,7 +174,7 @@ def _sft_full_logits(settings: StepSettings, prompts: list[str]) -> Any:
         target = tokenizer(f" {LABEL}{tokenizer.eos_token}", add_special_tokens=False)["input_ids"]
         rows.append({"input_ids": ids + target, "labels": [-100] * len(ids) + target})
     return Trainer(
-        _load(AutoModelForCausalLM, "CAUSAL_LM", settings),
+        _with_lora(_load(AutoModelForCausalLM, settings), "CAUSAL_LM"),
         TrainingArguments(**_options(settings)),
         train_dataset=Dataset.from_list(rows),
         data_collator=DataCollatorForSeq2Seq(tokenizer),
