@@ -33,6 +33,7 @@ def run(folder: Path, job: dict, processes: int, rank: int) -> None:
         **({"ddp_backend": "gloo"} if os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true" else {"use_cpu": True}),
         "bf16": False,
         "learning_rate": 1e-3,
+        "adam_epsilon": 1e-6,  # by the usual one, a gradient that is nothing but rounding moves a weight
         "max_steps": 7,
         "logging_steps": 1,
         "per_device_train_batch_size": job["per_step"] // processes,

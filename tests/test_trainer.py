@@ -473,6 +473,6 @@ def test_smollm2_zero_shot_by_hand(smollm2, tmp_path):
         for part in (rows[: len(texts)], rows[len(texts) :]):
             start = 0 if part[0] is rows[0] else len(texts)
             predicted = trainer.predict(Dataset.from_list(part)).predictions
-            np.testing.assert_allclose(predicted, expected[start : start + len(part)], atol=1e-5)
+            np.testing.assert_allclose(predicted, expected[start : start + len(part)], rtol=1e-5, atol=1e-5)
         ids = Dataset.from_list([{"input_ids": tokenizer(text).input_ids} for text in written])
         np.testing.assert_allclose(trainer.predict(ids).predictions, expected, atol=1e-5)
