@@ -475,4 +475,4 @@ def test_smollm2_zero_shot_by_hand(smollm2, tmp_path):
             predicted = trainer.predict(Dataset.from_list(part)).predictions
             np.testing.assert_allclose(predicted, expected[start : start + len(part)], rtol=1e-5, atol=1e-5)
         ids = Dataset.from_list([{"input_ids": tokenizer(text).input_ids} for text in written])
-        np.testing.assert_allclose(trainer.predict(ids).predictions, expected, atol=1e-5)
+        np.testing.assert_allclose(trainer.predict(ids).predictions, expected, rtol=1e-5, atol=1e-5)
