@@ -11,6 +11,7 @@ from transformers import TrainingArguments
 from transformers.utils import is_torch_bf16_gpu_available
 from trl import SFTConfig
 
+from raft_peft.cpu_precision import cpu_multiplies_bf16, warn_where_bf16_is_emulated
 from raft_peft.methods import METHODS, MethodSettings
 
 _LOWER_IS_BETTER = ("rmse", "mae", "loss")
@@ -35,12 +36,6 @@ _UNSUPPORTED = {
     "eval_do_concat_batches": (True, "Metrics are computed over all rows at once. Leave it on."),
     "prediction_loss_only": (False, "Metrics need predictions, one number a row. Leave it off."),
 }
-
-
-def cpu_multiplies_bf16() -> bool:
-    """Whether the CPU has instructions for products of bf16 matrices."""
-    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
-    return bool(capabilities.get("amx_bf16", False))
 
 
 @dataclass
@@ -163,6 +158,8 @@ class RegressionAwareConfig(MethodSettings, SFTConfig):
             self.bf16 = not self.fp16 and (cpu_multiplies_bf16() if on_cpu else is_torch_bf16_gpu_available())
         if (self.bf16 or self.bf16_full_eval) and not torch.accelerator.is_available():
             self.use_cpu = True  # bf16 on the CPU is asked for; without this, transformers demands a GPU
+        if (self.bf16 or self.bf16_full_eval) and self.use_cpu:
+            warn_where_bf16_is_emulated("Leave `bf16` and `bf16_full_eval` unset.")
         with warnings.catch_warnings():
             # TRL deprecates the mode for its token losses, while this trainer cuts prompts itself; and transformers
             # deprecates the name under which TRL turns on activation checkpointing.

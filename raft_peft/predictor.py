@@ -18,6 +18,7 @@ from raft_peft.attention_masks import DENSE
 from raft_peft.batches import batches_by_length
 from raft_peft.calibration import CALIBRATION_NAME, Calibration, calibration_of
 from raft_peft.collate import RegressionCollator
+from raft_peft.cpu_precision import warn_where_bf16_is_emulated
 from raft_peft.distribution import GridDistribution
 from raft_peft.final_position import device_of
 from raft_peft.grid import NumberGrid, number_text
@@ -103,6 +104,8 @@ class RegressionPredictor:
         self.calibration: Calibration | None = None
         self._parts = PartsThatFit()
         self._autocast = _autocast_dtype(autocast)
+        if self._autocast == torch.bfloat16 and device_of(model.get_input_embeddings()).type == "cpu":
+            warn_where_bf16_is_emulated("Set autocast='float32'.")
         pad_token_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
         self._collator = RegressionCollator(pad_token_id=pad_token_id or 0)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from transformers import AutoConfig
 
-from raft_peft.config import cpu_multiplies_bf16
+from raft_peft.cpu_precision import cpu_multiplies_bf16
 from raft_peft.planning.byte_sizes import parse_bytes
 from raft_peft.planning.estimate import Estimator
 from raft_peft.planning.plan import CUDA_CONTEXT, FRAGMENTATION, MemoryPlan

@@ -1,0 +1,32 @@
+"""Which precision a CPU multiplies fast in."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import torch
+
+from raft_peft.main_process import warn
+
+logger = logging.getLogger(__name__)
+
+
+def cpu_multiplies_bf16() -> bool:
+    """Whether the CPU has instructions for products of bf16 matrices."""
+    return bool(_capabilities().get("amx_bf16", False))
+
+
+def warn_where_bf16_is_emulated(cure: str) -> None:
+    """Say that products in bf16 take many times as long as in float32, on an x86 CPU without any instructions for them."""
+    known = _capabilities()
+    if known.get("architecture") == "x86_64" and not (known.get("amx_bf16") or known.get("avx512_bf16")):
+        warn(
+            logger,
+            "Products are computed in bf16, for which this CPU has no instructions: that takes many times as long as "
+            f"in float32. {cure}",
+        )
+
+
+def _capabilities() -> dict[str, Any]:
+    return getattr(torch.cpu, "get_capabilities", dict)()
