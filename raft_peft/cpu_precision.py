@@ -18,7 +18,7 @@ def cpu_multiplies_bf16() -> bool:
 
 
 def warn_where_bf16_is_emulated(cure: str) -> None:
-    """Say that products in bf16 take many times as long as in float32, on an x86 CPU without any instructions for them."""
+    """Say that products in bf16 take many times as long as in float32, on an x86 CPU without instructions."""
     known = _capabilities()
     if known.get("architecture") == "x86_64" and not (known.get("amx_bf16") or known.get("avx512_bf16")):
         warn(
