@@ -59,6 +59,7 @@ from transformers.utils import logging
 from trl import SFTConfig, SFTTrainer
 
 from raft_peft import RegressionAwareConfig, RegressionAwareTrainer
+from raft_peft.cpu_precision import cpu_multiplies_bf16
 from raft_peft.planning import plan_memory
 from raft_peft.quantization import qlora
 
@@ -420,7 +421,10 @@ def peak_tflops(args: Arguments) -> tuple[float, str]:
     for known, tflops in PEAK_TFLOPS.items():
         if args.device != "cpu" and re.search(rf"\b{known}\b", name):
             return float(tflops), "data sheet"
-    return max(matmul_tflops(args.device, dtype) for dtype in (torch.float32, torch.bfloat16)), "measured matmul"
+    dtypes = [torch.float32]
+    if args.device != "cpu" or cpu_multiplies_bf16():
+        dtypes.append(torch.bfloat16)
+    return max(matmul_tflops(args.device, dtype) for dtype in dtypes), "measured matmul"
 
 
 def matmul_tflops(device: str, dtype: torch.dtype, repeats: int = 5) -> float:
