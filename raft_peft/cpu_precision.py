@@ -17,10 +17,15 @@ def cpu_multiplies_bf16() -> bool:
     return bool(_capabilities().get("amx_bf16", False))
 
 
-def warn_where_bf16_is_emulated(cure: str) -> None:
-    """Say that products in bf16 take many times as long as in float32, on an x86 CPU without instructions."""
+def cpu_emulates_bf16() -> bool:
+    """Whether it is an x86 CPU without instructions for bf16, whose products then take many times float32's time."""
     known = _capabilities()
-    if known.get("architecture") == "x86_64" and not (known.get("amx_bf16") or known.get("avx512_bf16")):
+    return known.get("architecture") == "x86_64" and not (known.get("amx_bf16") or known.get("avx512_bf16"))
+
+
+def warn_where_bf16_is_emulated(cure: str) -> None:
+    """Say that products in bf16 are slow on this CPU, where they are."""
+    if cpu_emulates_bf16():
         warn(
             logger,
             "Products are computed in bf16, for which this CPU has no instructions: that takes many times as long as "

@@ -8,6 +8,8 @@ import torch
 from peft import LoraConfig
 from transformers import BitsAndBytesConfig
 
+from raft_peft.cpu_precision import cpu_emulates_bf16
+
 # What bitsandbytes' Linear4bit asks before it packs its weights.
 _PACKS = "support_avx512bf16_for_cpu"
 
@@ -16,7 +18,7 @@ def qlora(r: int = 16, **lora: Any) -> dict[str, Any]:
     """The arguments of [`RegressionAwareTrainer`] for QLoRA as it is usually done (Dettmers et al., NeurIPS 2023).
 
     The base model's linear layers are stored in NF4 with double quantization, at 0.52 bytes a parameter, and computed
-    in bf16; all of them get LoRA.
+    in bf16, or in float32 on a CPU that only emulates bf16; all of them get LoRA.
 
     ```python
     trainer = RegressionAwareTrainer("google/gemma-2-27b-it", grid=[1, 2, 3, 4, 5], train_dataset=dataset, **qlora())
@@ -34,12 +36,17 @@ def qlora(r: int = 16, **lora: Any) -> dict[str, Any]:
             load_in_4bit=True,
             bnb_4bit_quant_type="nf4",
             bnb_4bit_use_double_quant=True,
-            bnb_4bit_compute_dtype=torch.bfloat16,
+            bnb_4bit_compute_dtype=usual_compute_dtype(),
         ),
         "peft_config": LoraConfig(
             **{"r": r, "lora_alpha": 2 * r, "target_modules": "all-linear", "task_type": "CAUSAL_LM", **lora}
         ),
     }
+
+
+def usual_compute_dtype() -> torch.dtype:
+    """The dtype that quantized layers compute in unless told otherwise: bf16, but not where a CPU emulates it."""
+    return torch.float32 if cpu_emulates_bf16() and not torch.accelerator.is_available() else torch.bfloat16
 
 
 def dtype_beside(quantization_config: Any) -> torch.dtype | None:

@@ -18,6 +18,7 @@ from raft_peft.config import RegressionAwareConfig
 from raft_peft.grid import NumberGrid
 from raft_peft.labels import with_number
 from raft_peft.prompt_template import prompt_writer
+from raft_peft.quantization import usual_compute_dtype
 from raft_peft.row_files import read_rows
 from raft_peft.trainer import RegressionAwareTrainer
 
@@ -112,14 +113,13 @@ def train(given: TrainArguments, args: RegressionAwareConfig, model_config: Mode
     # A YAML file may hold a list or a mapping
     grid = NumberGrid.parse(given.grid) if isinstance(given.grid, str) else NumberGrid(given.grid)
     datasets = load_rows(given, args.label_column)
-    quantization_config = get_quantization_config(model_config)
-    dtype = model_config.dtype
-    if dtype is None:
-        dtype = "float32" if quantization_config is None else "bfloat16"
+    if model_config.dtype is None:
+        quantized = model_config.load_in_4bit or model_config.load_in_8bit
+        model_config.dtype = str(usual_compute_dtype()).removeprefix("torch.") if quantized else "float32"
     args.model_init_kwargs = {
         "revision": model_config.model_revision,
         "attn_implementation": model_config.attn_implementation,
-        "dtype": dtype,
+        "dtype": model_config.dtype,
         **(args.model_init_kwargs or {}),
     }
     trainer = RegressionAwareTrainer(
@@ -128,7 +128,7 @@ def train(given: TrainArguments, args: RegressionAwareConfig, model_config: Mode
         grid=grid,
         train_dataset=datasets["train"],
         eval_dataset=datasets.get("eval"),
-        quantization_config=quantization_config,
+        quantization_config=get_quantization_config(model_config),  # computes in the model's dtype
         peft_config=get_peft_config(model_config),
     )
     done = trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)

@@ -11,6 +11,7 @@ from training import GRID, config, make
 from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
 
 from raft_peft import RegressionAwareTrainer, RegressionPredictor, qlora
+from raft_peft.cli import main
 
 INT8 = {"quantization_config": BitsAndBytesConfig(load_in_8bit=True), "peft_config": qlora(r=4)["peft_config"]}
 
@@ -20,10 +21,30 @@ def test_the_usual_choice():
     quantization, adapter = arguments["quantization_config"], arguments["peft_config"]
     assert (quantization.load_in_4bit, quantization.bnb_4bit_quant_type) == (True, "nf4")
     assert quantization.bnb_4bit_use_double_quant
-    assert quantization.bnb_4bit_compute_dtype == torch.bfloat16
     assert (adapter.r, adapter.lora_alpha, adapter.lora_dropout) == (8, 16, 0.1)
     assert adapter.target_modules == "all-linear"
     assert qlora(target_modules=["q_proj"])["peft_config"].target_modules == {"q_proj"}
+
+
+# By the instructions of the CPU, where there is no accelerator.
+COMPUTE_DTYPES = pytest.mark.parametrize(
+    ("capabilities", "dtype"),
+    [
+        ({"architecture": "x86_64", "amx_bf16": False, "avx512_bf16": True}, "bfloat16"),
+        ({"architecture": "aarch64"}, "bfloat16"),
+        ({"architecture": "x86_64", "amx_bf16": False, "avx512_bf16": False}, "float32"),
+    ],
+    ids=["bf16 instructions", "unknown", "emulated bf16"],
+)
+
+
+@COMPUTE_DTYPES
+@pytest.mark.parametrize("has_accelerator", [False, True])
+def test_the_usual_choice_computes_in_what_is_fast(capabilities, dtype, has_accelerator, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: has_accelerator)
+    found = qlora()["quantization_config"].bnb_4bit_compute_dtype
+    assert found == (torch.bfloat16 if has_accelerator else getattr(torch, dtype))
 
 
 @pytest.fixture
@@ -34,6 +55,25 @@ def base(tiny_llama, tokenizer, tmp_path):
     AutoModelForCausalLM.from_config(type(tiny_llama.config)(**settings)).save_pretrained(tmp_path / "base")
     tokenizer.save_pretrained(tmp_path / "base")
     return tmp_path / "base"
+
+
+@COMPUTE_DTYPES
+def test_the_command_line_quantizes_alike(capabilities, dtype, base, rows, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows[:4])))
+    out = tmp_path / "run"
+    arguments = [
+        *("train", "--model_name_or_path", str(base), "--load_in_4bit", "--grid", "0..4", "--output_dir", str(out)),
+        *("--train_file", str(tmp_path / "rows.jsonl"), "--max_steps", "1", "--disable_tqdm", "true"),
+        *("--use_cpu", "true", "--bf16", "false"),
+    ]
+    assert main(arguments) == 0
+    saved = json.loads((out / "raft_config.json").read_text())["quantization"]
+    usual = qlora()["quantization_config"].to_dict()
+    assert {name: saved[name] for name in usual} == usual
+    assert saved["bnb_4bit_compute_dtype"] == dtype
+    model = RegressionPredictor.from_pretrained(out).model
+    assert model.get_input_embeddings().weight.dtype == getattr(torch, dtype)
 
 
 @pytest.mark.parametrize(("arguments", "bits"), [(qlora(r=4), 4), (INT8, 8)], ids=["nf4", "int8"])
