@@ -32,9 +32,8 @@ def main(output_dir: Path, train_rows: int, test_rows: int, epochs: float) -> No
             per_device_train_batch_size=16,
             per_device_eval_batch_size=32,
             learning_rate=2e-3,
-            bf16=True,
             gradient_checkpointing=False,
-            model_init_kwargs={"attn_implementation": "eager"},
+            padding_free=True,  # what all prompts begin with is computed once a batch
             save_strategy="no",
             report_to="none",
         ),

@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import ModelConfig, TrlParser, get_peft_config, get_quantization_config
 
 from raft_peft import NumberGrid, RegressionAwareConfig, RegressionAwareTrainer, add_number_tokens
+from raft_peft.quantization import usual_compute_dtype
 from raft_peft.tasks.stsb import GRID, load_stsb
 
 
@@ -68,7 +69,8 @@ def main(script_args: ScriptArguments, training_args: RegressionAwareConfig, mod
             dataset[split] = shuffled.select(range(min(limit, len(shuffled))))
 
     if model_args.dtype is None:
-        model_args.dtype = "bfloat16" if model_args.load_in_4bit or model_args.load_in_8bit else "float32"
+        quantized = model_args.load_in_4bit or model_args.load_in_8bit
+        model_args.dtype = str(usual_compute_dtype()).removeprefix("torch.") if quantized else "float32"
     training_args.model_init_kwargs = {
         "revision": model_args.model_revision,
         "attn_implementation": model_args.attn_implementation,

@@ -110,9 +110,9 @@ print(plan_memory(gemma2("27b"), "24GB"))
 # %% [markdown]
 # ## A run
 #
-# `qlora()` gives the two arguments for the usual choice: NF4 with double quantization, computed in bf16, and LoRA of
-# rank 16 on all linear layers. The task is that of [01_tour.ipynb](01_tour.ipynb). The few steps here are there to
-# show that it works, not to finish the training.
+# `qlora()` gives the two arguments for the usual choice: NF4 with double quantization, computed in bf16 (in float32
+# on a CPU that only emulates bf16), and LoRA of rank 16 on all linear layers. The task is that of
+# [01_tour.ipynb](01_tour.ipynb). The few steps here are there to show that it works, not to finish the training.
 
 # %%
 folder = tempfile.TemporaryDirectory()
@@ -126,7 +126,6 @@ trainer = RegressionAwareTrainer(
         per_device_train_batch_size=8,
         per_device_eval_batch_size=32,
         learning_rate=LEARNING_RATE,
-        bf16=True,
         padding_free=True,
         save_strategy="no",
         logging_steps=1,
