@@ -62,7 +62,9 @@ def device_name(device: str) -> str:
     if Path("/proc/cpuinfo").is_file():
         names = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
         model = names[0].partition(":")[2].strip() if names else model
-    return f"{model}, {torch.get_num_threads()} threads"
+    known = getattr(torch.cpu, "get_capabilities", dict)()
+    bf16 = [name for key, name in {"amx_bf16": "AMX", "avx512_bf16": "AVX512-BF16"}.items() if known.get(key)]
+    return ", ".join([model, *bf16[:1], f"{torch.get_num_threads()} threads"])
 
 
 def write(path: str | None, report: dict[str, Any]) -> None:

@@ -59,9 +59,9 @@ class RegressionAwareConfig(MethodSettings, SFTConfig):
         - `learning_rate`: 2e-4, for LoRA, instead of 2e-5.
         - `lr_scheduler_type`: cosine instead of linear, after `warmup_steps` of a tenth of the run.
         - `truncation_mode`: keep_end, the one mode that keeps the place where the number begins.
-        - `bf16`: where unset, on for an accelerator that can do it, and on a CPU that multiplies matrices in bf16
-          (AMX), where a model given by name also gets eager attention unless it is told otherwise: the fastest there
-          by `benchmarks/cpu_precision.py`.
+        - `bf16`: where unset, on for an accelerator that can do it, and on a CPU that multiplies in bf16 (AMX or
+          AVX512-BF16), where a model given by name also gets eager attention unless it is told otherwise: the fastest
+          there by `benchmarks/cpu_precision.py`.
         - `greater_is_better`: follows `metric_for_best_model`; False for rmse, mae and loss.
 
     Raises:

@@ -13,14 +13,13 @@ logger = logging.getLogger(__name__)
 
 
 def cpu_multiplies_bf16() -> bool:
-    """Whether the CPU has instructions for products of bf16 matrices."""
-    return bool(_capabilities().get("amx_bf16", False))
+    """Whether the CPU is known to have instructions for products in bf16: x86's AMX or AVX512-BF16."""
+    return any(_capabilities().get(name, False) for name in ("amx_bf16", "avx512_bf16"))
 
 
 def cpu_emulates_bf16() -> bool:
     """Whether it is an x86 CPU without instructions for bf16, whose products then take many times float32's time."""
-    known = _capabilities()
-    return known.get("architecture") == "x86_64" and not (known.get("amx_bf16") or known.get("avx512_bf16"))
+    return _capabilities().get("architecture") == "x86_64" and not cpu_multiplies_bf16()
 
 
 def warn_where_bf16_is_emulated(cure: str) -> None:

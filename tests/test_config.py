@@ -67,10 +67,17 @@ def test_what_cannot_be_honoured_is_refused_with_the_name(setting):
         RegressionAwareConfig("out", **setting)
 
 
-@pytest.mark.parametrize("multiplies_bf16", [False, True])
-def test_bf16_follows_the_hardware(multiplies_bf16, monkeypatch):
+@pytest.mark.parametrize(
+    ("capabilities", "multiplies_bf16"),
+    [
+        ({}, False),
+        ({"amx_bf16": False, "avx512_bf16": False}, False),
+        ({"amx_bf16": False, "avx512_bf16": True}, True),
+        ({"amx_bf16": True, "avx512_bf16": False}, True),
+    ],
+)
+def test_bf16_follows_the_hardware(capabilities, multiplies_bf16, monkeypatch):
     has_accelerator = torch.accelerator.is_available()
-    capabilities = {"amx_bf16": multiplies_bf16, "avx512_bf16": True}
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
     assert RegressionAwareConfig("out", use_cpu=True).bf16 is multiplies_bf16
     assert RegressionAwareConfig("out", use_cpu=True, bf16=False).bf16 is False

@@ -279,12 +279,12 @@ def test_the_snippet_is_python_with_the_settings_planned(quantization):
     }[quantization] in snippet
 
 
-@pytest.mark.parametrize(("amx", "attention"), [(False, None), (True, "eager")])
-def test_on_the_cpu_the_defaults_are_those_of_the_trainer(amx, attention, monkeypatch):
-    monkeypatch.setattr("raft_peft.planning.search.cpu_multiplies_bf16", lambda: amx)
+@pytest.mark.parametrize(("multiplies_bf16", "attention"), [(False, None), (True, "eager")])
+def test_on_the_cpu_the_defaults_are_those_of_the_trainer(multiplies_bf16, attention, monkeypatch):
+    monkeypatch.setattr("raft_peft.planning.search.cpu_multiplies_bf16", lambda: multiplies_bf16)
     plan = plan_memory(llama(2), device="cpu", batch_size=1, max_length=32, gradient_checkpointing=False)
     assert plan.allowance == 0
-    assert (plan.settings.bf16, plan.settings.attn_implementation) == (amx, attention)
+    assert (plan.settings.bf16, plan.settings.attn_implementation) == (multiplies_bf16, attention)
     assert [one.settings.dtype for one in (plan, *plan.alternatives)] == ["float32", "bfloat16"]
 
 

@@ -56,7 +56,8 @@ def plan_memory(
         r, target_modules: of LoRA.
         optim: of `TrainingArguments`: adamw_torch_fused, adamw_torch, adamw_8bit or paged_adamw_8bit.
         dtype: of the weights that are not quantized: by default bfloat16, and float32 on the CPU beside no NF4.
-        bf16: whether to train under bf16 autocast: by default as the trainer does, on a GPU, and on a CPU with AMX.
+        bf16: whether to train under bf16 autocast: by default as the trainer does, on a GPU, and on a CPU that
+            multiplies in it.
         attn_implementation: of transformers; by default as the trainer does, the model's own, and eager on the CPU
             under bf16 autocast.
         device: cuda, or cpu for the memory of this machine.
