@@ -16,7 +16,7 @@
 #
 # QLoRA keeps the base model's linear layers in 4 bits and trains a LoRA on top. First a plan: which Gemma 2 fits which
 # GPU, with what settings. Then a run, with a GPU on Gemma 2 2B and without one on SmolLM2-135M, in 4 bits on the CPU.
-# The outputs below are those of SmolLM2 on one CPU core.
+# The outputs below are those of SmolLM2 on two CPU cores.
 
 # %%
 import logging
