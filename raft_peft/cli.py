@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from raft_peft.commands import calibrate, compare, evaluate, merge, plan, predict, train
 
@@ -36,11 +39,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(USAGE, end="", file=sys.stderr)
         return 2
     try:
-        COMMANDS[command].run(rest)
+        with _libraries_hushed():
+            COMMANDS[command].run(rest)
     except (ValueError, OSError, ModuleNotFoundError, FloatingPointError) as error:
         print(f"raft-peft {command}: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+@contextmanager
+def _libraries_hushed() -> Iterator[None]:
+    """Without what the libraries beneath say to those who write against them, unless Python is told to warn (`-W`)."""
+    with warnings.catch_warnings():
+        if not sys.warnoptions:
+            warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|peft|trl)\.")
+            logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # of kernels that it lacks, when it is imported
+        yield
 
 
 if __name__ == "__main__":

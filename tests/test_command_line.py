@@ -2,9 +2,11 @@
 
 import csv
 import json
+import logging
 import os
 import subprocess
 import sys
+import warnings
 
 import numpy as np
 import pytest
@@ -179,6 +181,20 @@ def test_reader_that_has_seen_enough(model, rows):
     )
     assert len(run.stdout.splitlines()) == 2
     assert "Traceback" not in run.stderr
+
+
+@pytest.mark.parametrize(("options", "heard"), [([], 1), (["default"], 3)])
+def test_what_the_libraries_say_to_developers_is_not_heard(options, heard, monkeypatch, caplog, recwarn):
+    def run(_):
+        for category, module in ((FutureWarning, "transformers.modeling_utils"), (UserWarning, "raft_peft.metrics")):
+            warnings.warn_explicit("is deprecated", category, "file.py", 1, module)
+        logging.getLogger("bitsandbytes.backends.cpu.ops").warning("Failed to load")
+
+    monkeypatch.setattr(sys, "warnoptions", options)
+    caplog.set_level(logging.WARNING, logger="bitsandbytes")
+    monkeypatch.setattr("raft_peft.commands.plan.run", run)
+    assert main(["plan"]) == 0
+    assert len(recwarn) + len(caplog.records) == heard
 
 
 def test_help(capsys):
