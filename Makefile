@@ -27,7 +27,7 @@ unit: $(VENV)/.test  ## in up to four processes of one thread
 test-slow: $(VENV)/.test  ## what takes longer, such as training killed at 100 moments
 	$(BIN)/python -m pytest -m slow
 
-bench: $(VENV)/.bench  ## time and memory beside the alternatives, written to docs/performance.md (an hour on two cores)
+bench: $(VENV)/.bench  ## time and memory beside the alternatives, written to docs/performance.md (two hours on two cores)
 	$(BIN)/python examples/embedded_model.py
 	$(BIN)/python benchmarks/report.py --models build/models
 
