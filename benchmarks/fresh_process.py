@@ -18,7 +18,7 @@ def in_fresh_process(function: Callable[..., Any], *arguments: Any) -> Any:
     There glibc gives back what is freed as soon as it is as large as the tensors that count; what it would keep
     depends on the order of sizes.
     """
-    os.environ.update(MALLOC_MMAP_THRESHOLD_="262144", MALLOC_TRIM_THRESHOLD_="262144")
+    os.environ.update(MALLOC_MMAP_THRESHOLD_="16384", MALLOC_TRIM_THRESHOLD_="16384")
     try:
         with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
             return pool.submit(function, *arguments).result()
