@@ -17,6 +17,7 @@ import torch
 from raft_peft import NumberGrid
 from raft_peft.adapter import installed_versions
 from raft_peft.collate import RegressionCollator
+from raft_peft.cpu_precision import bf16_instructions
 from raft_peft.prompts import PromptEncoder
 
 
@@ -62,9 +63,7 @@ def device_name(device: str) -> str:
     if Path("/proc/cpuinfo").is_file():
         names = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
         model = names[0].partition(":")[2].strip() if names else model
-    known = getattr(torch.cpu, "get_capabilities", dict)()
-    bf16 = [name for key, name in {"amx_bf16": "AMX", "avx512_bf16": "AVX512-BF16"}.items() if known.get(key)]
-    return ", ".join([model, *bf16[:1], f"{torch.get_num_threads()} threads"])
+    return ", ".join(filter(None, (model, bf16_instructions(), f"{torch.get_num_threads()} threads")))
 
 
 def write(path: str | None, report: dict[str, Any]) -> None:

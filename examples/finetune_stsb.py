@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import ModelConfig, TrlParser, get_peft_config, get_quantization_config
 
 from raft_peft import NumberGrid, RegressionAwareConfig, RegressionAwareTrainer, add_number_tokens
-from raft_peft.quantization import usual_compute_dtype
+from raft_peft.quantization import usual_dtype
 from raft_peft.tasks.stsb import GRID, load_stsb
 
 
@@ -69,8 +69,7 @@ def main(script_args: ScriptArguments, training_args: RegressionAwareConfig, mod
             dataset[split] = shuffled.select(range(min(limit, len(shuffled))))
 
     if model_args.dtype is None:
-        quantized = model_args.load_in_4bit or model_args.load_in_8bit
-        model_args.dtype = str(usual_compute_dtype()).removeprefix("torch.") if quantized else "float32"
+        model_args.dtype = usual_dtype(quantized=model_args.load_in_4bit or model_args.load_in_8bit)
     training_args.model_init_kwargs = {
         "revision": model_args.model_revision,
         "attn_implementation": model_args.attn_implementation,

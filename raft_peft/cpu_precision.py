@@ -11,10 +11,19 @@ from raft_peft.main_process import warn
 
 logger = logging.getLogger(__name__)
 
+# By PyTorch's names, the fastest first.
+_INSTRUCTIONS = {"amx_bf16": "AMX", "avx512_bf16": "AVX512-BF16"}
+
+
+def bf16_instructions() -> str | None:
+    """The CPU's instructions for products in bf16, as x86 names them; None where none are known."""
+    known = _capabilities()
+    return next((name for key, name in _INSTRUCTIONS.items() if known.get(key)), None)
+
 
 def cpu_multiplies_bf16() -> bool:
-    """Whether the CPU is known to have instructions for products in bf16: x86's AMX or AVX512-BF16."""
-    return any(_capabilities().get(name, False) for name in ("amx_bf16", "avx512_bf16"))
+    """Whether the CPU is known to have instructions for products in bf16."""
+    return bf16_instructions() is not None
 
 
 def cpu_emulates_bf16() -> bool:

@@ -36,7 +36,7 @@ def qlora(r: int = 16, **lora: Any) -> dict[str, Any]:
             load_in_4bit=True,
             bnb_4bit_quant_type="nf4",
             bnb_4bit_use_double_quant=True,
-            bnb_4bit_compute_dtype=usual_compute_dtype(),
+            bnb_4bit_compute_dtype=usual_dtype(quantized=True),
         ),
         "peft_config": LoraConfig(
             **{"r": r, "lora_alpha": 2 * r, "target_modules": "all-linear", "task_type": "CAUSAL_LM", **lora}
@@ -44,9 +44,13 @@ def qlora(r: int = 16, **lora: Any) -> dict[str, Any]:
     }
 
 
-def usual_compute_dtype() -> torch.dtype:
-    """The dtype that quantized layers compute in unless told otherwise: bf16, but not where a CPU emulates it."""
-    return torch.float32 if cpu_emulates_bf16() and not torch.accelerator.is_available() else torch.bfloat16
+def usual_dtype(*, quantized: bool) -> str:
+    """The dtype of a model's dense weights unless told otherwise, in which its quantized layers also compute.
+
+    That is float32 without quantization and bf16 with it, but not where a CPU emulates bf16.
+    """
+    emulated = cpu_emulates_bf16() and not torch.accelerator.is_available()
+    return "bfloat16" if quantized and not emulated else "float32"
 
 
 def dtype_beside(quantization_config: Any) -> torch.dtype | None:

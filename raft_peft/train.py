@@ -18,7 +18,7 @@ from raft_peft.config import RegressionAwareConfig
 from raft_peft.grid import NumberGrid
 from raft_peft.labels import with_number
 from raft_peft.prompt_template import prompt_writer
-from raft_peft.quantization import usual_compute_dtype
+from raft_peft.quantization import usual_dtype
 from raft_peft.row_files import read_rows
 from raft_peft.trainer import RegressionAwareTrainer
 
@@ -114,8 +114,7 @@ def train(given: TrainArguments, args: RegressionAwareConfig, model_config: Mode
     grid = NumberGrid.parse(given.grid) if isinstance(given.grid, str) else NumberGrid(given.grid)
     datasets = load_rows(given, args.label_column)
     if model_config.dtype is None:
-        quantized = model_config.load_in_4bit or model_config.load_in_8bit
-        model_config.dtype = str(usual_compute_dtype()).removeprefix("torch.") if quantized else "float32"
+        model_config.dtype = usual_dtype(quantized=model_config.load_in_4bit or model_config.load_in_8bit)
     args.model_init_kwargs = {
         "revision": model_config.model_revision,
         "attn_implementation": model_config.attn_implementation,
