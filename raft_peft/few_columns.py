@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 
+from raft_peft.cpu_precision import bf16_instructions
+
 # Where a module keeps the forward that it has while few columns are read: made once, since torch.compile would compile
 # again for another.
 _FEW_COLUMNS = "_forward_of_few_columns"
@@ -113,28 +115,53 @@ def _forward_of_few_rows(head: Any, forward: Callable[..., Any], rows: torch.Ten
     # Asked here and not before: accelerate turns autocast on inside the model's forward.
     if not weight.is_floating_point() or not torch.is_autocast_enabled(rows.device.type):
         return forward(rows, *args, **kwargs)
-    with torch.autocast(rows.device.type, enabled=False), _bf16_products_in_training(rows.device.type):
-        return forward(rows.to(weight.dtype), *args, **kwargs)
+    in_bf16 = _trains_in_bf16_on_the_cpu(rows.device.type)
+    with torch.autocast(rows.device.type, enabled=False), _bf16_products() if in_bf16 else nullcontext():
+        rows = rows.to(weight.dtype)
+        if in_bf16 and _is_a_frozen_matrix(head, forward):
+            return _ProductWithFrozenMatrix.apply(rows, weight)
+        return forward(rows, *args, **kwargs)
+
+
+def _trains_in_bf16_on_the_cpu(device_type: str) -> bool:
+    """Whether the products of a few rows may be rounded; not in prediction, where exact ones cost a smaller part."""
+    if torch.compiler.is_compiling():  # which cannot set what is set here, and chooses its kernels itself
+        return False
+    in_bf16 = torch.get_autocast_dtype(device_type) == torch.bfloat16
+    return device_type == "cpu" and in_bf16 and torch.is_grad_enabled() and hasattr(torch.backends.mkldnn, "matmul")
 
 
 @contextmanager
-def _bf16_products_in_training(device_type: str) -> Iterator[None]:
+def _bf16_products() -> Iterator[None]:
     """On the CPU, float32 products of numbers rounded to bf16 on the way, as autocast would have it, without a copy.
 
-    The kernel is more than twice as fast for few rows. The backward pass, where it is slower, is left alone, and so is
-    prediction, where the exact product costs a smaller part.
+    The kernel is more than twice as fast for few rows.
     """
-    if torch.compiler.is_compiling():  # which cannot set what is set here, and chooses its kernels itself
-        yield
-        return
-    products = getattr(torch.backends.mkldnn, "matmul", None)
-    in_bf16 = torch.get_autocast_dtype(device_type) == torch.bfloat16
-    if products is None or not torch.is_grad_enabled() or device_type != "cpu" or not in_bf16:
-        yield
-        return
+    products = getattr(torch.backends.mkldnn, "matmul")  # noqa: B009, of which its types do not know
     before = products.fp32_precision
     products.fp32_precision = "bf16"
     try:
         yield
     finally:
         products.fp32_precision = before
+
+
+def _is_a_frozen_matrix(head: Any, forward: Callable[..., Any]) -> bool:
+    if getattr(forward, "__func__", None) is not torch.nn.Linear.forward or head.bias is not None:
+        return False
+    return type(head.weight) is torch.nn.Parameter and not head.weight.requires_grad
+
+
+class _ProductWithFrozenMatrix(torch.autograd.Function):
+    """The rows' product, whose backward pass is rounded as the forward was, where that is faster: not by AMX."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(weight)
+        return torch.nn.functional.linear(rows, weight)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
+        (gradient,), (weight,) = gradients, ctx.saved_tensors
+        with _bf16_products() if bf16_instructions() == "AVX512-BF16" else nullcontext():
+            return gradient @ weight, None
