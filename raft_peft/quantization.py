@@ -44,13 +44,17 @@ def qlora(r: int = 16, **lora: Any) -> dict[str, Any]:
     }
 
 
-def usual_dtype(*, quantized: bool) -> str:
+def usual_dtype(*, quantized: bool, on_cpu: bool | None = None) -> str:
     """The dtype of a model's dense weights unless told otherwise, in which its quantized layers also compute.
 
     That is float32 without quantization and bf16 with it, but not where a CPU emulates bf16.
+
+    Args:
+        quantized: whether the model is.
+        on_cpu: whether it runs on this CPU; None where it does if there is nothing else.
     """
-    emulated = cpu_emulates_bf16() and not torch.accelerator.is_available()
-    return "bfloat16" if quantized and not emulated else "float32"
+    on_cpu = not torch.accelerator.is_available() if on_cpu is None else on_cpu
+    return "bfloat16" if quantized and not (on_cpu and cpu_emulates_bf16()) else "float32"
 
 
 def dtype_beside(quantization_config: Any) -> torch.dtype | None:

@@ -13,6 +13,7 @@ from raft_peft.planning.estimate import Estimator
 from raft_peft.planning.live_bytes import LiveBytes
 from raft_peft.planning.settings import StepSettings
 from raft_peft.planning.simulation import Skeleton
+from raft_peft.planning.stand_ins import NF4Linear
 
 GEMMA2 = {  # hidden, layers, intermediate, heads, key-value heads, head_dim, query_pre_attn_scalar
     "2b": (2304, 26, 9216, 8, 4, 256, 256),
@@ -282,10 +283,28 @@ def test_the_snippet_is_python_with_the_settings_planned(quantization):
 @pytest.mark.parametrize(("multiplies_bf16", "attention"), [(False, None), (True, "eager")])
 def test_on_the_cpu_the_defaults_are_those_of_the_trainer(multiplies_bf16, attention, monkeypatch):
     monkeypatch.setattr("raft_peft.planning.search.cpu_multiplies_bf16", lambda: multiplies_bf16)
+    monkeypatch.setattr("raft_peft.quantization.cpu_emulates_bf16", lambda: not multiplies_bf16)
     plan = plan_memory(llama(2), device="cpu", batch_size=1, max_length=32, gradient_checkpointing=False)
     assert plan.allowance == 0
     assert (plan.settings.bf16, plan.settings.attn_implementation) == (multiplies_bf16, attention)
-    assert [one.settings.dtype for one in (plan, *plan.alternatives)] == ["float32", "bfloat16"]
+    assert [one.settings.dtype for one in (plan, *plan.alternatives)] == [
+        "float32",
+        "bfloat16" if multiplies_bf16 else "float32",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("device", "emulates", "dtype"),
+    [("cuda", False, "bfloat16"), ("cuda", True, "bfloat16"), ("cpu", False, "bfloat16"), ("cpu", True, "float32")],
+)
+def test_nf4_computes_as_qlora_has_it(device, emulates, dtype, monkeypatch):
+    monkeypatch.setattr("raft_peft.quantization.cpu_emulates_bf16", lambda: emulates)
+    plan = plan_memory(llama(2), device=device, quantization="nf4", batch_size=1, max_length=32)
+    assert plan.settings.dtype == dtype
+    dense = torch.nn.Linear(64, 64, device="meta", dtype=torch.float16)
+    layer = NF4Linear(dense, device)
+    assert layer.compute_dtype == getattr(torch, dtype)
+    assert layer(torch.empty(2, 64, device="meta", dtype=torch.float16)).dtype == torch.float16
 
 
 @pytest.mark.parametrize(

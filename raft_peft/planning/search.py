@@ -13,6 +13,7 @@ from raft_peft.planning.byte_sizes import parse_bytes
 from raft_peft.planning.estimate import Estimator
 from raft_peft.planning.plan import CUDA_CONTEXT, FRAGMENTATION, MemoryPlan
 from raft_peft.planning.settings import StepSettings
+from raft_peft.quantization import usual_dtype
 
 
 def plan_memory(
@@ -55,7 +56,8 @@ def plan_memory(
         max_length: tokens in a row, of which every row is taken to have as many.
         r, target_modules: of LoRA.
         optim: of `TrainingArguments`: adamw_torch_fused, adamw_torch, adamw_8bit or paged_adamw_8bit.
-        dtype: of the weights that are not quantized: by default bfloat16, and float32 on the CPU beside no NF4.
+        dtype: of the weights that are not quantized: by default bfloat16, and on the CPU float32 without NF4, or where
+            it only emulates bf16.
         bf16: whether to train under bf16 autocast: by default as the trainer does, on a GPU, and on a CPU that
             multiplies in it.
         attn_implementation: of transformers; by default as the trainer does, the model's own, and eager on the CPU
@@ -99,7 +101,7 @@ def plan_memory(
                 settings,
                 quantization=one,
                 gradient_checkpointing=checkpointing,
-                dtype=dtype or ("float32" if on_cpu and one != "nf4" else "bfloat16"),
+                dtype=dtype or usual_dtype(quantized=one == "nf4" or not on_cpu, on_cpu=on_cpu),
             ),
             sizes,
             global_batch_size,

@@ -11,6 +11,8 @@ from torch import nn
 from transformers.quantizers.base import get_keys_to_not_convert
 from transformers.quantizers.quantizers_utils import should_convert_module
 
+from raft_peft.quantization import usual_dtype
+
 _BLOCK, _BLOCKS_OF_BLOCK = 64, 256  # NF4: a scale of 8 bits for so many weights, one of 32 bits for so many scales
 
 
@@ -19,13 +21,15 @@ def quantize(model: nn.Module, quantization: str, device: str) -> None:
 
     Args:
         model: changed in place.
-        quantization: nf4, with double quantization and bf16 for computing, or int8.
+        quantization: nf4, with double quantization and the dtype for computing of `qlora`, or int8.
         device: where it is to run; on the CPU, bitsandbytes computes int8 in another way.
     """
     dense = get_keys_to_not_convert(model)
     for name, module in list(model.named_modules()):
         if type(module) is nn.Linear and should_convert_module(name, dense):
-            model.set_submodule(name, NF4Linear(module) if quantization == "nf4" else Int8Linear(module, device))
+            model.set_submodule(
+                name, NF4Linear(module, device) if quantization == "nf4" else Int8Linear(module, device)
+            )
     # What PEFT asks before it wraps quantized layers
     setattr(model, "is_loaded_in_4bit" if quantization == "nf4" else "is_loaded_in_8bit", True)
 
@@ -33,11 +37,12 @@ def quantize(model: nn.Module, quantization: str, device: str) -> None:
 class NF4Linear(Linear4bit):
     """In the place of a linear layer in NF4; PEFT takes it for bitsandbytes' own."""
 
-    def __init__(self, linear: nn.Linear):
+    def __init__(self, linear: nn.Linear, device: str):
         nn.Module.__init__(self)
         blocks = -(-linear.weight.numel() // _BLOCK)
         self.in_features, self.out_features, self.bias = linear.in_features, linear.out_features, linear.bias
-        self.compute_dtype, self.dtype_before = torch.bfloat16, linear.weight.dtype
+        self.compute_dtype = getattr(torch, usual_dtype(quantized=True, on_cpu=device == "cpu"))
+        self.dtype_before = linear.weight.dtype
         self.weight: Any = nn.Parameter(_meta(-(-linear.weight.numel() // 2), 1, dtype=torch.uint8), False)
         for name, value in {"compress_statistics": True, "quant_type": "nf4"}.items():
             setattr(self.weight, name, value)
