@@ -2,6 +2,7 @@
 
     python benchmarks/padding.py
     python benchmarks/padding.py --kind judge --batches 1 --turns 3
+    python benchmarks/padding.py --kind judge --batches 1 --turns 3 --batch_size 32 --gradient_checkpointing
     python benchmarks/padding.py --kind stsb --dataset_path FOLDER
 
 A RAFT step (forward and backward of LoRA) on batches of prompts, drawn at random or of like length: prompts as long
@@ -41,6 +42,7 @@ class Arguments:
     attn_implementation: str = field(default="eager", metadata={"help": "eager or sdpa."})
     device: str = field(default="cpu", metadata={"help": "cpu or cuda."})
     bf16: bool = field(default=True, metadata={"help": "Whether to run under bf16 autocast."})
+    gradient_checkpointing: bool = field(default=False, metadata={"help": "Whether layers are computed twice."})
     batch_size: int = field(default=16, metadata={"help": "Prompts in a batch."})
     batches: int = field(default=4, metadata={"help": "How many batches of each kind are timed."})
     turns: int = field(default=7, metadata={"help": "How often each way is timed."})
@@ -73,7 +75,8 @@ def main(args: Arguments) -> None:
     a_token = {name: [time / tokens[name.partition(", ")[0]] for time in times] for name, times in seconds.items()}
 
     precision, device = "bf16 autocast" if args.bf16 else "float32", device_name(args.device)
-    print(f"{args.model}, {precision}, {args.attn_implementation}, batch {args.batch_size}, {device}\n")
+    checkpointing = "checkpointing, " if args.gradient_checkpointing else ""
+    print(f"{args.model}, {precision}, {args.attn_implementation}, {checkpointing}batch {args.batch_size}, {device}\n")
     print("| batches | time a token | quartiles | speed |\n|---|---|---|---|")
     for name, times in a_token.items():
         low, middle, high = ratios(times, a_token["random, padded"])
@@ -99,6 +102,10 @@ def make_step(args: Arguments, tokenizer, *, padding_free: bool) -> Callable[[di
         args.model, dtype=torch.float32, attn_implementation=args.attn_implementation
     )
     model = get_peft_model(model, LoraConfig(r=16, target_modules="all-linear", task_type="CAUSAL_LM")).to(args.device)
+    if args.gradient_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        model.enable_input_require_grads()
+        model.train()
     readout = Readout(
         model, tokenizer, NumberGrid(GRID), MethodSettings(), grid_token_ids=None, padding_free=padding_free
     )
