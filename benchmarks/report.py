@@ -3,7 +3,8 @@
     python benchmarks/report.py --output docs/performance.md
 
 Each benchmark runs as a command of its own, so that none sees what another left behind. The report is written as
-Markdown, as JSON beside it, and as a bar chart in images/; `--only` runs some again and keeps the others' figures.
+Markdown, as JSON beside it, and as a bar chart and curves in images/; `--only` runs some again and keeps the others'
+figures.
 """
 
 import json
@@ -72,8 +73,23 @@ SUITE = {
     "judge": Benchmark(
         "Prompts of a judge",
         "padding.py",
-        ("--model", SMOLLM2, "--kind", "judge", "--attn_implementation", "sdpa", "--batches", "1", "--turns", "3"),
-        "The same for prompts that begin with a rubric of about 500 tokens, followed by answers of about 150.",
+        (
+            *(
+                "--model",
+                SMOLLM2,
+                "--kind",
+                "judge",
+                "--attn_implementation",
+                "sdpa",
+                "--batches",
+                "1",
+                "--turns",
+                "3",
+            ),
+            *("--batch_size", "32", "--gradient_checkpointing"),
+        ),
+        "The same for prompts that begin with a rubric of about 500 tokens, followed by answers of about 150. With "
+        "gradient checkpointing, TRL's default, so that many of them fit in a batch.",
     ),
     "inference": Benchmark(
         "Prediction",
@@ -129,12 +145,12 @@ def main(args: Arguments) -> None:
         print(f"{benchmark.title} ...", flush=True)
         figures[name] = run(benchmark, output.parent / "unfinished.json", args.models)
         figures_path.write_text(json.dumps(figures, indent=1) + "\n")
-    picture = output.parent / "images" / "performance.png"
-    picture.parent.mkdir(exist_ok=True)
-    if "ways" in figures:
-        draw(figures, picture)
-    output.write_text(report(figures, picture.relative_to(output.parent)))
-    print(f"Written: {output}, {figures_path}, {picture}")
+    (output.parent / "images").mkdir(exist_ok=True)
+    for name, (_, picture, draw) in PICTURES.items():
+        if name in figures:
+            draw(figures[name], output.parent / picture)
+    output.write_text(report(figures))
+    print(f"Written: {output}, {figures_path}, and what is drawn of them")
 
 
 def run(benchmark: Benchmark, json_path: Path, models: str | None) -> dict[str, Any]:
@@ -154,11 +170,10 @@ def run(benchmark: Benchmark, json_path: Path, models: str | None) -> dict[str, 
     return found | {"printed": done.stdout.replace(f"{models}/", "") if models else done.stdout}
 
 
-def report(figures: dict[str, Any], picture: Path) -> str:
+def report(figures: dict[str, Any]) -> str:
     parts = [INTRODUCTION]
     versions = next(iter(figures.values()))["versions"]
     parts.append("Versions: " + ", ".join(f"{name} {version}" for name, version in versions.items()) + ".\n")
-    parts.append(f"![Time and memory of a training step]({picture})\n")
     for name, benchmark in SUITE.items():
         if name in figures:
             lines = figures[name]["printed"].splitlines()
@@ -167,12 +182,15 @@ def report(figures: dict[str, Any], picture: Path) -> str:
             parts += [f"## {benchmark.title}\n", benchmark.about + "\n" if benchmark.about else ""]
             command = f"`python benchmarks/{benchmark.script} {shlex.join(benchmark.arguments)}`"
             parts += [f"{command}: {said}\n", "\n".join(lines[start:]) + "\n"]
+            if name in PICTURES:
+                title, picture, _ = PICTURES[name]
+                parts.append(f"![{title}]({picture})\n")
     return "\n".join(part for part in parts if part)
 
 
-def draw(figures: dict[str, Any], path: Path) -> None:
+def draw_ways(ways: dict[str, Any], path: Path) -> None:
     """Time and memory of each way of a training step, as bars."""
-    found = figures["ways"]["figures"]
+    found, settings = ways["figures"], ways["settings"]
     places = range(len(found))[::-1]
     figure, panels = plt.subplots(1, 2, figsize=(10, 3.6), sharey=True)
     for panel, key, label in zip(panels, ("time", "memory"), ("time", "memory of a step"), strict=True):
@@ -188,13 +206,42 @@ def draw(figures: dict[str, Any], path: Path) -> None:
         panel.set_xlim(0, 1.15 * max(values))
         panel.spines[["top", "right"]].set_visible(False)
     panels[0].set_yticks(places, [one["way"] for one in found])
-    settings = figures["ways"]["settings"]
-    figure.suptitle(
-        f"{settings['model']}, LoRA, batch {settings['batch_size']}, {figures['ways']['device']}", fontsize=9
-    )
+    title = f"{settings['model']}, LoRA, batch {settings['batch_size']}, {ways['device']}"
+    _save(figure, title, path)
+
+
+def draw_growth(growth: dict[str, Any], path: Path) -> None:
+    """The time of a step at each batch, length, vocabulary and grid, as curves."""
+    figure, panels = plt.subplots(1, 4, figsize=(10, 3), sharey=True)
+    for panel, one in zip(panels, growth["figures"], strict=True):
+        times = [seconds / one["seconds"][0] for seconds in one["seconds"]]
+        panel.loglog(one["points"], times, marker="o", color="#1f77b4")
+        linear = [point / one["points"][0] for point in one["points"]]
+        panel.loglog(one["points"], linear, color="black", linewidth=0.8, linestyle=":")
+        panel.set_title(f"exponent {one['exponent']:.2f}", fontsize=9)
+        panel.set_xlabel(one["quantity"])
+        panel.set_xticks(one["points"], [f"{point:,}" for point in one["points"]], fontsize=7)
+        panel.minorticks_off()
+        panel.spines[["top", "right"]].set_visible(False)
+    ticks = [1, 2, 4, 8, 16]
+    panels[0].set_yticks(ticks, [str(tick) for tick in ticks])
+    panels[0].set_ylim(0.9, ticks[-1])
+    panels[0].set_ylabel("time / the first point")
+    _save(figure, f"{growth['settings']['model']}, LoRA, {growth['device']}; dotted: linear growth", path)
+
+
+def _save(figure: plt.Figure, title: str, path: Path) -> None:
+    figure.suptitle(title, fontsize=9)
     figure.tight_layout()
     figure.savefig(path, dpi=120)
     plt.close(figure)
+
+
+# Of a benchmark's figures: a title, where the picture is, and what draws it.
+PICTURES = {
+    "ways": ("Time and memory of a training step", Path("images", "performance.png"), draw_ways),
+    "growth": ("Time of a step as it grows", Path("images", "performance_growth.png"), draw_growth),
+}
 
 
 if __name__ == "__main__":
