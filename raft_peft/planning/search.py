@@ -101,7 +101,7 @@ def plan_memory(
                 settings,
                 quantization=one,
                 gradient_checkpointing=checkpointing,
-                dtype=dtype or usual_dtype(quantized=one == "nf4" or not on_cpu, on_cpu=on_cpu),
+                dtype=dtype or ("float32" if on_cpu and one != "nf4" else usual_dtype(quantized=True, on_cpu=on_cpu)),
             ),
             sizes,
             global_batch_size,
