@@ -74,19 +74,8 @@ SUITE = {
         "Prompts of a judge",
         "padding.py",
         (
-            *(
-                "--model",
-                SMOLLM2,
-                "--kind",
-                "judge",
-                "--attn_implementation",
-                "sdpa",
-                "--batches",
-                "1",
-                "--turns",
-                "3",
-            ),
-            *("--batch_size", "32", "--gradient_checkpointing"),
+            *("--model", SMOLLM2, "--kind", "judge", "--attn_implementation", "sdpa"),
+            *("--batches", "1", "--turns", "3", "--batch_size", "32", "--gradient_checkpointing"),
         ),
         "The same for prompts that begin with a rubric of about 500 tokens, followed by answers of about 150. With "
         "gradient checkpointing, TRL's default, so that many of them fit in a batch.",

@@ -27,7 +27,9 @@ def run(arguments: Sequence[str]) -> None:
     parser.add_argument("--max-length", type=int, default=512, help="Tokens in a row (%(default)s).")
     parser.add_argument("--r", type=int, default=16, help="Rank of LoRA on all linear layers (%(default)s).")
     parser.add_argument("--optim", default="adamw_torch_fused", help="As in TrainingArguments (%(default)s).")
-    parser.add_argument("--dtype", help="Of weights that are not quantized; by default bfloat16, on the CPU float32.")
+    parser.add_argument(
+        "--dtype", help="Of weights that are not quantized; by default bfloat16, on the CPU float32 without NF4."
+    )
     parser.add_argument("--attn-implementation", help="eager, sdpa, ...; by default the trainer's choice.")
     parser.add_argument("--device", default="cuda", help="cuda or cpu (%(default)s).")
     parser.add_argument("--trust-remote-code", action="store_true", help="Whether a model's own code may be run.")
