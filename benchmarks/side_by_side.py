@@ -3,6 +3,7 @@
 Each turn has an order of its own: what runs behind a way that takes much memory pays for it.
 """
 
+import ctypes
 import json
 import platform
 import random
@@ -23,6 +24,7 @@ from raft_peft.prompts import PromptEncoder
 
 def time_in_turn(ways: dict[str, Callable[[], Any]], turns: int, device: str = "cpu") -> dict[str, list[float]]:
     """The seconds that each way takes in each turn, after one to warm up."""
+    _keep_freed_memory()
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     order, shuffle = list(ways), random.Random(0).shuffle
     for turn in range(turns + 1):
@@ -35,6 +37,15 @@ def time_in_turn(ways: dict[str, Callable[[], Any]], turns: int, device: str = "
             if turn > 0:
                 seconds[name].append(time.perf_counter() - started)
     return seconds
+
+
+def _keep_freed_memory() -> None:
+    """Let glibc keep what is freed: else a way pays for the pages that another gave back, as it would not alone."""
+    if platform.libc_ver()[0] == "glibc":
+        trim_threshold, mmap_max = -1, -4  # of malloc.h
+        allocator = ctypes.CDLL(None)
+        allocator.mallopt(trim_threshold, -1)
+        allocator.mallopt(mmap_max, 0)
 
 
 def ratios(times: Sequence[float], base: Sequence[float]) -> tuple[float, float, float]:

@@ -4,22 +4,41 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 import torch
 
-from raft_peft.cpu_precision import bf16_instructions
+from raft_peft.few_rows import forward_of_few_rows
 
 # Where a module keeps the forward that it has while few columns are read: made once, since torch.compile would compile
 # again for another.
 _FEW_COLUMNS = "_forward_of_few_columns"
-_COLUMNS_KEPT = "_columns_kept"
+_THIS_FORWARD = "_few_columns_of_this_forward"
+_RUNS_AGAIN = "_runs_again_in_a_forward"
+
+# What an attention may be made of, so that its queries and its output are taken of each column alone. Not of one that
+# mixes its queries' columns before it attends, as by a convolution.
+_PLAIN_ATTENTION = {"q_proj", "k_proj", "v_proj", "o_proj", "q_norm", "k_norm", "v_norm", "rotary_emb"}
+
+_NORMS_BEHIND_ATTENTION = ("post_attention_layernorm", "pre_feedforward_layernorm", "post_feedforward_layernorm")
+
+
+@dataclass
+class ThisForward:
+    """What happens in a forward that few columns are read of."""
+
+    keep: int | torch.Tensor
+    have_run: list[Any] = field(default_factory=list)
+    has_to_run_again: bool = False
 
 
 @contextmanager
-def few_columns(head: Any, backbone: Any, keep: int | torch.Tensor, *, all_states: bool = False) -> Iterator[None]:
+def few_columns(
+    head: Any, backbone: Any, keep: int | torch.Tensor, *, all_states: bool = False
+) -> Iterator[ThisForward]:
     """Spare the model's forward what is not seen in the logits of the columns that are kept.
 
     Args:
@@ -27,68 +46,84 @@ def few_columns(head: Any, backbone: Any, keep: int | torch.Tensor, *, all_state
         backbone: the part of the model that gives the output embeddings.
         keep: the columns whose logits are read: how many of the last, or which.
         all_states: whether the output embeddings of the other columns are read, too.
+
+    Yields:
+        What happens in the forward. Where it `has_to_run_again`, its output is wrong, and the next one's right.
     """
-    mlp = None if all_states else _last_mlp(backbone)
-    with _few_rows_of_the_head(head), nullcontext() if mlp is None else _columns_of_the_mlp(mlp, keep):
-        yield
+    now = ThisForward(keep)
+    with ExitStack() as stack:
+        stack.enter_context(_replaced(head, forward_of_few_rows))
+        for module in () if all_states else _modules_of_each_column_alone(backbone):
+            stack.enter_context(_columns_of(module, now))
+        yield now
 
 
-def _last_mlp(backbone: Any) -> Any:
-    """What the last layer does behind its attention, to each column alone; None where it is not sure to do that.
+def _modules_of_each_column_alone(backbone: Any) -> list[Any]:
+    """What the last layer does to each column alone, that is all but its keys, values and attention.
 
-    Not where it adds what came before itself, which it is then given, too. Not of a mixture of experts, whose loss of
-    balance is taken of all columns, and not where the backward pass calls the forward again, which must do the same.
+    Nothing where the backward pass calls the forward again, which must do the same.
     """
     layers = getattr(backbone, "layers", None) or getattr(backbone, "h", None)
     if not isinstance(layers, torch.nn.ModuleList) or not len(layers):
-        return None
+        return []
     layer = layers[-1]
-    mlp: Any = getattr(layer, "mlp", None)
-    if not type(mlp).__module__.startswith("transformers.") or hasattr(mlp, "experts"):
-        return None
-    if len(inspect.signature(type(mlp).forward).parameters) != len(("self", "states")):
-        return None
     is_called_again = getattr(layer, "gradient_checkpointing", True) or hasattr(layer, "_checkpoint_wrapped_module")
     if is_called_again and torch.is_grad_enabled():
-        return None
-    is_shared = any(getattr(other, "mlp", None) is mlp for other in layers[:-1])
-    return None if is_shared else mlp
+        return []
+    mlp: Any = getattr(layer, "mlp", None)
+    attention: Any = getattr(layer, "self_attn", None)
+    if not _is_plain_mlp(mlp):
+        return []  # then what the attention gives may be read in all columns
+    norms = [getattr(layer, name, None) for name in _NORMS_BEHIND_ATTENTION] + [getattr(backbone, "norm", None)]
+    parts = dict(attention.named_children()) if _is_known(attention) else {}
+    if {"q_proj", "o_proj"} <= parts.keys() <= _PLAIN_ATTENTION:
+        return [mlp, *filter(None, norms), parts["q_proj"], parts["o_proj"]]
+    return [mlp, *filter(None, norms)]
+
+
+def _is_plain_mlp(mlp: Any) -> bool:
+    """Not where it adds what came before itself, which it is then given, too.
+
+    Not a mixture of experts either, whose loss of balance is taken of all columns, nor code from elsewhere.
+    """
+    if not _is_known(mlp) or hasattr(mlp, "experts"):
+        return False
+    return len(inspect.signature(type(mlp).forward).parameters) == len(("self", "states"))
+
+
+def _is_known(module: Any) -> bool:
+    return type(module).__module__.startswith("transformers.")
 
 
 @contextmanager
-def _columns_of_the_mlp(mlp: Any, keep: int | torch.Tensor) -> Iterator[None]:
+def _columns_of(module: Any, now: ThisForward) -> Iterator[None]:
     """Let it run on the columns that are kept, and give zeros in the others."""
-    setattr(mlp, _COLUMNS_KEPT, keep)
+    setattr(module, _THIS_FORWARD, now)
     try:
-        with _replaced(mlp, _forward_of_kept_columns):
+        with _replaced(module, _forward_of_kept_columns):
             yield
     finally:
-        delattr(mlp, _COLUMNS_KEPT)
+        delattr(module, _THIS_FORWARD)
 
 
-def _forward_of_kept_columns(
-    mlp: Any, forward: Callable[[torch.Tensor], torch.Tensor], states: torch.Tensor
-) -> torch.Tensor:
+def _forward_of_kept_columns(module: Any, forward: Callable[..., torch.Tensor], *args: Any, **kwargs: Any) -> Any:
     if torch.compiler.is_compiling():  # which would compile again for other columns
-        return forward(states)
-    keep = getattr(mlp, _COLUMNS_KEPT)
-    if isinstance(keep, int):
-        return torch.nn.functional.pad(forward(states[:, -keep:].contiguous()), (0, 0, states.shape[1] - keep, 0))
-    columns = keep.to(states.device)
+        return forward(*args, **kwargs)
+    takes_columns = len(args) == 1 and not kwargs and args[0].dim() == len(("batch", "columns", "hidden"))
+    if getattr(module, _RUNS_AGAIN, False) or not takes_columns:
+        return forward(*args, **kwargs)
+    now = getattr(module, _THIS_FORWARD)
+    if module in now.have_run:  # some models run layers again and again, and a norm in other places, too
+        setattr(module, _RUNS_AGAIN, True)
+        now.has_to_run_again = True
+    now.have_run.append(module)
+    (states,) = args
+    if isinstance(now.keep, int):
+        few = forward(states[:, -now.keep :].contiguous())
+        return torch.nn.functional.pad(few, (0, 0, states.shape[1] - now.keep, 0))
+    columns = now.keep.to(states.device)
     few = forward(states.index_select(1, columns))
     return few.new_zeros(*states.shape[:-1], few.shape[-1]).index_copy(1, columns, few)
-
-
-@contextmanager
-def _few_rows_of_the_head(head: Any) -> Iterator[None]:
-    """Let the head multiply a few rows by its matrix, and do nothing else to that.
-
-    Under bf16 autocast it would copy the whole matrix to bf16, and round each logit to three digits. In the matrix'
-    own dtype it is faster and, for float32 weights, exact. And where the last column is a view of all hidden states,
-    torch copies the matrix once for each row on the CPU; where it is a tensor of its own, it does not.
-    """
-    with _replaced(head, _forward_of_few_rows):
-        yield
 
 
 @contextmanager
@@ -106,62 +141,3 @@ def _replaced(module: Any, forward: Callable[..., torch.Tensor]) -> Iterator[Non
         del module.forward
         if before is not None:
             module.forward = before
-
-
-def _forward_of_few_rows(head: Any, forward: Callable[..., Any], rows: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-    rows = rows.clone(memory_format=torch.contiguous_format)
-    # Where PEFT trains single rows, its wrapper's weight is a copy of the whole matrix, made when it is asked for.
-    weight = getattr(head, "original_module", head).weight
-    # Asked here and not before: accelerate turns autocast on inside the model's forward.
-    if not weight.is_floating_point() or not torch.is_autocast_enabled(rows.device.type):
-        return forward(rows, *args, **kwargs)
-    in_bf16 = _trains_in_bf16_on_the_cpu(rows.device.type)
-    with torch.autocast(rows.device.type, enabled=False), _bf16_products() if in_bf16 else nullcontext():
-        rows = rows.to(weight.dtype)
-        if in_bf16 and _is_a_frozen_matrix(head, forward):
-            return _ProductWithFrozenMatrix.apply(rows, weight)
-        return forward(rows, *args, **kwargs)
-
-
-def _trains_in_bf16_on_the_cpu(device_type: str) -> bool:
-    """Whether the products of a few rows may be rounded; not in prediction, where exact ones cost a smaller part."""
-    if torch.compiler.is_compiling():  # which cannot set what is set here, and chooses its kernels itself
-        return False
-    in_bf16 = torch.get_autocast_dtype(device_type) == torch.bfloat16
-    return device_type == "cpu" and in_bf16 and torch.is_grad_enabled() and hasattr(torch.backends.mkldnn, "matmul")
-
-
-@contextmanager
-def _bf16_products() -> Iterator[None]:
-    """On the CPU, float32 products of numbers rounded to bf16 on the way, as autocast would have it, without a copy.
-
-    The kernel is more than twice as fast for few rows.
-    """
-    products = getattr(torch.backends.mkldnn, "matmul")  # noqa: B009, of which its types do not know
-    before = products.fp32_precision
-    products.fp32_precision = "bf16"
-    try:
-        yield
-    finally:
-        products.fp32_precision = before
-
-
-def _is_a_frozen_matrix(head: Any, forward: Callable[..., Any]) -> bool:
-    if getattr(forward, "__func__", None) is not torch.nn.Linear.forward or head.bias is not None:
-        return False
-    return type(head.weight) is torch.nn.Parameter and not head.weight.requires_grad
-
-
-class _ProductWithFrozenMatrix(torch.autograd.Function):
-    """The rows' product, whose backward pass is rounded as the forward was, where that is faster: not by AMX."""
-
-    @staticmethod
-    def forward(ctx: Any, rows: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-        ctx.save_for_backward(weight)
-        return torch.nn.functional.linear(rows, weight)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
-        (gradient,), (weight,) = gradients, ctx.saved_tensors
-        with _bf16_products() if bf16_instructions() == "AVX512-BF16" else nullcontext():
-            return gradient @ weight, None

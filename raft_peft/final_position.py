@@ -143,10 +143,14 @@ def last_logits(
         inputs["position_ids"] = position_ids
     if "use_cache" in parameters:
         inputs["use_cache"] = False
-    all_states = (
-        all_states or getattr(unwrapped.config, "output_hidden_states", False) or "output_hidden_states" in kwargs
-    )
-    with few_columns(unwrapped.get_output_embeddings(), _backbone(unwrapped), keep, all_states=all_states):
+    asked = ("output_hidden_states", "output_attentions")
+    all_states = all_states or any(getattr(unwrapped.config, name, False) or name in kwargs for name in asked)
+    head, backbone = unwrapped.get_output_embeddings(), _backbone(unwrapped)
+    with few_columns(head, backbone, keep, all_states=all_states) as first:
+        outputs = model(**inputs)
+    if not first.has_to_run_again:
+        return outputs
+    with few_columns(head, backbone, keep, all_states=all_states):
         return model(**inputs)
 
 

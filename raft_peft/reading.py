@@ -68,7 +68,9 @@ def read_final_position(
             if not is_last:
                 return reading
             states = None if states is None else rows.prompt_states(states)
-            final = FinalPosition(logits[:, 0], attention_mask, states, outputs, reading)
+            # Where it is all that there is, not by an index, whose backward pass fills a tensor over the vocabulary.
+            root = logits.squeeze(1) if part is None else logits[:, 0]
+            final = FinalPosition(root, attention_mask, states, outputs, reading)
             return final if reader is None else reader(final)
 
         with read_inside(unwrapped, read, hidden_states=hidden_states):

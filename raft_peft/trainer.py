@@ -242,6 +242,7 @@ class RegressionAwareTrainer(FaultTolerantTrainer):
             head=head,
             padding_free=args.padding_free,
         )
+        self._model_and_unwrapped: tuple[Any, Any] = (None, None)
         if self.readout.has_parameters:
             self._prepare_head(folder, optimizers[0])
 
@@ -389,7 +390,10 @@ class RegressionAwareTrainer(FaultTolerantTrainer):
         return losses
 
     def _unwrapped(self, model: Any) -> Any:
-        return self.accelerator.unwrap_model(model, keep_torch_compile=False)
+        """The model under its wrappers, looked for once: that goes through all its modules."""
+        if self._model_and_unwrapped[0] is not model:
+            self._model_and_unwrapped = (model, self.accelerator.unwrap_model(model, keep_torch_compile=False))
+        return self._model_and_unwrapped[1]
 
     def _log_batch(
         self, inputs: dict[str, torch.Tensor], output: GridDistribution | torch.Tensor | None, losses: torch.Tensor

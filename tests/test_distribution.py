@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from raft_peft import GridDistribution, decisions
+from raft_peft.distribution import _LogProbsOfTokens
 
 # One row, four tokens with probabilities 0.1, 0.2, 0.3 and 0.4; the grid 10, 20, 30 on the first three.
 LOGITS = torch.tensor([[0.1, 0.2, 0.3, 0.4]]).log()
@@ -49,3 +50,16 @@ def test_extreme_logits_stay_finite():
     distribution = GridDistribution.from_logits(torch.tensor([[1e4, -1e4, 0.0]]), torch.tensor([[0, 1]]), [1, 5])
     assert decisions.mean(distribution).item() == 1
     assert distribution.log_probs.isfinite().all()
+
+
+def test_the_gradient_of_log_probabilities():
+    logits = torch.randn(3, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    ids = torch.tensor([[0, 1], [6, 6], [3, 2]])  # a token may stand for two numbers
+    assert torch.autograd.gradcheck(lambda logits: _LogProbsOfTokens.apply(logits, ids), logits)
+
+
+def test_the_gradient_where_tokens_are_ruled_out():
+    # p = 1/3, 2/3 and 0: the gradient of log p(0) is (1 - 1/3, -2/3, 0)
+    logits = torch.tensor([[0.0, math.log(2), -torch.inf]], requires_grad=True)
+    GridDistribution.from_logits(logits, torch.tensor([[0]]), [1]).log_probs.sum().backward()
+    torch.testing.assert_close(logits.grad, torch.tensor([[2 / 3, -2 / 3, 0.0]]))

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from training import make
 from transformers import GPT2Config, GPT2LMHeadModel, Qwen3MoeConfig, Qwen3MoeForCausalLM
 
@@ -46,11 +47,17 @@ def batch():
     return ids, mask
 
 
-def watch(mlp):
+def watch(module):
     """The columns that it is run on, at each call."""
     columns = []
-    inner = next(module for module in mlp.modules() if not list(module.children()))
-    inner.register_forward_pre_hook(lambda _, inputs: columns.append(inputs[0].shape[1]))
+    inner = next(one for one in module.modules() if not list(one.children()))
+    own = inner.forward
+
+    def forward(states):
+        columns.append(states.shape[1])
+        return own(states)
+
+    inner.forward = forward
     return columns
 
 
@@ -67,19 +74,29 @@ def gradients(model):
     return found
 
 
+NORMS = ["post_attention_layernorm", "pre_feedforward_layernorm", "post_feedforward_layernorm"]
+SPARED = {
+    "tiny_llama": ["mlp", "self_attn.q_proj", "self_attn.o_proj", NORMS[0]],
+    "tiny_gemma2": ["mlp", "self_attn.q_proj", "self_attn.o_proj", *NORMS],
+    "gpt2": ["mlp"],
+}
+
+
 @pytest.mark.parametrize("layout", [padded_rows, flat_rows])
-@pytest.mark.parametrize("name", ["tiny_llama", "tiny_gemma2", "gpt2"])
-def test_the_last_mlp_runs_on_the_columns_that_are_read(name, layout, request):
+@pytest.mark.parametrize("name", SPARED)
+def test_what_is_done_to_each_column_alone_is_done_to_those_that_are_read(name, layout, request):
     model = request.getfixturevalue(name)
     by_hand = torch.stack([model(torch.tensor([row])).logits[0, -1] for row in ROWS])
     by_hand.log_softmax(-1)[:, TOKENS].square().sum().backward()
     expected = gradients(model)
 
-    columns = watch(last_layer(model).mlp)
+    spared = [watch(last_layer(model).get_submodule(part)) for part in SPARED[name]]
+    if hasattr(model.get_decoder(), "norm"):
+        spared.append(watch(model.get_decoder().norm))
     if layout is flat_rows:
         model.config._attn_implementation = "flat_" + model.config._attn_implementation
     logits = read_final_position(model, *batch(), layout=layout).logits
-    assert columns == [1 if layout is padded_rows else len(ROWS)]
+    assert spared == [[1 if layout is padded_rows else len(ROWS)]] * len(spared)
     torch.testing.assert_close(logits, by_hand, atol=1e-4, rtol=1e-5)
     logits.log_softmax(-1)[:, TOKENS].square().sum().backward()
     found = gradients(model)
@@ -88,12 +105,48 @@ def test_the_last_mlp_runs_on_the_columns_that_are_read(name, layout, request):
         torch.testing.assert_close(gradient, expected[parameter], atol=1e-3, rtol=1e-3)
 
 
-def test_it_runs_on_all_where_all_states_are_read(tiny_llama):
+def test_under_lora_they_are_too(tiny_llama):
+    model = get_peft_model(tiny_llama, LoraConfig(target_modules="all-linear", init_lora_weights=False)).eval()
+    spared = [watch(last_layer(model.base_model.model).get_submodule(part)) for part in SPARED["tiny_llama"]]
+    ids, mask = batch()
+    expected = torch.stack([model(torch.tensor([row])).logits[0, -1] for row in ROWS])
+    for columns in spared:
+        columns.clear()
+    torch.testing.assert_close(read_final_position(model, ids, mask).logits, expected, atol=1e-4, rtol=1e-4)
+    assert spared == [[1]] * len(spared)
+
+
+def test_queries_that_an_attention_may_mix_are_taken_of_all_columns(tiny_llama):
+    attention = last_layer(tiny_llama).self_attn
+    attention.q_conv1d = torch.nn.Identity()
+    queries, mlp = watch(attention.q_proj), watch(last_layer(tiny_llama).mlp)
+    ids, mask = batch()
+    read_final_position(tiny_llama, ids, mask)
+    assert (queries, mlp) == ([ids.shape[1]], [1])
+
+
+def test_what_is_called_more_than_once_runs_on_all_columns(tiny_llama):
+    ids, mask = batch()
+    norm = tiny_llama.model.norm
+    norm.register_forward_hook(lambda module, _, output: module.forward(output))
+    columns, mlp = watch(norm), watch(last_layer(tiny_llama).mlp)
+    expected = torch.stack([tiny_llama(torch.tensor([row])).logits[0, -1] for row in ROWS])
+    for runs in (2, 1):  # the first shows it
+        columns.clear()
+        mlp.clear()
+        torch.testing.assert_close(read_final_position(tiny_llama, ids, mask).logits, expected, atol=1e-4, rtol=1e-4)
+        assert columns[-2:] == [ids.shape[1]] * 2 and len(columns) == 2 * runs
+        assert mlp == [1] * runs
+
+
+@pytest.mark.parametrize("asked", ["output_hidden_states", "output_attentions"])
+def test_all_columns_run_where_all_states_are_read(asked, tiny_llama):
+    tiny_llama.set_attn_implementation("eager")
     columns = watch(last_layer(tiny_llama).mlp)
     length = batch()[0].shape[1]
     read_final_position(tiny_llama, *batch(), hidden_states=True)
-    read_final_position(tiny_llama, *batch(), output_hidden_states=True)
-    tiny_llama.config.output_hidden_states = True
+    read_final_position(tiny_llama, *batch(), **{asked: True})
+    setattr(tiny_llama.config, asked, True)
     read_final_position(tiny_llama, *batch())
     assert columns == [length] * 3
 
@@ -125,29 +178,6 @@ def test_a_layer_used_twice_is_left_whole(tiny_llama):
     ids, mask = batch()
     expected = tiny_llama(ids, attention_mask=mask, position_ids=(mask.cumsum(1) - 1).clamp(min=0)).logits[:, -1]
     torch.testing.assert_close(read_final_position(tiny_llama, ids, mask).logits, expected)
-
-
-@pytest.mark.parametrize("instructions", ["AVX512-BF16", "AMX", None])
-@pytest.mark.parametrize("trained", [False, True])
-def test_products_rounded_to_bf16_in_training_give_the_gradients_to_its_digits(
-    trained, instructions, tiny_llama, monkeypatch
-):
-    monkeypatch.setattr("raft_peft.few_columns.bf16_instructions", lambda: instructions)
-    tiny_llama.lm_head.weight.requires_grad_(trained)
-    before = torch.backends.mkldnn.matmul.fp32_precision
-
-    def step(dtype):
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
-            logits = read_final_position(tiny_llama, *batch()).logits
-        assert logits.dtype == torch.float32
-        logits.log_softmax(-1)[:, TOKENS].sum().backward()
-        return gradients(tiny_llama)
-
-    exact, found = step(torch.float32), step(torch.bfloat16)
-    assert found.keys() == exact.keys() and ("lm_head.weight" in found) == trained
-    for name, gradient in found.items():
-        assert (gradient - exact[name]).norm() < 0.1 * exact[name].norm(), name
-    assert torch.backends.mkldnn.matmul.fp32_precision == before
 
 
 def test_what_the_modules_had_is_given_back(tiny_llama):
