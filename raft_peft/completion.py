@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from raft_peft.distribution import log_probs_of
 from raft_peft.final_position import last_logits, padded_left
 
 IGNORED = -100
@@ -59,6 +60,5 @@ def read_completion(
         unwrapped=unwrapped,
         **kwargs,
     )
-    logits = outputs.logits.float()
-    log_probs = logits.gather(-1, tokens.unsqueeze(-1)).squeeze(-1) - logits.logsumexp(-1)
+    log_probs = log_probs_of(outputs.logits, tokens.unsqueeze(-1)).squeeze(-1)
     return Completion(log_probs * mask, mask, outputs.logits[:, 0], outputs)

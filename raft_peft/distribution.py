@@ -34,7 +34,7 @@ class GridDistribution:
             token_ids: the token of each grid value, of shape (batch, grid), since it may depend on the prompt.
             values: the grid's numbers, of shape (grid,).
         """
-        log_probs = _LogProbsOfTokens.apply(logits.float(), token_ids)
+        log_probs = log_probs_of(logits, token_ids)
         return cls(log_probs, torch.as_tensor(values, dtype=torch.float32, device=logits.device))
 
     def __len__(self) -> int:
@@ -75,6 +75,16 @@ class GridDistribution:
     def renormalized(self) -> GridDistribution:
         """The distribution given that the answer is on the grid: p divided by its sum (the paper's Table 16)."""
         return GridDistribution(self.log_probs.log_softmax(-1), self.values)
+
+
+def log_probs_of(logits: torch.Tensor, token_ids: torch.Tensor) -> torch.Tensor:
+    """log p of tokens in nats, float32 whatever the logits, of the shape of `token_ids`.
+
+    Args:
+        logits: over the whole vocabulary, of shape (..., vocabulary).
+        token_ids: of shape (..., tokens).
+    """
+    return _LogProbsOfTokens.apply(logits.float(), token_ids)
 
 
 class _LogProbsOfTokens(torch.autograd.Function):

@@ -146,12 +146,11 @@ def last_logits(
     asked = ("output_hidden_states", "output_attentions")
     all_states = all_states or any(getattr(unwrapped.config, name, False) or name in kwargs for name in asked)
     head, backbone = unwrapped.get_output_embeddings(), _backbone(unwrapped)
-    with few_columns(head, backbone, keep, all_states=all_states) as first:
-        outputs = model(**inputs)
-    if not first.has_to_run_again:
-        return outputs
-    with few_columns(head, backbone, keep, all_states=all_states):
-        return model(**inputs)
+    while True:
+        with few_columns(head, backbone, keep, all_states=all_states) as forward:
+            outputs = model(**inputs)
+        if not forward.has_to_run_again:
+            return outputs
 
 
 def _backbone(model: Any) -> Any:

@@ -180,6 +180,29 @@ def test_a_layer_used_twice_is_left_whole(tiny_llama):
     torch.testing.assert_close(read_final_position(tiny_llama, ids, mask).logits, expected)
 
 
+@pytest.mark.parametrize("instructions", ["AVX512-BF16", "AMX", None])
+@pytest.mark.parametrize("trained", [False, True])
+def test_products_rounded_to_bf16_in_training_give_the_gradients_to_its_digits(
+    trained, instructions, tiny_llama, monkeypatch
+):
+    monkeypatch.setattr("raft_peft.few_rows.bf16_instructions", lambda: instructions)
+    tiny_llama.lm_head.weight.requires_grad_(trained)
+    before = torch.backends.mkldnn.matmul.fp32_precision
+
+    def step(dtype):
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
+            logits = read_final_position(tiny_llama, *batch()).logits
+        assert logits.dtype == torch.float32
+        logits.log_softmax(-1)[:, TOKENS].sum().backward()
+        return gradients(tiny_llama)
+
+    exact, found = step(torch.float32), step(torch.bfloat16)
+    assert found.keys() == exact.keys() and ("lm_head.weight" in found) == trained
+    for name, gradient in found.items():
+        assert (gradient - exact[name]).norm() < 0.1 * exact[name].norm(), name
+    assert torch.backends.mkldnn.matmul.fp32_precision == before
+
+
 def test_what_the_modules_had_is_given_back(tiny_llama):
     mlp, head = last_layer(tiny_llama).mlp, tiny_llama.lm_head
     own = mlp.forward

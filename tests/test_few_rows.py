@@ -9,21 +9,16 @@ from raft_peft.reading import read_final_position
 HIDDEN = 12
 
 
-@pytest.fixture
-def product():
-    """Of rows and a head of float32, and the gradient of its rows, as forward_of_few_rows computes them."""
-
-    def compute(head, rows):
-        rows = rows.clone().requires_grad_()
-        logits = forward_of_few_rows(head, head.forward, rows)
-        (logits * torch.linspace(-1, 1, logits.numel()).view_as(logits)).sum().backward()
-        return logits.detach(), rows.grad
-
-    return compute
+def product(head, rows):
+    """Of a head and rows, and the gradient of the rows, as forward_of_few_rows computes them."""
+    rows = rows.clone().requires_grad_()
+    logits = forward_of_few_rows(head, head.forward, rows)
+    (logits * torch.linspace(-1, 1, logits.numel()).view_as(logits)).sum().backward()
+    return logits.detach(), rows.grad
 
 
 def by_hand(head, rows):
-    """In float64."""
+    """The same in float64."""
     weight = head.weight.detach().double()
     logits = torch.einsum("bch,vh->bcv", rows.double(), weight)
     scale = torch.linspace(-1, 1, logits.numel()).view_as(logits).double()
@@ -33,7 +28,7 @@ def by_hand(head, rows):
 @pytest.mark.parametrize("vocabulary", [128, 50])  # in parts, and not divisible into them
 @pytest.mark.parametrize("shape", [(1, 1), (3, 1), (1, 4), (2, 3)])
 @pytest.mark.parametrize("trained", [False, True])
-def test_in_float32(trained, shape, vocabulary, product):
+def test_in_float32(trained, shape, vocabulary):
     torch.manual_seed(0)
     head = torch.nn.Linear(HIDDEN, vocabulary, bias=False).requires_grad_(trained)
     rows = torch.randn(*shape, HIDDEN)
@@ -47,7 +42,7 @@ def test_in_float32(trained, shape, vocabulary, product):
 @pytest.mark.parametrize("instructions", ["AVX512-BF16", "AMX", None])
 @pytest.mark.parametrize("vocabulary", [128, 50])
 @pytest.mark.parametrize("trained", [False, True])
-def test_under_bf16_autocast_to_its_digits(trained, vocabulary, instructions, product, monkeypatch):
+def test_under_bf16_autocast_to_its_digits(trained, vocabulary, instructions, monkeypatch):
     monkeypatch.setattr("raft_peft.few_rows.bf16_instructions", lambda: instructions)
     torch.manual_seed(0)
     head = torch.nn.Linear(HIDDEN, vocabulary, bias=False).requires_grad_(trained)
@@ -62,7 +57,7 @@ def test_under_bf16_autocast_to_its_digits(trained, vocabulary, instructions, pr
     assert torch.backends.mkldnn.matmul.fp32_precision == before
 
 
-def test_a_bias_is_added(product):
+def test_a_bias_is_added():
     torch.manual_seed(0)
     head = torch.nn.Linear(HIDDEN, 128).requires_grad_(False)
     rows = torch.randn(3, 1, HIDDEN)
