@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, HfArgumentParser
 
 from raft_peft import NumberGrid
 from raft_peft.methods import MethodSettings
-from raft_peft.readout import Readout
+from raft_peft.methods.readout import Readout
 
 # Of the weights, and of the products.
 PRECISIONS = {

@@ -59,9 +59,9 @@ from transformers.utils import logging
 from trl import SFTConfig, SFTTrainer
 
 from raft_peft import RegressionAwareConfig, RegressionAwareTrainer
-from raft_peft.cpu_precision import cpu_multiplies_bf16
+from raft_peft.forward.cpu_precision import cpu_multiplies_bf16
 from raft_peft.planning import plan_memory
-from raft_peft.quantization import qlora
+from raft_peft.training.quantization import qlora
 
 SIZES: dict[str, dict[str, int]] = {
     "tiny": {

@@ -22,7 +22,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, HfArgu
 
 from raft_peft import NumberGrid
 from raft_peft.methods import MethodSettings
-from raft_peft.readout import Readout
+from raft_peft.methods.readout import Readout
 
 
 @dataclass

@@ -23,7 +23,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, HfArgumentParser
 
 from raft_peft import NumberGrid
 from raft_peft.methods import MethodSettings
-from raft_peft.readout import Readout
+from raft_peft.methods.readout import Readout
 from raft_peft.tasks.stsb import GRID, load_stsb
 
 # So many batches are drawn for each that is timed.

@@ -128,7 +128,7 @@ def train(settings: dict[str, Any], tokenizer: Any, folder: str) -> int:
     from peft import LoraConfig
 
     from raft_peft import RegressionAwareConfig, RegressionAwareTrainer
-    from raft_peft.quantization import qlora
+    from raft_peft.training.quantization import qlora
 
     torch.manual_seed(0)
     batch_size, count = settings["batch_size"], settings["batch_size"] * settings["accumulation"]

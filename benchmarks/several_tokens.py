@@ -16,12 +16,12 @@ from side_by_side import device_name, make_batches, ratios, time_in_turn, write
 from transformers import AutoModelForCausalLM, AutoTokenizer, HfArgumentParser
 
 from raft_peft import NumberGrid
+from raft_peft.forward.final_position import read_final_position
+from raft_peft.forward.layouts import path_rows
+from raft_peft.grid.trie import Trie
 from raft_peft.methods import MethodSettings
-from raft_peft.reading import read_final_position
-from raft_peft.readout import Readout
-from raft_peft.rows import path_rows
+from raft_peft.methods.readout import Readout
 from raft_peft.tasks.stsb import PROMPT
-from raft_peft.trie import Trie
 
 GRIDS = {
     "0 to 5": NumberGrid(range(6)),

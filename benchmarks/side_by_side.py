@@ -16,10 +16,10 @@ from typing import Any
 import torch
 
 from raft_peft import NumberGrid
-from raft_peft.adapter import installed_versions
-from raft_peft.collate import RegressionCollator
-from raft_peft.cpu_precision import bf16_instructions
-from raft_peft.prompts import PromptEncoder
+from raft_peft.data.batches import RegressionCollator
+from raft_peft.data.prompts import PromptEncoder
+from raft_peft.forward.cpu_precision import bf16_instructions
+from raft_peft.methods.saved_folder import installed_versions
 
 
 def time_in_turn(ways: dict[str, Callable[[], Any]], turns: int, device: str = "cpu") -> dict[str, list[float]]:

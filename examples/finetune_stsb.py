@@ -14,8 +14,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import ModelConfig, TrlParser, get_peft_config, get_quantization_config
 
 from raft_peft import NumberGrid, RegressionAwareConfig, RegressionAwareTrainer, add_number_tokens
-from raft_peft.quantization import usual_dtype
 from raft_peft.tasks.stsb import GRID, load_stsb
+from raft_peft.training.quantization import usual_dtype
 
 
 @dataclass

@@ -6,18 +6,18 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from raft_peft.config import RegressionAwareConfig
     from raft_peft.distribution import GridDistribution
-    from raft_peft.file_prediction import predict_file
     from raft_peft.grid import NumberGrid
-    from raft_peft.merging import merge_and_save
-    from raft_peft.number_tokens import add_number_tokens
     from raft_peft.planning import plan_memory
-    from raft_peft.predictor import RegressionPredictor
-    from raft_peft.quantization import qlora
-    from raft_peft.remote_predictor import RemoteRegressionPredictor
-    from raft_peft.text_regression import TextRegressionPipeline
-    from raft_peft.trainer import RegressionAwareTrainer
+    from raft_peft.prediction.files import predict_file
+    from raft_peft.prediction.merging import merge_and_save
+    from raft_peft.prediction.pipeline import TextRegressionPipeline
+    from raft_peft.prediction.predictor import RegressionPredictor
+    from raft_peft.prediction.remote.predictor import RemoteRegressionPredictor
+    from raft_peft.training.config import RegressionAwareConfig
+    from raft_peft.training.number_tokens import add_number_tokens
+    from raft_peft.training.quantization import qlora
+    from raft_peft.training.trainer import RegressionAwareTrainer
 
 __version__ = "0.1.0"
 
@@ -40,16 +40,16 @@ __all__ = [
 _MODULES = {
     "GridDistribution": "raft_peft.distribution",
     "NumberGrid": "raft_peft.grid",
-    "RegressionAwareConfig": "raft_peft.config",
-    "RegressionAwareTrainer": "raft_peft.trainer",
-    "RegressionPredictor": "raft_peft.predictor",
-    "RemoteRegressionPredictor": "raft_peft.remote_predictor",
-    "TextRegressionPipeline": "raft_peft.text_regression",
-    "add_number_tokens": "raft_peft.number_tokens",
-    "merge_and_save": "raft_peft.merging",
+    "RegressionAwareConfig": "raft_peft.training.config",
+    "RegressionAwareTrainer": "raft_peft.training.trainer",
+    "RegressionPredictor": "raft_peft.prediction.predictor",
+    "RemoteRegressionPredictor": "raft_peft.prediction.remote.predictor",
+    "TextRegressionPipeline": "raft_peft.prediction.pipeline",
+    "add_number_tokens": "raft_peft.training.number_tokens",
+    "merge_and_save": "raft_peft.prediction.merging",
     "plan_memory": "raft_peft.planning",
-    "predict_file": "raft_peft.file_prediction",
-    "qlora": "raft_peft.quantization",
+    "predict_file": "raft_peft.prediction.files",
+    "qlora": "raft_peft.training.quantization",
 }
 
 

@@ -14,13 +14,13 @@ from typing import Any
 from datasets import Dataset, IterableDataset, load_dataset
 from trl import ModelConfig, TrlParser, get_peft_config, get_quantization_config
 
-from raft_peft.config import RegressionAwareConfig
+from raft_peft.data.labels import with_number
+from raft_peft.data.prompt_template import prompt_writer
+from raft_peft.data.row_files import read_rows
 from raft_peft.grid import NumberGrid
-from raft_peft.labels import with_number
-from raft_peft.prompt_template import prompt_writer
-from raft_peft.quantization import usual_dtype
-from raft_peft.row_files import read_rows
-from raft_peft.trainer import RegressionAwareTrainer
+from raft_peft.training.config import RegressionAwareConfig
+from raft_peft.training.quantization import usual_dtype
+from raft_peft.training.trainer import RegressionAwareTrainer
 
 HELP = """\
 Fine-tune a language model to predict a number, on rows of a `prompt` and a float `label`.

@@ -30,8 +30,8 @@ from transformers import (
     set_seed,
 )
 
+from raft_peft.data.prompts import rows_error
 from raft_peft.metrics import regression_metrics
-from raft_peft.prompts import rows_error
 
 logger = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from raft_peft import plots
-from raft_peft.compare.methods import ComparedMethod
+from raft_peft.compare.compared_method import ComparedMethod
 from raft_peft.compare.results import RunResult, chosen_runs, steps_to_convergence
 from raft_peft.compare.run import COMPARISON, PREDICTIONS
 from raft_peft.compare.settings import CompareSettings

@@ -24,13 +24,13 @@ from datasets import DatasetDict, load_from_disk
 from peft import LoraConfig
 from transformers import AutoConfig, TrainerCallback, TrainingArguments, set_seed
 
-from raft_peft.compare.methods import ComparedMethod
+from raft_peft.compare.compared_method import ComparedMethod
 from raft_peft.compare.recipes import DROPOUT_NAMES, RECIPES
 from raft_peft.compare.settings import CompareSettings
-from raft_peft.config import RegressionAwareConfig
 from raft_peft.grid import NumberGrid, number_text
 from raft_peft.metrics import regression_metrics
-from raft_peft.trainer import RegressionAwareTrainer
+from raft_peft.training.config import RegressionAwareConfig
+from raft_peft.training.trainer import RegressionAwareTrainer
 
 COMPARISON = "comparison.json"
 SETTINGS, RESULT, PREDICTIONS, CURVE = "settings.json", "result.json", "predictions.csv", "curve.csv"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
-from raft_peft.compare.methods import ComparedMethod
+from raft_peft.compare.compared_method import ComparedMethod
 from raft_peft.compare.recipes import RECIPES
 from raft_peft.decisions import check_rule
 

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from raft_peft.distribution import GridDistribution
-from raft_peft.final_position import FinalPosition
+from raft_peft.forward.final_position import FinalPosition
 
 
 @dataclass(frozen=True)

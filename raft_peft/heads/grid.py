@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 
 from raft_peft.distribution import GridDistribution
-from raft_peft.final_position import FinalPosition
+from raft_peft.forward.final_position import FinalPosition
 from raft_peft.heads.base import Head
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from raft_peft.final_position import FinalPosition
+from raft_peft.forward.final_position import FinalPosition
 from raft_peft.heads.base import Head, HeadSetup, parameter
 
 

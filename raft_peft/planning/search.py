@@ -8,12 +8,12 @@ from typing import Any
 
 from transformers import AutoConfig
 
-from raft_peft.cpu_precision import cpu_multiplies_bf16
+from raft_peft.forward.cpu_precision import cpu_multiplies_bf16
 from raft_peft.planning.byte_sizes import parse_bytes
 from raft_peft.planning.estimate import Estimator
 from raft_peft.planning.plan import CUDA_CONTEXT, FRAGMENTATION, MemoryPlan
 from raft_peft.planning.settings import StepSettings
-from raft_peft.quantization import usual_dtype
+from raft_peft.training.quantization import usual_dtype
 
 
 def plan_memory(

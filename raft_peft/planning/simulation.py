@@ -17,11 +17,11 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import AutoModelForCausalLM
 
 from raft_peft.distribution import GridDistribution
-from raft_peft.final_position import FinalPosition, check_final_logits
+from raft_peft.forward.final_position import FinalPosition, read_final_position
+from raft_peft.forward.model import check_final_logits
 from raft_peft.losses.squared_error import squared_error
 from raft_peft.planning.live_bytes import LiveBytes
 from raft_peft.planning.settings import StepSettings
-from raft_peft.reading import read_final_position
 
 GRID = 5  # numbers, of one token each; more of them do not change the memory
 
@@ -108,7 +108,7 @@ def _with_adapter(config: Any, settings: StepSettings) -> Any:
     targets = settings.target_modules
     with torch.device("meta"):
         if settings.quantization != "none":
-            from raft_peft.planning.stand_ins import quantize  # where bitsandbytes is installed
+            from raft_peft.planning.stand_ins import quantize
 
             quantize(model, settings.quantization, settings.device)
         lora = LoraConfig(

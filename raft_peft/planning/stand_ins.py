@@ -11,7 +11,7 @@ from torch import nn
 from transformers.quantizers.base import get_keys_to_not_convert
 from transformers.quantizers.quantizers_utils import should_convert_module
 
-from raft_peft.quantization import usual_dtype
+from raft_peft.training.quantization import usual_dtype
 
 _BLOCK, _BLOCKS_OF_BLOCK = 64, 256  # NF4: a scale of 8 bits for so many weights, one of 32 bits for so many scales
 

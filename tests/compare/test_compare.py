@@ -8,7 +8,7 @@ import pytest
 from datasets import Dataset, DatasetDict
 from scipy import stats
 
-from raft_peft.cli import main
+from raft_peft.cli.command import main
 from raft_peft.compare import CompareSettings, compare_methods
 from raft_peft.compare.report import write_report
 from raft_peft.compare.results import RunResult, best_rate, chosen_runs, steps_to_convergence

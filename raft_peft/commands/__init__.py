@@ -1,1 +1,0 @@
-"""The commands of `raft-peft`, one a file. Each loads what it needs when it runs."""

@@ -1,0 +1,109 @@
+"""Batches: rows of different length, padded on the left so that the final position is the last column."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.nn.functional import pad
+from torch.nn.utils.rnn import pad_sequence
+
+from raft_peft.grid.trie import Trie, is_deep
+
+# Fills the targets of a batch up to the longest; torch's losses leave it out by default.
+IGNORED = -100
+
+
+@dataclass
+class RegressionCollator:
+    """Makes a batch from encoded rows.
+
+    Args:
+        pad_token_id: fills the rows; masked out, so it may be the eos token.
+        pad_to_multiple_of: rounds the length of the batch up to a multiple.
+
+    Returns:
+        A dict of `input_ids` and `attention_mask` of shape (batch, length); `grid_token_ids` of shape (batch, grid),
+        or where some numbers are several tokens the tensors of their [`Trie`], named `trie_...`; where the rows have
+        a `label`, `labels`, float32 of shape (batch,); and where they have `target_ids`, these, padded on the right
+        with -100, of shape (batch, tokens).
+    """
+
+    pad_token_id: int
+    pad_to_multiple_of: int | None = None
+
+    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
+        input_ids = [torch.as_tensor(row["input_ids"]) for row in rows]
+        batch = {
+            "input_ids": self._pad(input_ids, self.pad_token_id),
+            "attention_mask": self._pad([torch.ones_like(ids) for ids in input_ids], 0),
+        }
+        grids = [tuple(map(tuple, row["grid_token_ids"])) for row in rows]
+        if any(is_deep(grid) for grid in grids):
+            batch |= Trie.of(grids).as_batch()
+        else:
+            batch["grid_token_ids"] = torch.tensor(grids).squeeze(-1)
+        if "label" in rows[0]:
+            batch["labels"] = torch.tensor([row["label"] for row in rows], dtype=torch.float32)
+        if "target_ids" in rows[0]:
+            target_ids = [torch.as_tensor(row["target_ids"]) for row in rows]
+            batch["target_ids"] = pad_sequence(target_ids, batch_first=True, padding_value=IGNORED)
+        return batch
+
+    def _pad(self, rows: list[torch.Tensor], value: int) -> torch.Tensor:
+        padded = pad_sequence(rows, batch_first=True, padding_value=value, padding_side="left")
+        if self.pad_to_multiple_of is not None:
+            padded = pad(padded, (-padded.shape[1] % self.pad_to_multiple_of, 0), value=value)
+        return padded
+
+
+def batches_by_length(lengths: Sequence[int], batch_size: int, batch_tokens: int) -> Iterator[list[int]]:
+    """Split prompts into batches of like length, the longest first, so that what needs most memory comes first.
+
+    >>> list(batches_by_length([2, 5, 3, 1], batch_size=3, batch_tokens=6))
+    [[1], [2, 0], [3]]
+
+    Args:
+        lengths: tokens of each prompt.
+        batch_size: the most prompts of a batch.
+        batch_tokens: the most tokens of a batch, with padding; a longer prompt is a batch of its own.
+
+    Returns:
+        The indices of each batch's prompts.
+    """
+    by_length = sorted(range(len(lengths)), key=lambda index: -lengths[index])
+    start = 0
+    while start < len(by_length):
+        longest = max(1, lengths[by_length[start]])
+        size = max(1, min(batch_size, batch_tokens // longest))
+        yield by_length[start : start + size]
+        start += size
+
+
+def rows_that_count(
+    accelerator: Any, batch: dict[str, torch.Tensor], dataset_rows: int | None, tp_size: int = 1
+) -> torch.Tensor:
+    """Which rows of the batch that was fetched last are not repeated ones, bools of shape (batch,).
+
+    The last batches of an epoch are filled with rows of its beginning. They would weigh twice, and the run would
+    depend on the number of processes.
+
+    Args:
+        accelerator: which hands out the batches.
+        batch: of this process.
+        dataset_rows: the rows of an epoch; None where they are not known, or the last of them are dropped.
+        tp_size: the processes that share their rows.
+    """
+    rows = len(batch["input_ids"])
+    processes = accelerator.num_processes // tp_size
+    counts = torch.ones(rows, dtype=torch.bool)
+    if processes == 1 or not accelerator.gradient_state.end_of_dataloader:
+        return counts
+    # Accelerate knows it too, but not in an epoch that training goes on in the middle of
+    remainder = accelerator.gradient_state.remainder if dataset_rows is None else dataset_rows % (rows * processes)
+    if remainder <= 0:
+        return counts
+    first = accelerator.process_index // tp_size * rows
+    return torch.arange(first, first + rows) < remainder

@@ -1,0 +1,174 @@
+"""Masks for each pair of tokens, in the form that a model's layers take."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+# What the layers of a model may attend to, in transformers' words, where a dense mask can say it.
+FULL, SLIDING = "full_attention", "sliding_attention"
+# Attention that takes a dense mask.
+DENSE = ("eager", "sdpa")
+# Stands before its name where it takes flat rows, too; see flat_attention.py.
+FLAT = "flat_"
+
+
+def own_implementation(config: Any) -> str:
+    """The attention implementation that a model has beside flat rows."""
+    return config._attn_implementation.removeprefix(FLAT)
+
+
+def kinds_of_layers(config: Any) -> set[str]:
+    """What the layers attend to, in transformers' words."""
+    kinds = getattr(config, "layer_types", None)
+    if kinds:
+        return set(kinds)
+    return {FULL if getattr(config, "sliding_window", None) is None else SLIDING}
+
+
+def masks_of_layers(
+    model: Any,
+    attends: torch.Tensor,
+    query_positions: torch.Tensor,
+    key_positions: torch.Tensor,
+    *,
+    bidirectional: bool = False,
+) -> dict[str, torch.Tensor]:
+    """A mask for each kind of layer, of shape (batch, 1, queries, keys).
+
+    Args:
+        model: the model, without a wrapper.
+        attends: whether each query may attend to each key, of shape (batch, queries, keys).
+        query_positions, key_positions: where they stand, of shape (batch, queries) and (batch, keys).
+        bidirectional: whether windows reach forward, too; then, in transformers, both ends are one token wider.
+    """
+    config = model.config.get_text_config()
+    masks = {}
+    for kind in kinds_of_layers(config):
+        mask = attends
+        if kind == SLIDING:
+            distances = query_positions.unsqueeze(2) - key_positions.unsqueeze(1)
+            window = config.sliding_window
+            mask = attends & (distances.abs() <= window if bidirectional else distances < window)
+        mask = mask.unsqueeze(1)
+        if own_implementation(config) == "eager":  # which adds them to the scores; sdpa takes booleans
+            mask = torch.zeros_like(mask, dtype=model.dtype).masked_fill(~mask, torch.finfo(model.dtype).min)
+        masks[kind] = mask
+    return masks
+
+
+@contextmanager
+def shorter_window(config: Any, length: int) -> Iterator[None]:
+    """A shorter sliding window, for a model that has any."""
+    own = getattr(config, "sliding_window", None)
+    if own is None:
+        yield
+        return
+    config.sliding_window = min(own, length)
+    try:
+        yield
+    finally:
+        config.sliding_window = own
+
+
+@dataclass(frozen=True)
+class FlatRows:
+    """Where the tokens of a flat row belong.
+
+    Attributes:
+        prefix: how many tokens at its beginning are common to all rows.
+        columns: where each token of each row is in what follows, anywhere for padding, of shape (batch, length).
+        places: where each token of what follows is in the rows, joined, of shape (tokens,).
+        masks: for each kind of layer what the rows attend to in prefix and row, of shape
+            (batch, 1, length, prefix + length).
+        prefix_masks: the same for the prefix alone, of shape (1, 1, prefix, prefix).
+    """
+
+    prefix: int
+    columns: torch.Tensor
+    places: torch.Tensor
+    masks: dict[str, torch.Tensor]
+    prefix_masks: dict[str, torch.Tensor]
+
+
+def leave_flat_rows(config: Any) -> None:
+    """Give a model's attention its own implementation back."""
+    config._attn_implementation = own_implementation(config)
+
+
+def take_flat_rows(config: Any) -> None:
+    """Let a model's attention take flat rows, too; all else goes through its own as before.
+
+    Not for the time of a forward pass alone, since activation checkpointing calls the attention again in the backward
+    pass.
+    """
+    if config._attn_implementation in DENSE:
+        config._attn_implementation = FLAT + config._attn_implementation
+
+
+def _attend(
+    implementation: str,
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    *,
+    flat_rows: FlatRows | None = None,
+    **options: Any,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Attention as transformers calls it: states of shape (1, heads, tokens, dimension) to (1, tokens, heads,
+    dimension)."""
+    own = _own_function(implementation, module)
+    if flat_rows is None:
+        return own(module, query, key, value, attention_mask, **options)
+    rows, prefix = flat_rows, flat_rows.prefix
+    kind = FULL if options.get("sliding_window") is None else SLIDING
+    keys, values = _in_rows(key, rows), _in_rows(value, rows)
+    if prefix:
+        keys, values = (
+            torch.cat([whole[:, :, :prefix].expand(len(of_rows), -1, -1, -1), of_rows], dim=2)
+            for whole, of_rows in ((key, keys), (value, values))
+        )
+    attended, _ = own(module, _in_rows(query, rows), keys, values, rows.masks[kind], **options)
+    attended = attended.flatten(0, 1).index_select(0, rows.places).unsqueeze(0)
+    if prefix:
+        first, _ = own(
+            module,
+            *(states[:, :, :prefix] for states in (query, key, value)),
+            rows.prefix_masks[kind],
+            **options,
+        )
+        attended = torch.cat([first, attended], dim=1)
+    return attended, None
+
+
+def _in_rows(states: torch.Tensor, rows: FlatRows) -> torch.Tensor:
+    """From the flat row, (1, heads, tokens, dimension), to rows, (batch, heads, length, dimension)."""
+    tokens = states[0, :, rows.prefix :].transpose(0, 1)
+    return tokens.index_select(0, rows.columns.flatten()).unflatten(0, rows.columns.shape).transpose(1, 2)
+
+
+def _own_function(implementation: str, module: torch.nn.Module) -> Callable[..., Any]:
+    if implementation == "eager":  # each architecture has one of its own
+        return sys.modules[type(module).__module__].eager_attention_forward
+    return ALL_ATTENTION_FUNCTIONS[implementation]
+
+
+def _register(implementation: str) -> None:
+    def attend(module: torch.nn.Module, *states: Any, **options: Any) -> Any:
+        return _attend(implementation, module, *states, **options)
+
+    AttentionInterface.register(FLAT + implementation, attend)
+    AttentionMaskInterface.register(FLAT + implementation, AttentionMaskInterface()[implementation])
+
+
+for _implementation in DENSE:
+    _register(_implementation)

@@ -1,0 +1,63 @@
+"""The log-probabilities of a target's text behind its prompt, token by token."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from raft_peft.distribution import log_probs_of
+from raft_peft.forward.layouts import padded_left
+from raft_peft.forward.model import last_logits
+
+
+@dataclass(frozen=True)
+class Completion:
+    """What the model says of the target's text.
+
+    Attributes:
+        log_probs: of each token of the target, float32, 0 on padding, of shape (batch, tokens).
+        mask: 1 on the target's tokens and 0 on padding, of shape (batch, tokens).
+        first_logits: the logits of the target's first token, of shape (batch, vocabulary).
+        outputs: all that the model returned.
+    """
+
+    log_probs: torch.Tensor
+    mask: torch.Tensor
+    first_logits: torch.Tensor
+    outputs: Any
+
+
+def read_completion(
+    model: Any,
+    input_ids: torch.Tensor,
+    attention_mask: torch.Tensor,
+    target_ids: torch.Tensor,
+    *,
+    unwrapped: Any = None,
+    **kwargs: Any,
+) -> Completion:
+    """Run the model's own forward over prompt and target, keeping the logits of the target alone.
+
+    Args:
+        model: the model to call, possibly wrapped for distributed training.
+        input_ids: tokens of the prompts, of shape (batch, length).
+        attention_mask: 1 on real tokens and 0 on padding, of shape (batch, length).
+        target_ids: tokens of the targets, padded on the right with -100, of shape (batch, tokens).
+        unwrapped: the model without its wrapper, where it has one.
+        kwargs: passed on to the forward.
+    """
+    input_ids, attention_mask = padded_left(input_ids, attention_mask)
+    mask = (target_ids >= 0).long()
+    tokens = target_ids.clamp(min=0)
+    outputs = last_logits(
+        model,
+        torch.cat([input_ids, tokens[:, :-1]], dim=1),
+        torch.cat([attention_mask, mask[:, :-1]], dim=1),
+        target_ids.shape[1],
+        unwrapped=unwrapped,
+        **kwargs,
+    )
+    log_probs = log_probs_of(outputs.logits, tokens.unsqueeze(-1)).squeeze(-1)
+    return Completion(log_probs * mask, mask, outputs.logits[:, 0], outputs)

@@ -1,0 +1,226 @@
+"""How the rows of a run are laid out: as it asks, and as the model's attention can."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+
+from raft_peft.forward.attention import (
+    DENSE,
+    FULL,
+    SLIDING,
+    kinds_of_layers,
+    leave_flat_rows,
+    own_implementation,
+    shorter_window,
+    take_flat_rows,
+)
+from raft_peft.forward.final_position import read_final_position
+from raft_peft.forward.layouts import Layout, Rows, flat_rows, padded_rows, path_rows, tree_rows
+from raft_peft.forward.memory import check_memory
+from raft_peft.forward.model import base_model, device_of, run
+from raft_peft.forward.prefix_cache import PrefixCache
+from raft_peft.grid.trie import Trie
+from raft_peft.main_process import warn
+
+logger = logging.getLogger(__name__)
+
+_CURE_FOR_ROUTERS = " The auxiliary loss of its experts takes no such mask; router_aux_loss_coef=0 does without it."
+
+
+class Layouts:
+    """Chooses the layout of each batch. What the model can is tried at the first, and said once where it cannot.
+
+    Args:
+        padding_free: lay the rows of a batch end to end in one, and what they begin with in common once.
+        bidirectional: whether the tokens of a prompt attend to all of it.
+
+    Attributes:
+        padding_free: as asked for, and turned off where the model cannot.
+    """
+
+    def __init__(self, *, padding_free: bool, bidirectional: bool):
+        self.padding_free = padding_free
+        self.bidirectional = bidirectional
+        self._has_tried_flat_rows = False
+        self._takes_trees: bool | None = None  # not tried yet
+        self._caches_prefixes: bool | None = None
+        self._has_trained_on_a_trie = False
+
+    def can_cache_prefixes(self, model: Any) -> bool:
+        """Whether the model reads prompts behind the keys and values of what they begin with."""
+        if self._caches_prefixes is None:
+            reason = "tokens attend to those behind them" if self.bidirectional else why_no_prefix_cache(model)
+            self._caches_prefixes = reason is None
+            if reason is not None:
+                logger.info("What the prompts begin with in common is run for each of them: %s.", reason)
+        return self._caches_prefixes
+
+    def choose(self, model: Any, trie: Trie | None, prefix: PrefixCache | None = None) -> Layout:
+        """The layout of a batch.
+
+        Args:
+            model: the model, without a wrapper.
+            trie: of the grid; None where every number is one token.
+            prefix: what all prompts of the batch begin with; only where the model `can_cache_prefixes`.
+
+        Raises:
+            ValueError: the trie needs more memory in training than there is, or cannot be read with this attention.
+        """
+        if self.padding_free:
+            self._try_flat_rows(model)
+        if trie is not None and not self._can_take(trie, model):
+            return path_rows
+        if prefix is not None:
+            return prefix.rows
+        if self.padding_free:
+            return partial(flat_rows, bidirectional=self.bidirectional)
+        return partial(padded_rows if trie is None else tree_rows, bidirectional=self.bidirectional)
+
+    def _try_flat_rows(self, model: Any) -> None:
+        config = model.config.get_text_config()
+        take_flat_rows(config)  # at every batch, in case that another attention was set since
+        if self._has_tried_flat_rows:
+            return
+        self._has_tried_flat_rows = True
+        reason = why_not_flat(model)
+        if reason is not None:
+            self.padding_free = False
+            leave_flat_rows(config)
+            warn(logger, f"`padding_free=True` is left off, and the rows are padded: {reason}.")
+
+    def _can_take(self, trie: Trie, model: Any) -> bool:
+        """Whether the trie stands in one row with the prompt."""
+        if torch.is_grad_enabled() and not self._has_trained_on_a_trie:
+            check_memory(model, trie)
+            self._has_trained_on_a_trie = True
+        if self._takes_trees is None:
+            reason = why_not_a_tree(model)
+            self._takes_trees = reason is None
+            if reason is not None:
+                self._refuse_or_warn(model, trie, reason)
+        return self._takes_trees
+
+    def _refuse_or_warn(self, model: Any, trie: Trie, reason: str) -> None:
+        routes = getattr(model.config.get_text_config(), "output_router_logits", False)
+        cure = _CURE_FOR_ROUTERS if routes else ""
+        if self.bidirectional:
+            raise ValueError(
+                "`attention='bidirectional'` with numbers of several tokens needs a mask for each pair of tokens, and "
+                f"this model cannot take one: {reason}.{cure} Otherwise set attention='causal', or load it with "
+                "attn_implementation='sdpa' or 'eager' where it has another."
+            )
+        paths = trie.paths().shape[1]
+        if paths > 1:
+            warn(
+                logger,
+                f"The numbers of this grid are scored in {paths} rows a prompt instead of one, which is exact but "
+                f"takes about {paths} times as long: {reason}.{cure} Where the model has another attention than "
+                "these, load it with attn_implementation='sdpa' or 'eager'.",
+            )
+
+
+# Shorter than the prompts on which a layout must give the logits that the plain way gives.
+_WINDOW = 4
+_COMMON = [1, 2]
+
+
+def why_not_a_tree(model: Any) -> str | None:
+    """Why the model cannot read a trie in one row; None where it can."""
+    config = model.config.get_text_config()
+    if own_implementation(config) not in DENSE:
+        return f"its attention implementation is {own_implementation(config)!r}"
+    trie = Trie.of([((1, 2, 3), (1, 4), (2, 5), (3,))] * 2).to(device_of(model.get_input_embeddings()))
+    return _why_not_equal(model, trie, tree_rows, path_rows)
+
+
+def why_not_flat(model: Any) -> str | None:
+    """Why the model cannot read rows that are laid end to end in one; None where it can."""
+    return _why_not_equal(model, None, flat_rows, padded_rows)
+
+
+def why_no_prefix_cache(model: Any) -> str | None:
+    """Why the model cannot read prompts behind the keys and values of what they begin with; None where it can."""
+    config = model.config.get_text_config()
+    if own_implementation(config) not in DENSE:
+        return f"its attention implementation is {own_implementation(config)!r}"
+
+    def cached_rows(model: Any, input_ids: torch.Tensor, attention_mask: torch.Tensor, trie: None) -> Rows:
+        return PrefixCache(model, _COMMON).rows(model, input_ids, attention_mask, trie)
+
+    return _why_not_equal(model, None, cached_rows, padded_rows)
+
+
+def _why_not_equal(model: Any, trie: Trie | None, layout: Layout, plain_layout: Layout) -> str | None:
+    config = model.config.get_text_config()
+    others = kinds_of_layers(config) - {FULL, SLIDING}
+    if others:
+        return f"it has layers of the kind {min(others)!r}"
+    device = device_of(model.get_input_embeddings())
+    input_ids = torch.tensor([[0, 0, *_COMMON, 5, 6], [*_COMMON, 3, 4, 5, 6]], device=device)
+    attention_mask = torch.tensor([[0, 0, 1, 1, 1, 1], [1, 1, 1, 1, 1, 1]], device=device)
+    implementation = config._attn_implementation
+    try:
+        with _in_evaluation(model), shorter_window(config, _WINDOW), torch.autocast(device.type, enabled=False):
+            # The plain way under the name that the model's attention has of itself, since some architectures ask it.
+            leave_flat_rows(config)
+            expected = _read(model, plain_layout(model, input_ids, attention_mask, trie))
+            config._attn_implementation = implementation
+            found = _read(model, layout(model, input_ids, attention_mask, trie))
+    except Exception as error:  # whatever an architecture makes of what it does not know
+        return f"its forward does not take them ({type(error).__name__}: {error})"
+    finally:
+        config._attn_implementation = implementation
+    tolerance = 1e-3 if model.dtype == torch.float32 else 5e-2
+    if not torch.allclose(found, expected, rtol=tolerance, atol=tolerance * float(expected.std())):
+        return "its numbers change with them"
+    return None
+
+
+def check_bidirectional(model: Any) -> None:
+    """Refuse a model whose tokens cannot be made to attend to those behind them.
+
+    It is tried on two tokens, of which the first must change with the second.
+
+    Raises:
+        ValueError: the installed transformers cannot do it for this architecture.
+    """
+    pairs = torch.tensor([[0, 1], [0, 2]], device=device_of(model.get_input_embeddings()))
+    try:
+        with _in_evaluation(model):
+            final = read_final_position(
+                model,
+                pairs,
+                torch.ones_like(pairs),
+                layout=partial(padded_rows, bidirectional=True),
+                hidden_states=True,
+            )
+        first = final.hidden_states[:, 0]
+        if not torch.equal(first[0], first[1]):
+            return
+    except TypeError:  # a forward that takes no `is_causal`
+        pass
+    raise ValueError(
+        f"{type(base_model(model)).__name__} attends to earlier tokens only, and this version of transformers cannot "
+        "change that. Set attention='causal'."
+    )
+
+
+@contextmanager
+def _in_evaluation(model: Any) -> Iterator[None]:
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        model.train(was_training)
+
+
+def _read(model: Any, rows: Rows) -> torch.Tensor:
+    return rows.node_logits(run(model, rows).logits).float().log_softmax(-1)[..., :8]

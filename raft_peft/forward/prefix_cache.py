@@ -1,0 +1,79 @@
+"""What prompts begin with in common, run once and kept as keys and values for all batches of a prediction."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from transformers import Cache, DynamicCache, DynamicLayer
+
+from raft_peft.forward.layouts import Rows, Tree, as_the_forward_takes_them
+from raft_peft.forward.model import device_of, forward_parameters
+from raft_peft.grid.trie import Trie
+
+
+class PrefixCache:
+    """The keys and values of a prefix, and the layout of prompts behind it.
+
+    Args:
+        model: the model, without a wrapper. It is run over the prefix.
+        token_ids: of the prefix.
+    """
+
+    def __init__(self, model: Any, token_ids: Sequence[int]):
+        self.token_ids = tuple(token_ids)
+        # Without the model's config, so that layers with a sliding window keep all of it: the masks know the window.
+        cache = DynamicCache()
+        ids = torch.tensor([self.token_ids], device=device_of(model.get_input_embeddings()))
+        # Renamed in transformers 5, where the old name warns, and goes with 5.40
+        self._argument = "cache" if "cache" in forward_parameters(model) else "past_key_values"
+        model(input_ids=ids, use_cache=True, logits_to_keep=1, **{self._argument: cache})
+        self._cache = Cache(layers=[_SharedLayer(layer) for layer in cache.layers])
+
+    def rows(
+        self, model: Any, input_ids: torch.Tensor, attention_mask: torch.Tensor, trie: Trie | None = None
+    ) -> Rows:
+        """The layout of prompts that all begin with the prefix: what is behind it, and the trie, in one row each.
+
+        Takes what `tree_rows` does, and None for a trie where every number is one token.
+        """
+        prefix = len(self.token_ids)
+        tree = Tree.of(input_ids, attention_mask, trie)
+        masks = tree.masks_behind(model, prefix, tree.behind(prefix))
+        return Rows(
+            tree.input_ids[:, prefix:],
+            as_the_forward_takes_them(masks),
+            tree.positions[:, prefix:],
+            1 if trie is None else 1 + trie.size,
+            options={self._argument: self._cache},
+        )
+
+
+class _SharedLayer(DynamicLayer):
+    """The prefix of one layer, before every row of any batch. It keeps nothing of these."""
+
+    def __init__(self, layer: DynamicLayer):
+        super().__init__()
+        self.keys, self.values = layer.keys, layer.values
+        self.is_initialized = True
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *_args: Any, **_kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        rows = len(key_states)
+        return (
+            torch.cat([self.keys.expand(rows, -1, -1, -1), key_states], dim=-2),
+            torch.cat([self.values.expand(rows, -1, -1, -1), value_states], dim=-2),
+        )
+
+
+def common_prefix(prompts: Sequence[list[int]]) -> list[int]:
+    """The tokens that all prompts begin with, one less than the shortest has at most."""
+    first, last = min(prompts), max(prompts)  # all others lie between, and so begin as these two do
+    length = 0
+    for one, other in zip(first[: min(map(len, prompts)) - 1], last, strict=False):
+        if one != other:
+            break
+        length += 1
+    return first[:length]

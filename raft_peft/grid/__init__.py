@@ -1,0 +1,5 @@
+"""The grid: the numbers that a model may answer with, and their tokens behind a text. Loads no torch."""
+
+from raft_peft.grid.number_grid import NumberGrid, decimals_of, number_text
+
+__all__ = ["NumberGrid", "decimals_of", "number_text"]

@@ -1,0 +1,316 @@
+"""From a batch to numbers, as a method reads them off the model: one path for training, evaluation and prediction."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+
+from raft_peft import decisions
+from raft_peft.distribution import GridDistribution
+from raft_peft.forward.completion import Completion, read_completion
+from raft_peft.forward.decoding import generate_texts, numbers_in_texts
+from raft_peft.forward.final_position import FinalPosition, read_final_position
+from raft_peft.forward.layout_choice import Layouts, check_bidirectional
+from raft_peft.forward.memory import nodes_at_once
+from raft_peft.forward.model import check_final_logits, device_of, keep_4bit_weights_as_they_are
+from raft_peft.forward.prefix_cache import PrefixCache
+from raft_peft.grid import NumberGrid
+from raft_peft.grid.trie import Trie
+from raft_peft.heads import Head, HeadSetup
+from raft_peft.main_process import warn
+from raft_peft.methods.saved_folder import HEAD_NAME
+from raft_peft.methods.table import METHODS, MethodSettings
+
+logger = logging.getLogger(__name__)
+
+# Below this mean probability of the grid, the first batch is worth a warning.
+_SMALL_MASS = 0.05
+
+
+@dataclass(frozen=True)
+class HeadReading:
+    """What the head made of a batch.
+
+    Attributes:
+        output: a distribution over the grid, or one number a row, of shape (batch,); None where the batch was read for
+            its target alone.
+        auxiliary_loss: the model's own, where it has one.
+        constrained_log_probs, greedy_misses: what decoding within the grid gives, where it was asked for and some
+            numbers are several tokens, of shape (batch, grid); see [`TrieReading`].
+    """
+
+    output: GridDistribution | torch.Tensor | None
+    auxiliary_loss: torch.Tensor | None = None
+    constrained_log_probs: torch.Tensor | None = None
+    greedy_misses: torch.Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a batch was read as.
+
+    Attributes:
+        predictions: one number a row in the unit of the labels, float32, of shape (batch,).
+        distribution: over the numbers that the head chooses from; None where it gives one number alone.
+        parsed: where numbers were parsed from texts, the share of each row's texts that hold one, of shape (batch,).
+    """
+
+    predictions: torch.Tensor
+    distribution: GridDistribution | None
+    parsed: torch.Tensor | None
+
+
+def joined(parts: Sequence[Reading], order: torch.Tensor | None = None) -> Reading:
+    """The readings of several batches as one on the CPU, with their rows in another order where one is given."""
+
+    def rows(tensors: list[torch.Tensor]) -> torch.Tensor:
+        whole = torch.cat(tensors).cpu()
+        return whole if order is None else whole[order]
+
+    first = parts[0]
+    distribution = None
+    if first.distribution is not None:
+        log_probs = rows([part.distribution.log_probs for part in parts if part.distribution is not None])
+        distribution = GridDistribution(log_probs, first.distribution.values.cpu())
+    parsed = None if first.parsed is None else rows([part.parsed for part in parts if part.parsed is not None])
+    return Reading(rows([part.predictions for part in parts]), distribution, parsed)
+
+
+class Readout:
+    """A method at work on a model: its head, and how the head's output becomes a number.
+
+    The head is attached to the model as `regression_head`, where it has parameters, so that it trains, moves and is
+    wrapped with it.
+
+    Args:
+        model: a causal language model, with or without an adapter.
+        tokenizer: its tokenizer.
+        grid: the numbers that the model may answer with.
+        settings: the method and its options.
+        grid_token_ids: the tokens of each grid value, for a head that starts from them; None where no row was seen.
+        head: instead of the method's own.
+        padding_free: lay the rows of a batch end to end in one, and what they begin with in common once.
+
+    Raises:
+        ValueError: the model cannot be read like this.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        grid: NumberGrid,
+        settings: MethodSettings,
+        *,
+        grid_token_ids: tuple[tuple[int, ...], ...] | None,
+        head: Head | None = None,
+        padding_free: bool = False,
+    ):
+        check_final_logits(model)
+        keep_4bit_weights_as_they_are(model)
+        if settings.attention == "bidirectional":
+            check_bidirectional(model)
+        self.tokenizer = tokenizer
+        self.grid = grid
+        self.settings = settings
+        self.method = METHODS[settings.method]
+        if head is None:
+            setup = HeadSetup(
+                values=grid.values,
+                grid_token_ids=grid_token_ids,
+                vocab_size=model.config.get_text_config().vocab_size,
+                hidden_size=model.config.get_text_config().hidden_size,
+            )
+            head = self.method.head(settings, setup, tokenizer)
+            head = _trained_head(model, like=head) or head
+        self.head = head.to(device_of(model.get_output_embeddings()))
+        self.has_parameters = any(True for _ in head.parameters())
+        if self.has_parameters:
+            setattr(model, HEAD_NAME, self.head)
+        self._layouts = Layouts(padding_free=padding_free, bidirectional=settings.attention == "bidirectional")
+        self._has_met_a_mass = False
+
+    @property
+    def padding_free(self) -> bool:
+        """Whether rows are laid end to end; turned off at the first batch where the model cannot read them so."""
+        return self._layouts.padding_free
+
+    @property
+    def values(self) -> torch.Tensor:
+        """The numbers of the head's distribution, on the CPU, of shape (values,)."""
+        numbers = getattr(self.head, "values", None)
+        return torch.tensor(self.grid.values) if numbers is None else numbers.detach().clone().float().cpu()
+
+    @property
+    def reads_text(self) -> bool:
+        """Whether a number is parsed from generated text."""
+        return self.method.reads_text or self._sampled_texts is not None
+
+    @property
+    def _sampled_texts(self) -> int | None:
+        """How many texts of each prompt are sampled; None where none is, since `mbr` draws from the grid instead."""
+        return self.settings.num_samples if self.settings.method == "rail" else None
+
+    def can_cache_prefixes(self, model: Any) -> bool:
+        """Whether what prompts begin with can be run once for all, see [`PrefixCache`]."""
+        return not self.head.reads_hidden_states and self._layouts.can_cache_prefixes(model)
+
+    def read_head(
+        self,
+        model: Any,
+        batch: Mapping[str, torch.Tensor],
+        *,
+        unwrapped: Any = None,
+        prefix: PrefixCache | None = None,
+        **kwargs: Any,
+    ) -> HeadReading:
+        """The head's output on the final position of each row.
+
+        `prefix` is what all rows begin with, where it has been run.
+
+        Raises:
+            ValueError: the grid's numbers need more memory than there is, or cannot be read with this attention.
+        """
+        unwrapped = model if unwrapped is None else unwrapped
+        trie = Trie.in_batch(batch)
+        grid_token_ids = batch["grid_token_ids"] if trie is None else trie.token_ids
+        trie = trie if self.head.reads_grid else None
+        read = read_final_position(
+            model,
+            batch["input_ids"],
+            batch["attention_mask"],
+            trie,
+            layout=self._layouts.choose(unwrapped, trie, prefix),
+            unwrapped=unwrapped,
+            hidden_states=self.head.reads_hidden_states,
+            constrained=self.settings.constrained,
+            max_nodes=None if trie is None or torch.is_grad_enabled() else nodes_at_once(unwrapped, trie),
+            reader=lambda final: self._apply_head(final, grid_token_ids),
+            **kwargs,
+        )
+        output = read.get("predictions")
+        if output is None:
+            output = GridDistribution(read["log_probs"], read["values"])
+            self._meet_mass(output)
+        return HeadReading(
+            output, *(read.get(name) for name in ("aux_loss", "constrained_log_probs", "greedy_misses"))
+        )
+
+    def _apply_head(self, final: FinalPosition, grid_token_ids: torch.Tensor) -> dict[str, torch.Tensor]:
+        with torch.autocast(final.logits.device.type, enabled=False):
+            output = self.head(final, grid_token_ids.to(final.logits.device))
+        if isinstance(output, GridDistribution):
+            read = {"log_probs": output.log_probs, "values": output.values}
+        else:
+            read = {"predictions": output}
+        more = {"aux_loss": final.outputs.get("aux_loss")}
+        if final.trie is not None:
+            more["constrained_log_probs"] = final.trie.constrained_log_probs
+            more["greedy_misses"] = final.trie.greedy_misses
+        return read | {name: tensor for name, tensor in more.items() if tensor is not None}
+
+    def _meet_mass(self, distribution: GridDistribution) -> None:
+        """Say, at the first batch, where the model hardly answers with a number of the grid."""
+        if self._has_met_a_mass or self.head.sums_to_one or self.settings.renormalize or self.reads_text:
+            return
+        self._has_met_a_mass = True
+        mass = distribution.mass.mean().item()
+        if mass >= _SMALL_MASS:
+            return
+        cure = "Set renormalize=True, or train" if "renormalize" in self.method.takes else "Train"
+        warn(
+            logger,
+            f"The model answers with a number of the grid with a probability of {mass:.2%} only, and all else counts "
+            f"as 0: the predictions of the first batch are near 0. {cure} until `grid_mass` is near 1, or let the "
+            "prompt ask for the number more plainly.",
+        )
+
+    def read_target(
+        self, model: Any, batch: Mapping[str, torch.Tensor], *, unwrapped: Any = None, **kwargs: Any
+    ) -> tuple[Completion, HeadReading]:
+        """The log-probabilities of the target's text, and the distribution over the grid at its first token, where
+        that is a number's only one."""
+        completion = read_completion(
+            model, batch["input_ids"], batch["attention_mask"], batch["target_ids"], unwrapped=unwrapped, **kwargs
+        )
+        distribution = None
+        if "grid_token_ids" in batch:
+            logits = completion.first_logits
+            ids = batch["grid_token_ids"].to(logits.device)
+            distribution = GridDistribution.from_logits(logits, ids, self.grid.values)
+        return completion, HeadReading(distribution, completion.outputs.get("aux_loss"))
+
+    def expectation(self, output: GridDistribution | torch.Tensor) -> torch.Tensor:
+        """The prediction that a loss is taken of: the head's number, or the mean of its distribution."""
+        if isinstance(output, GridDistribution):
+            return decisions.mean(output, renormalize=self.settings.renormalize)
+        return output
+
+    def decide(self, output: GridDistribution | torch.Tensor) -> torch.Tensor:
+        """The number that is reported: the head's own, or what the decision rule makes of its distribution."""
+        if isinstance(output, GridDistribution):
+            return decisions.decide(output, self.settings.decision, renormalize=self.settings.renormalize)
+        return output
+
+    def read(self, head: HeadReading, model: Any, batch: Mapping[str, torch.Tensor]) -> Reading:
+        """The numbers of a batch that the head has read; a method that reads text writes it now.
+
+        `model` is the model without any wrapper.
+        """
+        output = head.output
+        if output is None:
+            raise ValueError("The batch was read for its target alone. Read it with `read_head`.")
+        distribution = output if isinstance(output, GridDistribution) else None
+        if not self.reads_text:
+            return Reading(self.decide(output), distribution, None)
+        if self.settings.constrained and distribution is not None:
+            return Reading(self._decode_within_grid(head, distribution), distribution, torch.ones(len(distribution)))
+        texts = generate_texts(
+            model,
+            self.tokenizer,
+            batch["input_ids"],
+            batch["attention_mask"],
+            num_samples=self._sampled_texts,
+        )
+        predictions, parsed = numbers_in_texts(texts, self.grid)
+        device = batch["input_ids"].device
+        return Reading(predictions.to(device), distribution, parsed.to(device))
+
+    def _decode_within_grid(self, head: HeadReading, distribution: GridDistribution) -> torch.Tensor:
+        """The number that greedy decoding gives, or the mean of samples, with all but the grid ruled out."""
+        log_probs = head.constrained_log_probs
+        if log_probs is None:  # one token each
+            log_probs = distribution.renormalized().log_probs
+        if self._sampled_texts is not None:
+            drawn = log_probs.exp().multinomial(self._sampled_texts, replacement=True)
+            return distribution.values[drawn].mean(-1)
+        misses = -log_probs if head.greedy_misses is None else head.greedy_misses
+        return distribution.values[misses.argmin(-1)]
+
+    def load_head(self, path: str | Path) -> None:
+        """Read the head's parameters back.
+
+        Raises:
+            ValueError: the file does not fit the head.
+        """
+        try:
+            self.head.load_state_dict(load_file(path))
+        except (OSError, RuntimeError) as error:
+            raise ValueError(
+                f"{path} does not fit the head of method {self.settings.method!r}, {type(self.head).__name__}: {error}"
+            ) from error
+
+
+def _trained_head(model: Any, like: Head) -> Head | None:
+    """The head that the model carries already, from its trainer, where it is of the same kind and sizes."""
+    found = getattr(model, HEAD_NAME, None)
+    if type(found) is not type(like):
+        return None
+    shapes, expected = ([parameter.shape for parameter in head.parameters()] for head in (found, like))
+    return found if shapes == expected else None

@@ -1,0 +1,189 @@
+"""What is written beside the adapter, so that a saved folder predicts by itself, and reading it back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import torch
+from huggingface_hub.dataclasses import type_validator
+from huggingface_hub.errors import EntryNotFoundError, HFValidationError, RepositoryNotFoundError
+from safetensors.torch import save_file
+from transformers.utils import cached_file
+
+from raft_peft import __version__
+from raft_peft.grid import NumberGrid
+from raft_peft.methods.table import METHODS, MethodSettings
+
+RAFT_CONFIG_NAME = "raft_config.json"
+
+_VERSIONED = ("transformers", "peft", "trl", "torch")
+
+
+def installed_versions() -> dict[str, str]:
+    """The versions of this package and of those it builds on."""
+    return {"raft-peft": __version__, **{name: version(name) for name in _VERSIONED}}
+
+
+@dataclass(kw_only=True)
+class RaftConfig(MethodSettings):
+    """The contents of `raft_config.json`: those of [`MethodSettings`], and these.
+
+    Attributes:
+        values: the numbers of the grid.
+        texts: the text of each number.
+        token_ids: the token ids of each number as first resolved in training, or None where no row was seen.
+        token_texts: what the tokenizer decoded these ids to.
+        separator: the text between prompt and number, or None for the default.
+        max_length: the most tokens of a prompt, or None.
+        head: the class of a head that is not the method's own, which loading has to be given; None for the method's
+            own.
+        base_model: name or path of the model under the adapter.
+        dtype: the dtype of the weights in training.
+        autocast: the dtype in which products were computed in training; None for that of the weights.
+        quantization: how the base model under an adapter was quantized, as `quantization_config.to_dict()` gives it;
+            None where it was not.
+        attn_implementation: the model's attention in training. With these four, predictions are the same after
+            loading.
+        versions: the versions of the libraries that wrote the folder.
+    """
+
+    values: list[float]
+    texts: list[str]
+    token_ids: list[list[int]] | None = None
+    token_texts: list[str] | None = None
+    separator: str | None = None
+    max_length: int | None = None
+    head: str | None = None
+    base_model: str | None = None
+    dtype: str | None = None
+    autocast: str | None = None
+    quantization: dict[str, Any] | None = None
+    attn_implementation: str | None = None
+    versions: dict[str, str] = field(default_factory=installed_versions)
+
+    @property
+    def grid(self) -> NumberGrid:
+        return NumberGrid(dict(zip(self.values, self.texts, strict=True)))
+
+    def save(self, folder: str | Path) -> None:
+        """Write `raft_config.json` into a folder."""
+        text = json.dumps(asdict(self), indent=2, ensure_ascii=False)
+        (Path(folder) / RAFT_CONFIG_NAME).write_text(text + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: str | Path) -> RaftConfig:
+        """Read a `raft_config.json`.
+
+        Raises:
+            ValueError: the file is not a RAFT configuration.
+        """
+        try:
+            config = cls(**json.loads(Path(path).read_text(encoding="utf-8")))
+            config._check()
+            known_method = config.method in METHODS
+            if known_method:
+                config.check_method()
+        except (TypeError, ValueError, OverflowError, RecursionError) as error:
+            raise ValueError(
+                f"{path} is not a usable RAFT configuration: {error}. Save the model again with "
+                "`trainer.save_model(folder)`, or upgrade if a later version wrote it: pip install -U raft-peft."
+            ) from error
+        if not known_method:
+            raise ValueError(
+                f"{path} asks for method {config.method!r}, which this version of raft-peft does not know. Upgrade: "
+                "pip install -U raft-peft."
+            )
+        return config
+
+    def _check(self) -> None:
+        """Raise a TypeError or ValueError for what no trainer wrote."""
+        for name, kind in get_type_hints(type(self)).items():
+            value = getattr(self, name)
+            whole_are_numbers = isinstance(value, list) and name == "values"
+            type_validator(name, [float(one) for one in value] if whole_are_numbers else value, kind)
+        for name in ("texts", "token_ids", "token_texts"):
+            part = getattr(self, name)
+            if part is not None and len(part) != len(self.values):
+                raise ValueError(f"it has {len(self.values)} values and {len(part)} {name}")
+        if self.max_length is not None and self.max_length < 2:
+            raise ValueError(f"max_length={self.max_length} leaves no room for a prompt")
+        if len(self.grid) != len(self.values):
+            raise ValueError("it has a value twice")
+
+    def check_tokens(self, tokenizer: Any) -> None:
+        """Make sure that the saved ids still mean the same texts.
+
+        Raises:
+            ValueError: the tokenizer is another one than in training.
+        """
+        if self.token_ids is None or self.token_texts is None:
+            return
+        for value, ids, text in zip(self.values, self.token_ids, self.token_texts, strict=True):
+            found = tokenizer.decode(ids, skip_special_tokens=False)
+            if found != text:
+                raise ValueError(
+                    f"The grid value {value:g} was trained as the token ids {ids}, {text!r}, but the tokenizer found "
+                    f"reads them as {found!r}. Load the tokenizer that was saved with the adapter."
+                )
+
+
+def quantization_of(model: Any) -> dict[str, Any] | None:
+    """How the model under an adapter is quantized, as `raft_config.json` holds it; None where it is not."""
+    found = getattr(model.config, "quantization_config", None)
+    if found is None or not hasattr(model, "peft_config"):
+        return None
+    return dict(found) if isinstance(found, dict) else found.to_dict()
+
+
+HEAD_NAME = "regression_head"
+
+
+HEAD_FILE = f"{HEAD_NAME}.safetensors"
+
+
+def save_head(parameters: Mapping[str, torch.Tensor], folder: str | Path) -> None:
+    """Write a head's parameters into a folder."""
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in parameters.items()}
+    save_file(tensors, Path(folder) / HEAD_FILE)
+
+
+CALIBRATION_NAME = "calibration.json"
+
+
+CARD_NAME = "README.md"
+
+
+PICTURE_NAME = "prediction_and_truth.png"
+
+
+TASK = "text-regression"
+
+
+HUB_OPTIONS = ("revision", "token", "cache_dir", "local_files_only")
+
+
+def hub_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Of the options of `from_pretrained`, those that say how the Hub is reached."""
+    return {name: options[name] for name in HUB_OPTIONS if name in options}
+
+
+def find_file(name: str, filename: str, hub: Mapping[str, Any]) -> str | None:
+    """The path of a file of a folder or Hub repository, or None where it has none."""
+    if Path(name).is_dir():
+        path = Path(name) / filename
+        return str(path) if path.is_file() else None
+    try:
+        return cached_file(
+            name,
+            filename,
+            _raise_exceptions_for_missing_entries=False,
+            _raise_exceptions_for_connection_errors=False,
+            **hub,
+        )
+    except (EntryNotFoundError, RepositoryNotFoundError, HFValidationError):
+        return None

@@ -1,0 +1,287 @@
+"""The methods that the paper compares (its Table 2), as data: a head and a loss each, and the settings they take."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from raft_peft import losses
+from raft_peft.decisions import check_rule
+from raft_peft.grid.number_end import EOS_END, GRID_END, TURN_END, NumberEnd
+from raft_peft.heads import (
+    GridHead,
+    Head,
+    HeadSetup,
+    LearnableGridHead,
+    LogitsMLPHead,
+    PooledHead,
+    ProbabilityProjectionHead,
+    SpecialTokenHead,
+    UpperValueHead,
+)
+
+ATTENTIONS = ("causal", "bidirectional")
+POOLINGS = ("mean", "min", "max")
+WEIGHTS = ("grid", "vocabulary")
+
+
+@dataclass(kw_only=True)
+class MethodSettings:
+    """How a number is read off the model, and how it is trained to say it.
+
+    Parameters:
+        method: one of `METHODS`.
+        decision: the decision rule on the distribution over the grid: mean, median, mode or quantile:LEVEL.
+        renormalize: divide the probabilities by their sum over the grid, in training and in prediction (the paper's
+            Table 16). Off, they are over the whole vocabulary (its eq. 10).
+        attention: causal, or bidirectional, where every token of the prompt attends to all (the paper's Figure 3).
+        number_end: what must follow a number that another begins with, such as 1 beside 10: grid, that the number does
+            not go on within the grid; eos or end_of_turn, the token that ends a text or a turn of the chat template;
+            or a text, such as "." or a new line.
+        end_every_number: whether it must follow every number of the grid.
+        constrained: whether text is decoded within the grid, all other tokens ruled out.
+        num_samples: with `rail`, predict by the mean of this many sampled texts (the paper takes 32) instead of by
+            scoring the grid; with `mbr`, train on this many draws (its eq. 14) instead of on the exact sum.
+        weights: with `learnable_raft`, whether to learn a weight for the tokens of the grid or of the vocabulary.
+        special_token: with `special_token`, the token whose logit is read. By default the end-of-sequence token.
+        mlp_width: with `logits_mlp`, the width of the hidden layer.
+        pooling: with `pooled`, mean, min or max.
+    """
+
+    method: str = field(
+        default="raft",
+        metadata={
+            "help": "How a number is read off the model and trained: raft, rail, zero_shot, ce, mbr, log_loss, "
+            "learnable_raft, special_token, logits_mlp, pooled or probability_projection."
+        },
+    )
+    decision: str = field(
+        default="mean",
+        metadata={
+            "help": "Decision rule on the distribution over the grid, in evaluation and prediction: mean, median, "
+            "mode, or a quantile such as quantile:0.9."
+        },
+    )
+    renormalize: bool = field(
+        default=False,
+        metadata={
+            "help": "Divide the probabilities by their sum over the grid, in training and in prediction. Off, they "
+            "are over the whole vocabulary."
+        },
+    )
+    attention: str = field(
+        default="causal",
+        metadata={"help": "causal, or bidirectional, where every token of the prompt attends to all of them."},
+    )
+    number_end: str = field(
+        default=GRID_END,
+        metadata={
+            "help": "What must follow a number that another begins with, such as 1 beside 10: grid (it does not go on "
+            "within the grid), eos, end_of_turn, or a text such as '.'."
+        },
+    )
+    end_every_number: bool = field(
+        default=False, metadata={"help": "Whether `number_end` must follow every number of the grid."}
+    )
+    constrained: bool = field(
+        default=False,
+        metadata={"help": "Whether text is decoded within the grid alone (with zero_shot, ce and sampled rail)."},
+    )
+    num_samples: int | None = field(
+        default=None,
+        metadata={
+            "help": "With method rail, predict by the mean of this many sampled texts instead of by scoring the grid; "
+            "with mbr, train on this many draws instead of on the exact sum."
+        },
+    )
+    weights: str = field(
+        default="grid",
+        metadata={"help": "With method learnable_raft, learn a weight for the tokens of the `grid` or `vocabulary`."},
+    )
+    special_token: str | None = field(
+        default=None,
+        metadata={"help": "With method special_token, the token whose logit is read. By default the eos token."},
+    )
+    mlp_width: int = field(default=64, metadata={"help": "With method logits_mlp, the width of the hidden layer."})
+    pooling: str = field(default="mean", metadata={"help": "With method pooled: mean, min or max."})
+
+    def check_method(self) -> None:
+        """Refuse settings that do not exist or do not go together.
+
+        Raises:
+            ValueError: the message names the setting, the reason and the cure.
+        """
+        check_rule(self.decision)
+        for name, choices in (
+            ("method", METHODS),
+            ("attention", ATTENTIONS),
+            ("weights", WEIGHTS),
+            ("pooling", POOLINGS),
+        ):
+            if getattr(self, name) not in choices:
+                raise ValueError(f"`{name}={getattr(self, name)!r}` does not exist. Use one of {', '.join(choices)}.")
+        takes = METHODS[self.method].takes
+        for setting in fields(MethodSettings):
+            if setting.name in ("method", *takes) or getattr(self, setting.name) == setting.default:
+                continue
+            raise ValueError(
+                f"`{setting.name}={getattr(self, setting.name)!r}` does nothing with method {self.method!r}. "
+                f"{_WHY_NOT.get(setting.name, '')}Leave it at {setting.default!r}, or use one of "
+                f"{', '.join(name for name, method in METHODS.items() if setting.name in method.takes)}."
+            )
+        if self.num_samples is not None:
+            if self.num_samples < (2 if self.method == "mbr" else 1):
+                raise ValueError(f"`num_samples={self.num_samples}` is too few. The paper takes 32.")
+            if self.attention == "bidirectional" and self.method == "rail":
+                raise ValueError(f"`attention='bidirectional'` cannot be sampled from. {_WHY_NOT['attention']}")
+            if self.decision != "mean" and self.method == "rail":
+                raise ValueError("Sampled `rail` predicts by the mean of its samples. Leave `decision` at 'mean'.")
+        if not self.number_end:
+            raise ValueError(f"`number_end=''` is empty. Leave it at {GRID_END!r}, or set a text such as a new line.")
+        if self.end_every_number and self.number_end == GRID_END:
+            raise ValueError(
+                f"`end_every_number=True` needs an end that can follow: set `number_end` to {EOS_END!r}, "
+                f"{TURN_END!r} or a text."
+            )
+        if self.constrained and self.method == "rail" and self.num_samples is None:
+            raise ValueError(
+                "`constrained=True` is for decoding, and `rail` scores the grid without any. Set `num_samples`, or "
+                "leave `constrained` off."
+            )
+        if self.mlp_width < 1:
+            raise ValueError(f"`mlp_width={self.mlp_width}` must be 1 or more.")
+        if self.weights == "vocabulary" and self.decision != "mean":
+            raise ValueError(
+                "Weights of the whole vocabulary predict one number, without a distribution over the "
+                "grid. Leave `decision` at 'mean'."
+            )
+
+    def end_of_numbers(self, tokenizer: Any) -> NumberEnd:
+        """What must follow a number, under a tokenizer."""
+        return NumberEnd.of(self.number_end, tokenizer, every_number=self.end_every_number)
+
+    def method_settings(self) -> dict[str, Any]:
+        """These settings alone, also of a class that adds others."""
+        return {setting.name: getattr(self, setting.name) for setting in fields(MethodSettings)}
+
+
+@dataclass(frozen=True)
+class Method:
+    """A row of the paper's Table 2.
+
+    Attributes:
+        head: makes the head from the settings, what the model is, and its tokenizer.
+        loss: makes the training loss; None where there is nothing to train, or where it is over the target's text.
+        takes: the settings of `MethodSettings` that mean something for it.
+        reads_text: whether the prediction is decoded text, parsed to a number.
+        trains_text: whether the loss is the cross-entropy of the target's text.
+        limited_by_grid: whether its predictions stay within the grid's reach, so that a label beyond is worth a
+            warning.
+        labels_within_grid: whether a label outside the grid's range is an error, since the loss has no lower bound
+            there.
+        source: the equation or table of the paper.
+    """
+
+    head: Callable[[MethodSettings, HeadSetup, Any], Head]
+    loss: Callable[[MethodSettings], losses.Loss | losses.DistributionLoss] | None
+    takes: tuple[str, ...]
+    source: str
+    reads_text: bool = False
+    trains_text: bool = False
+    limited_by_grid: bool = False
+    labels_within_grid: bool = False
+
+    @property
+    def trains(self) -> bool:
+        return self.loss is not None or self.trains_text
+
+
+_WHY_NOT = {
+    "attention": "Text is generated from left to right: with bidirectional attention each token would see those that "
+    "it is to predict. ",
+    "decision": "It predicts one number, without a distribution to decide on. ",
+    "number_end": "It reads no number's tokens. ",
+    "constrained": "It decodes no text. ",
+    "renormalize": "It has no distribution over the grid to renormalise. ",
+}
+
+
+def _grid_head(settings: MethodSettings, setup: HeadSetup, tokenizer: Any) -> Head:
+    return GridHead(setup.values)
+
+
+def _squared_error(settings: MethodSettings) -> losses.Loss:
+    return losses.squared_error
+
+
+def _expected_squared_error(settings: MethodSettings) -> losses.DistributionLoss:
+    if settings.num_samples is None:
+        return losses.ExpectedSquaredError(renormalize=settings.renormalize)
+    return losses.SampledSquaredError(settings.num_samples, renormalize=settings.renormalize)
+
+
+def _special_token_id(tokenizer: Any, settings: MethodSettings) -> int:
+    """The id of the special token of `special_token`.
+
+    Raises:
+        ValueError: the tokenizer does not have it.
+    """
+    token = settings.special_token if settings.special_token is not None else tokenizer.eos_token
+    token_id = None if token is None else tokenizer.get_vocab().get(token)
+    if token_id is None:
+        raise ValueError(
+            f"The tokenizer has no token {token!r}. Set `special_token` to one of its tokens, such as one of "
+            f"{tokenizer.all_special_tokens[:5]}."
+        )
+    return token_id
+
+
+_ENDS = ("number_end", "end_every_number")
+_ON_GRID = ("decision", "renormalize", "attention", *_ENDS)
+_DECODED = ("constrained", *_ENDS)
+
+METHODS: dict[str, Method] = {
+    "raft": Method(_grid_head, _squared_error, _ON_GRID, "eq. 10, Table 16", limited_by_grid=True),
+    "rail": Method(_grid_head, None, (*_ON_GRID, "num_samples", "constrained"), "eq. 4, 5", limited_by_grid=True),
+    "zero_shot": Method(_grid_head, None, _DECODED, "eq. 1", reads_text=True),
+    "ce": Method(_grid_head, None, _DECODED, "eq. 8", reads_text=True, trains_text=True),
+    "mbr": Method(_grid_head, _expected_squared_error, (*_ON_GRID, "num_samples"), "eq. 13, 14", limited_by_grid=True),
+    "log_loss": Method(
+        lambda settings, setup, tokenizer: UpperValueHead(setup.values),
+        lambda settings: losses.LogLoss(),
+        ("attention", *_ENDS),
+        "Table 15",
+        labels_within_grid=True,
+    ),
+    "learnable_raft": Method(
+        lambda settings, setup, tokenizer: LearnableGridHead(setup, whole_vocabulary=settings.weights == "vocabulary"),
+        _squared_error,
+        ("attention", "decision", "weights", *_ENDS),
+        "eq. 12",
+    ),
+    "special_token": Method(
+        lambda settings, setup, tokenizer: SpecialTokenHead(setup, _special_token_id(tokenizer, settings)),
+        _squared_error,
+        ("attention", "special_token"),
+        "Table 2",
+    ),
+    "logits_mlp": Method(
+        lambda settings, setup, tokenizer: LogitsMLPHead(setup, width=settings.mlp_width),
+        _squared_error,
+        ("attention", "mlp_width"),
+        "eq. 11",
+    ),
+    "pooled": Method(
+        lambda settings, setup, tokenizer: PooledHead(setup, pooling=settings.pooling),
+        _squared_error,
+        ("attention", "pooling"),
+        "Table 2",
+    ),
+    "probability_projection": Method(
+        lambda settings, setup, tokenizer: ProbabilityProjectionHead(setup),
+        _squared_error,
+        ("attention",),
+        "Table 2",
+    ),
+}

@@ -1,0 +1,1 @@
+"""From a saved folder, or a base model and a grid, to numbers."""

@@ -1,0 +1,179 @@
+"""What held-out rows teach about a model's errors: intervals that cover, and a temperature of its distributions."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from raft_peft.distribution import GridDistribution
+from raft_peft.methods.saved_folder import CALIBRATION_NAME
+
+# Temperatures that are tried.
+_COLDEST, _HOTTEST = 0.02, 50.0
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Errors on held-out rows, saved beside the adapter as `calibration.json`.
+
+    Intervals are those of split conformal prediction (Lei et al., "Distribution-free predictive inference for
+    regression", JASA 2018): prediction plus and minus a quantile of the held-out absolute errors. Where the rows to
+    come are like the held-out ones (exchangeable with them), an interval of level 0.9 holds the label with a
+    probability of at least 0.9, whatever the model. That is on average over rows, not for each kind of row, and for
+    labels within the range of the grid and the held-out labels, at whose ends intervals are cut off.
+
+    Attributes:
+        errors: the absolute errors of the held-out rows, from the least, in the unit of the labels.
+        low, high: the range of their labels and of the grid, which intervals do not leave.
+        temperature: what `GridDistribution.tempered` takes to make the distributions of the held-out rows as sure as
+            they are right; None where the method has no distribution.
+        settings: how numbers were read off the model; intervals hold for these alone.
+    """
+
+    errors: tuple[float, ...]
+    low: float
+    high: float
+    temperature: float | None
+    settings: Mapping[str, Any]
+
+    def intervals(self, predictions: np.ndarray, level: float) -> tuple[np.ndarray, np.ndarray]:
+        """Where the labels lie with a probability of at least `level`.
+
+        Args:
+            predictions: of shape (rows,).
+            level: the share of labels to be covered, between 0 and 1.
+
+        Returns:
+            The lower and the upper ends, of shape (rows,), in the unit of the labels.
+
+        Raises:
+            ValueError: as in `half_width`.
+        """
+        width = self.half_width(level)
+        predictions = np.asarray(predictions, dtype=np.float64)
+        return np.clip(predictions - width, self.low, self.high), np.clip(predictions + width, self.low, self.high)
+
+    def half_width(self, level: float) -> float:
+        """How far from its prediction a label lies at most, with a probability of at least `level`.
+
+        Raises:
+            ValueError: the level is not between 0 and 1, or higher than so few held-out rows can warrant.
+        """
+        if not 0 < level < 1:
+            raise ValueError(f"interval={level} is not between 0 and 1. Pass the share to be covered, such as 0.9.")
+        rows = len(self.errors)
+        # The rank of the new row's error among all is uniform, hence the + 1
+        rank = math.ceil((rows + 1) * level - 1e-9)
+        if rank > rows:
+            raise ValueError(
+                f"{rows} held-out rows cannot warrant intervals of level {level}: calibrate on "
+                f"{math.ceil(level / (1 - level) - 1e-9)} rows or more, or ask for {rows / (rows + 1):.3g} at most."
+            )
+        return self.errors[rank - 1]
+
+    def save(self, folder: str | Path) -> None:
+        """Write `calibration.json` into a folder."""
+        text = json.dumps(asdict(self), indent=1)
+        (Path(folder) / CALIBRATION_NAME).write_text(text + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: str | Path) -> Calibration:
+        """Read a `calibration.json`.
+
+        Raises:
+            ValueError: the file is not one.
+        """
+        try:
+            read = json.loads(Path(path).read_text(encoding="utf-8"))
+            temperature = read["temperature"]
+            found = cls(
+                tuple(sorted(float(error) for error in read["errors"])),
+                float(read["low"]),
+                float(read["high"]),
+                None if temperature is None else float(temperature),
+                dict(read["settings"]),
+            )
+            if not found.errors or not all(math.isfinite(number) for number in (*found.errors, found.low, found.high)):
+                raise ValueError("it holds no errors, or numbers that are not finite")
+            if found.temperature is not None and not found.temperature > 0:
+                raise ValueError(f"its temperature is {found.temperature}")
+        except (TypeError, ValueError, KeyError, AttributeError, RecursionError) as error:
+            raise ValueError(
+                f"{path} is not a usable calibration: {error!r}. Remove it, and calibrate again with "
+                "`predictor.calibrate(prompts, labels)`."
+            ) from error
+        return found
+
+
+def calibration_of(
+    predictions: np.ndarray,
+    labels: np.ndarray,
+    distribution: GridDistribution | None,
+    grid_values: Sequence[float],
+    settings: Mapping[str, Any],
+) -> Calibration:
+    """The calibration that held-out rows give.
+
+    Args:
+        predictions, labels: of shape (rows,).
+        distribution: of the same rows; None where the method has none.
+        grid_values: the numbers of the grid.
+        settings: how numbers are read off the model.
+
+    Raises:
+        ValueError: there are no rows, or predictions that are not numbers.
+    """
+    if len(labels) == 0 or predictions.shape != labels.shape:
+        raise ValueError(
+            f"Calibration needs a label for each prompt, and at least one; got {len(predictions)} predictions and "
+            f"{len(labels)} labels."
+        )
+    errors = np.abs(predictions.astype(np.float64) - labels)
+    if not np.isfinite(errors).all():
+        row = int(np.flatnonzero(~np.isfinite(errors))[0])
+        raise ValueError(
+            f"The prediction of row {row} is {predictions[row]} and its label {labels[row]}. Both must be numbers."
+        )
+    return Calibration(
+        errors=tuple(np.sort(errors).tolist()),
+        low=min(*grid_values, float(labels.min())),
+        high=max(*grid_values, float(labels.max())),
+        temperature=None if distribution is None else fitted_temperature(distribution, labels),
+        settings=dict(settings),
+    )
+
+
+def fitted_temperature(distribution: GridDistribution, labels: np.ndarray) -> float:
+    """The temperature under which the labels are the likeliest (Guo et al., ICML 2017).
+
+    A label between two numbers of the grid counts as both, each by its nearness, and one beyond the grid as its end.
+
+    Args:
+        distribution: of the rows.
+        labels: of shape (rows,).
+    """
+    from scipy.optimize import minimize_scalar
+
+    values, order = distribution.values.double().cpu().sort()
+    log_probs = distribution.log_probs.double().cpu()[:, order]
+    # a number ruled out altogether stays so at any temperature
+    log_probs = log_probs.clamp(min=torch.finfo(torch.float32).min)
+    targets = torch.as_tensor(labels, dtype=torch.float64).clamp(values[0], values[-1])
+    above = torch.searchsorted(values, targets).clamp(1, len(values) - 1)
+    share = (targets - values[above - 1]) / (values[above] - values[above - 1])
+    rows = torch.arange(len(targets))
+
+    def loss(log_temperature: float) -> float:
+        tempered = (log_probs / math.exp(log_temperature)).log_softmax(-1)
+        likelihood = (1 - share) * tempered[rows, above - 1] + share * tempered[rows, above]
+        return -likelihood.mean().item()
+
+    bounds = (math.log(_COLDEST), math.log(_HOTTEST))
+    return math.exp(minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-4}).x)

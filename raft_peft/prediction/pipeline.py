@@ -1,0 +1,180 @@
+"""`pipeline("text-regression")`: transformers' pipeline over a `RegressionPredictor`, registered on import."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from transformers import Pipeline
+from transformers.pipelines import PIPELINE_REGISTRY
+
+from raft_peft.grid import NumberGrid
+from raft_peft.methods.readout import Reading
+from raft_peft.methods.saved_folder import TASK
+from raft_peft.prediction.predictor import RegressionPredictor
+
+# So many batches of a stream are read ahead, to sort their prompts by length.
+_BATCHES_AHEAD = 16
+
+
+@dataclass
+class ModelToOpen:
+    """What `pipeline` takes for a model until the pipeline, which knows the grid, opens it."""
+
+    name: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    device: None = None
+
+    @classmethod
+    def from_pretrained(cls, name: str, **options: Any) -> ModelToOpen:
+        for of_transformers_alone in ("_from_pipeline", "code_revision"):
+            options.pop(of_transformers_alone, None)
+        if options.get("dtype") == "auto":  # the default of `pipeline`; ours is as trained
+            del options["dtype"]
+        return cls(name, {option: value for option, value in options.items() if value is not None})
+
+
+class TextRegressionPipeline(Pipeline):
+    """Numbers from texts, through `transformers.pipeline`.
+
+    ```python
+    from transformers import pipeline
+
+    from raft_peft import TextRegressionPipeline  # registers the task "text-regression"
+
+    stars = pipeline("text-regression", model="stars-raft")
+    stars("Review: It broke on day two. Stars:")  # {"prediction": 1.3}
+    stars(["Review: Best purchase ever. Stars:"], top_k=2)
+    # [{"prediction": 4.8, "distribution": [{"value": 5.0, "text": "5", "probability": 0.83}, ...], "mass": 0.99}]
+    ```
+
+    Prompts are texts, chats (lists of messages), or rows (dicts with `prompt`). A list gives a list, a dataset or
+    generator an iterator. Batches are made as in [`RegressionPredictor.predict`].
+
+    Args:
+        model: a folder or Hub repository through `pipeline`; or a causal language model, with `tokenizer` and `grid`.
+        tokenizer: of a model that is passed itself.
+        grid: the numbers, for a model that was not saved with them.
+        method, decision, renormalize, separator, max_length: as in [`RegressionPredictor.from_pretrained`].
+        device, batch_size: as in `Pipeline`; 64 prompts by default.
+        kwargs: `top_k`, the likeliest numbers of the distribution to give beside the prediction: so many, None for
+            all; none unless it is given.
+
+    Raises:
+        ValueError: as in [`RegressionPredictor`].
+    """
+
+    # The predictor opens the tokenizer itself: that of an adapter, not of its base model.
+    _load_tokenizer = False
+    _load_processor = False
+    _load_image_processor = False
+    _load_video_processor = False
+    _load_feature_extractor = False
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any = None,
+        *,
+        grid: Iterable[float] | Mapping[float, str] | NumberGrid | None = None,
+        method: str | None = None,
+        decision: str | None = None,
+        renormalize: bool | None = None,
+        separator: str | None = None,
+        max_length: int | None = None,
+        device: Any = None,
+        batch_size: int = 64,
+        **kwargs: Any,
+    ):
+        asked = {"method": method, "decision": decision, "renormalize": renormalize}
+        settings: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
+        settings |= {"separator": separator, "max_length": max_length}
+        if isinstance(model, ModelToOpen):
+            options = dict(model.options)
+            if device is not None:
+                options["device_map"] = {"": _device(device)}
+            self.predictor = RegressionPredictor.from_pretrained(model.name, grid, **settings, **options)
+        elif grid is None:
+            raise ValueError(
+                "The grid of a model that is passed itself is not known. Pass grid=, such as grid=[1, 2, 3, 4, 5], or "
+                "the name of a saved folder instead of the model."
+            )
+        else:
+            self.predictor = RegressionPredictor(model, tokenizer, grid, **settings)
+            if device is not None:
+                self.predictor.model.to(_device(device))
+        placed = getattr(self.predictor.model, "hf_device_map", None) is not None
+        super().__init__(
+            model=self.predictor.model,
+            tokenizer=self.predictor.tokenizer,
+            device=None if placed else self.predictor.model.device,
+            batch_size=batch_size,
+            **kwargs,
+        )
+
+    def _sanitize_parameters(self, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+        unknown = [name for name in kwargs if name != "top_k"]
+        if unknown:
+            raise ValueError(f"text-regression takes no {unknown[0]!r}. It takes grid, method, decision and top_k.")
+        return {}, {}, kwargs
+
+    def get_iterator(
+        self,
+        inputs: Any,
+        num_workers: int,
+        batch_size: int,
+        preprocess_params: Mapping[str, Any],
+        forward_params: Mapping[str, Any],
+        postprocess_params: Mapping[str, Any],
+    ) -> Iterator[dict[str, Any]]:
+        """The answers to many prompts, whose batches the predictor makes itself."""
+        for reading in self.predictor.read(
+            (self.preprocess(one) for one in inputs),
+            batch_size,
+            chunk_size=batch_size * _BATCHES_AHEAD,
+            show_progress=False,
+        ):
+            yield from self._answers(reading, **postprocess_params)
+
+    def preprocess(self, input_: Any, **_: Any) -> Any:
+        return getattr(input_, "messages", input_)  # a chat, as `Pipeline` wraps it
+
+    def _forward(self, input_tensors: Any, **_: Any) -> Reading:
+        (reading,) = self.predictor.read([input_tensors], show_progress=False)
+        return reading
+
+    def postprocess(self, model_outputs: Reading, **postprocess_parameters: Any) -> dict[str, Any]:
+        (answer,) = self._answers(model_outputs, **postprocess_parameters)
+        return answer
+
+    def _answers(self, reading: Reading, top_k: int | None = 0) -> Iterator[dict[str, Any]]:
+        texts = self.predictor.texts
+        distribution = reading.distribution
+        for row, prediction in enumerate(reading.predictions.tolist()):
+            answer: dict[str, Any] = {"prediction": prediction}
+            if top_k != 0:
+                if distribution is None:
+                    raise ValueError(
+                        f"Method {self.predictor.settings.method!r} gives one number a prompt, and no distribution. "
+                        "Leave out `top_k`."
+                    )
+                probs, order = distribution.probs[row].sort(descending=True, stable=True)
+                answer["distribution"] = [
+                    {"value": distribution.values[index].item(), "text": texts[index], "probability": probability}
+                    for probability, index in zip(probs[:top_k].tolist(), order[:top_k].tolist(), strict=True)
+                ]
+                answer["mass"] = distribution.mass[row].item()
+            yield answer
+
+
+def _device(device: int | str | torch.device) -> str | torch.device:
+    """A device as `pipeline` takes it, where a number is that of an accelerator and -1 the CPU."""
+    if not isinstance(device, int):
+        return device
+    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    return torch.device("cpu") if device < 0 or accelerator is None else torch.device(accelerator.type, device)
+
+
+PIPELINE_REGISTRY.register_pipeline(TASK, pipeline_class=TextRegressionPipeline, pt_model=(ModelToOpen,), type="text")

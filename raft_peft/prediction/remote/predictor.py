@@ -1,0 +1,522 @@
+"""`RemoteRegressionPredictor`: numbers from a model behind an OpenAI-compatible server."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import math
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+from transformers import AutoTokenizer
+
+from raft_peft.data.prompts import EncodedPrompt, PromptEncoder, as_rows, rows_error
+from raft_peft.decisions import decide
+from raft_peft.grid import NumberGrid
+from raft_peft.methods import METHODS, MethodSettings
+from raft_peft.methods.readout import Reading
+from raft_peft.methods.saved_folder import RAFT_CONFIG_NAME, RaftConfig, find_file
+from raft_peft.prediction.remote.completions_api import (
+    Connection,
+    NextToken,
+    RefusedError,
+    ServerError,
+    completions_url,
+)
+from raft_peft.prediction.remote.partial_distribution import PartialGridDistribution
+from raft_peft.prediction.remote.token_texts import TokenTexts
+
+logger = logging.getLogger(__name__)
+
+# Methods that read nothing but the next token's probabilities of the grid.
+_READ_FROM_GRID = ("raft", "rail", "mbr")
+# A prompt whose error could be greater than this share of the grid's range is asked again, for so many tokens.
+_NEGLIGIBLE = 1e-3
+_ASKED_AGAIN = (200, 2000)
+_REFUSALS_IN_A_ROW = 5
+
+
+@dataclass(frozen=True)
+class _Dialect:
+    """A way to ask for probabilities.
+
+    Attributes:
+        ids_at_once: how many tokens can be asked for by their ids; 0 where only the most probable ones can.
+        top: how many of the most probable tokens are asked for; None for as many as there are ids.
+        as_ids: whether to ask that tokens be named by their ids.
+        extensible: whether to ask for more of them where they do not suffice.
+    """
+
+    ids_at_once: int = 0
+    top: int | None = None
+    as_ids: bool = False
+    extensible: bool = False
+
+    def ask(self, connection: Connection, prompt_ids: Sequence[int], ids: Sequence[int], top: int | None) -> NextToken:
+        fields: dict[str, Any] = {}
+        if self.ids_at_once:
+            fields["logprob_token_ids"] = list(ids)
+        if self.as_ids:
+            fields["return_tokens_as_token_ids"] = True
+        return connection.next_token(prompt_ids, len(ids) if top is None else top, **fields)
+
+
+# In the order in which they are tried. The first is vLLM's, which takes 128 ids at most. It is asked for one most
+# probable token besides, so that a server that passes over the ids cannot return them all by chance. The second is for
+# servers that want as many most probable tokens as ids, of which vLLM by default allows 20. OpenAI's limit is 5.
+_DIALECTS = (
+    _Dialect(ids_at_once=128, top=1, as_ids=True),
+    _Dialect(ids_at_once=20, as_ids=True),
+    _Dialect(top=20, as_ids=True, extensible=True),
+    _Dialect(top=20, extensible=True),
+    _Dialect(top=5),
+)
+# More than the most probable token and the one that was drawn, see above.
+_FEWEST_IDS = 3
+
+
+class RemoteRegressionPredictor:
+    """Predicts numbers with a model behind an OpenAI-compatible server, as `RegressionPredictor` does with one here.
+
+    ```python
+    predictor = RemoteRegressionPredictor.from_saved("http://localhost:8000/v1", "stars", "stars-raft")
+    stars = predictor.predict(["Review: It broke on day two. Stars:", "Review: Best purchase ever. Stars:"])
+    ```
+
+    Prompts are tokenized here, and sent as token ids to `/completions`; the server answers with log-probabilities of
+    the next token. Which of them it can give is found out with the first prompts: vLLM gives exactly those of the
+    grid, other servers the most probable ones. A number that is not among these counts as 0. A prompt for which that
+    could matter, by more than a thousandth of the grid's range, is asked again for more tokens where the server gives
+    more. What the error is at most is logged once, and given for each prompt by
+    `predict_distribution(prompts).error_bound(rule)`, see [`PartialGridDistribution`].
+
+    It can be used in a running event loop, and by several threads. See docs/serving.md for servers.
+
+    Args:
+        base_url: of the server, such as `http://localhost:8000/v1`.
+        model: the name under which the server knows the model.
+        grid: the numbers that it may answer with, as for [`RegressionAwareTrainer`]; each must be one token.
+        tokenizer: the model's, or the folder or Hub repository to take it from; by default that of the name `model`.
+        separator: text between prompt and number; None for the default, see [`RegressionAwareConfig`].
+        max_length: the most tokens of a prompt; a longer one loses its beginning. None for no limit.
+        api_key: the server's; by default the environment's OPENAI_API_KEY. Empty for none.
+        concurrency: how many requests are under way at once.
+        timeout: seconds that the server may take for an answer.
+        max_retries: how often a request is repeated after a timeout, a broken connection, or an answer of 429 or 5xx;
+            after a pause that grows from half a second to 30, or as long as the server asks, up to two minutes.
+        settings: of [`MethodSettings`]: `decision`, `renormalize` and so on.
+
+    Raises:
+        ValueError: settings that do not exist or do not go together, or that a server cannot serve.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        model: str,
+        grid: Iterable[float] | Mapping[float, str] | NumberGrid,
+        *,
+        tokenizer: Any = None,
+        separator: str | None = None,
+        max_length: int | None = None,
+        api_key: str | None = None,
+        concurrency: int = 16,
+        timeout: float = 120.0,
+        max_retries: int = 5,
+        **settings: Any,
+    ):
+        self.settings = MethodSettings(**settings)
+        self.settings.check_method()
+        _check_servable(self.settings)
+        for name, value, least in (("concurrency", concurrency, 1), ("max_retries", max_retries, 0)):
+            if value < least:
+                raise ValueError(f"{name}={value} must be {least} or more.")
+        if not timeout > 0:
+            raise ValueError(f"timeout={timeout} must be more than 0 seconds.")
+        completions_url(base_url)
+        self.base_url = base_url
+        self.model = model
+        self.grid = NumberGrid(grid)
+        self.concurrency = concurrency
+        self.timeout = timeout
+        self.max_retries = max_retries
+        self._api_key = os.environ.get("OPENAI_API_KEY") if api_key is None else api_key
+        self.tokenizer = _tokenizer(model if tokenizer is None else tokenizer)
+        self._encoder = PromptEncoder(
+            self.tokenizer,
+            self.grid,
+            separator=separator,
+            max_length=max_length,
+            number_end=self.settings.end_of_numbers(self.tokenizer),
+        )
+        self._values = torch.tensor(self.grid.values, dtype=torch.float32)
+        self._dialect: _Dialect | None = None
+        self._token_texts: TokenTexts | None = None
+        self._tops: tuple[int, ...] = _ASKED_AGAIN
+        self._has_told = False
+
+    @classmethod
+    def from_saved(
+        cls, base_url: str, model: str, folder: str | Path, *, method: str | None = None, **options: Any
+    ) -> RemoteRegressionPredictor:
+        """With the grid, tokenizer, separator and settings of a folder that was saved here, whose model is served.
+
+        Args:
+            base_url: of the server, such as `http://localhost:8000/v1`.
+            model: the name under which the server knows the model.
+            folder: what `trainer.save_model` or `merge_and_save` wrote, or its Hub repository. Its weights are not
+                read.
+            method: instead of the saved one. `rail` reads the probabilities of a model that was trained to answer with
+                text.
+            options: of [`RemoteRegressionPredictor`], instead of what was saved.
+
+        Raises:
+            ValueError: there is no `raft_config.json`, it does not fit the tokenizer, or a server cannot serve the
+                method.
+        """
+        config_path = find_file(str(folder), RAFT_CONFIG_NAME, {})
+        if config_path is None:
+            raise ValueError(
+                f"{str(folder)!r} has no {RAFT_CONFIG_NAME}. Pass a folder that RegressionAwareTrainer.save_model "
+                "wrote, or construct RemoteRegressionPredictor(base_url, model, grid, tokenizer=...)."
+            )
+        saved = RaftConfig.load(config_path)
+        if saved.head is not None and method is None:
+            raise ValueError(f"{str(folder)!r} was trained with a head of your own, {saved.head}. {_NO_HEADS}")
+        options["tokenizer"] = _tokenizer(options.get("tokenizer", folder))
+        saved.check_tokens(options["tokenizer"])
+        name = saved.method if method is None else method
+        takes = METHODS[name].takes if name in METHODS else ()
+        if name == "rail":  # by scoring the grid, not by sampling
+            takes = tuple(setting for setting in takes if setting not in ("num_samples", "constrained"))
+        settings = {setting: value for setting, value in saved.method_settings().items() if setting in takes}
+        settings |= {"method": name, "separator": saved.separator, "max_length": saved.max_length, **options}
+        return cls(base_url, model, saved.grid, **settings)
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The texts of the numbers, in the order of a distribution's values."""
+        return self.grid.texts
+
+    def predict(self, prompts: Iterable[Any], *, show_progress: bool | None = None) -> np.ndarray:
+        """Predict one number for each prompt.
+
+        Args:
+            prompts: texts, chats (lists of messages), or rows (dicts with `prompt`, and for a chat optionally
+                `tools` and `chat_template_kwargs`). Any iterable; it is read as it is needed.
+            show_progress: whether to show a progress bar; by default where there are more prompts than `concurrency`.
+
+        Returns:
+            The numbers in the unit of the labels, float32, of shape (prompts,), in the order of the prompts. With a
+            rule that speaks of the grid alone (any but the mean that is not renormalised), NaN where the server
+            returned the probability of none of its numbers.
+
+        Raises:
+            ValueError: prompts that cannot be used, or that the server refuses. The message names the rows, and gives
+                the server's words.
+            ConnectionError: the server cannot be reached, goes on failing, or returns no log-probabilities.
+        """
+        readings = self.read(prompts, show_progress=show_progress)
+        return torch.cat([torch.empty(0), *(reading.predictions for reading in readings)]).numpy()
+
+    def predict_distribution(
+        self, prompts: Iterable[Any], *, show_progress: bool | None = None
+    ) -> PartialGridDistribution:
+        """The whole distribution over the grid for each prompt, over the whole vocabulary, not renormalised.
+
+        Takes what `predict` takes, and raises what it raises. Its `missing` says which numbers the server did not
+        return, and its `error_bound` how much that matters.
+        """
+        parts = [reading.distribution for reading in self.read(prompts, show_progress=show_progress)]
+        none = torch.empty(0, len(self.grid))
+        return PartialGridDistribution(
+            torch.cat([none, *(part.log_probs for part in parts)]),
+            self._values,
+            torch.cat([none[:, 0], *(part.ceiling for part in parts)]),
+            torch.cat([none[:, 0], *(part.rest for part in parts)]),
+        )
+
+    def read(
+        self,
+        prompts: Iterable[Any],
+        *,
+        chunk_size: int = 4096,
+        first_row: int = 0,
+        show_progress: bool | None = None,
+    ) -> Iterator[RemoteReading]:
+        """What `predict` and `predict_distribution` give, for so many prompts at a time, as they are read.
+
+        Takes what `predict` takes, and raises what it raises.
+
+        Args:
+            chunk_size: the prompts that are tokenized together; their readings come together, in order.
+            first_row: the number of the first of them, for messages.
+
+        Yields:
+            A [`RemoteReading`] of each chunk.
+        """
+        if chunk_size < 1:
+            raise ValueError(f"chunk_size={chunk_size} must be 1 or more.")
+        total = len(prompts) if isinstance(prompts, Sized) else None
+        show_progress = (total is None or total > self.concurrency) if show_progress is None else show_progress
+        rows = iter(as_rows(prompts))
+        error_bounds: list[torch.Tensor] = []
+        pool = ThreadPoolExecutor(self.concurrency, thread_name_prefix="raft-peft-completions")
+        connection = Connection(
+            self.base_url,
+            self.model,
+            api_key=self._api_key,
+            timeout=self.timeout,
+            max_retries=self.max_retries,
+            connections=self.concurrency,
+        )
+        try:
+            with connection, tqdm(total=total, unit="prompt", disable=not show_progress) as progress:
+                while chunk := list(itertools.islice(rows, chunk_size)):
+                    encoded = self._encoder.encode(chunk, first_row)
+                    _check_single_tokens(encoded, self.grid, first_row)
+                    reading = self._reading(self._answers(connection, pool, encoded, first_row, progress))
+                    first_row += len(chunk)
+                    missing = reading.distribution.missing.any(-1)
+                    error_bounds.append(torch.where(missing, self._error_bound(reading.distribution), torch.nan))
+                    yield reading
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+        self._tell(torch.cat([torch.empty(0), *error_bounds]))
+
+    def _answers(
+        self,
+        connection: Connection,
+        pool: ThreadPoolExecutor,
+        prompts: Sequence[EncodedPrompt],
+        first_row: int,
+        progress: Any,
+    ) -> list[_Answer]:
+        """What the server says of each prompt.
+
+        Raises:
+            ValueError, ServerError: as `predict` does.
+        """
+        errors: list[tuple[int, str]] = []
+        numbered = list(enumerate(prompts, first_row))
+        row = first_row
+        try:
+            while self._dialect is None and numbered and len(errors) < _REFUSALS_IN_A_ROW:
+                row, prompt = numbered[0]
+                try:
+                    self._learn_dialect(connection, prompt)
+                except RefusedError as error:
+                    errors.append((row, str(error)))
+                    del numbered[0]
+            if self._dialect is None:
+                raise rows_error(errors)
+            answers = []
+            futures = [(row, pool.submit(self._ask, connection, prompt)) for row, prompt in numbered]
+            for row, future in futures:
+                try:
+                    answers.append(future.result())
+                except RefusedError as error:
+                    errors.append((row, str(error)))
+                progress.update()
+        except ServerError as error:
+            raise ServerError(f"Row {row} was not predicted. {error}") from error
+        if errors:
+            raise rows_error(sorted(errors))
+        return answers
+
+    def _learn_dialect(self, connection: Connection, prompt: EncodedPrompt) -> None:
+        """Find out how the server can be asked, by asking.
+
+        Raises:
+            RefusedError: it takes this prompt in no way.
+        """
+        ids = [token_ids[0] for token_ids in prompt.grid_token_ids]
+        refusal: RefusedError | None = None
+        passes_over_ids = False
+        for dialect in _DIALECTS:
+            if dialect.ids_at_once and passes_over_ids:
+                continue
+            asked = _padded(ids[: dialect.ids_at_once])
+            try:
+                answer = dialect.ask(connection, prompt.input_ids, asked, dialect.top)
+            except RefusedError as error:
+                refusal = error
+                continue
+            if dialect.ids_at_once and not all(token_id in answer.log_probs for token_id in asked):
+                passes_over_ids = True
+                continue
+            if answer.by_text:
+                seen = [token for token in answer.log_probs if isinstance(token, str)]
+                self._token_texts = TokenTexts(self.tokenizer, seen)
+            self._dialect = dialect
+            return
+        if refusal is not None:
+            raise refusal
+
+    def _ask(self, connection: Connection, prompt: EncodedPrompt) -> _Answer:
+        dialect = self._dialect
+        assert dialect is not None
+        ids = [token_ids[0] for token_ids in prompt.grid_token_ids]
+        if dialect.ids_at_once:
+            log_probs: dict[int | str, float] = {}
+            for start in range(0, len(ids), dialect.ids_at_once):
+                asked = _padded(ids[start : start + dialect.ids_at_once])
+                log_probs |= dialect.ask(connection, prompt.input_ids, asked, dialect.top).log_probs
+            absent = [token_id for token_id in ids if token_id not in log_probs]
+            if absent:
+                raise ServerError(
+                    f"{connection.url} returned no log-probabilities of the tokens {absent}, which it was asked for, "
+                    "and before it did. Are there several servers behind this address?"
+                )
+            return _Answer([log_probs[token_id] for token_id in ids], 0.0, 0.0)
+
+        top = dialect.top
+        found = dialect.ask(connection, prompt.input_ids, ids, top)
+        for more in self._tops if dialect.extensible else ():
+            reading = self._reading([self._answer(ids, found)])
+            if not self._error_bound(reading.distribution) > self._negligible:
+                break
+            try:
+                again = dialect.ask(connection, prompt.input_ids, ids, more)
+            except RefusedError:
+                again = found
+            if len(again.log_probs) <= len(found.log_probs):
+                self._tops = tuple(one for one in self._tops if one < more)  # that is all that the server gives
+                break
+            found = again
+        return self._answer(ids, found)
+
+    def _answer(self, ids: Sequence[int], found: NextToken) -> _Answer:
+        """The grid's share of what the server returned."""
+        tokens: list[int | str] = list(ids)
+        if found.by_text:
+            if self._token_texts is None:
+                raise ServerError(
+                    f"{self.base_url} names tokens by their texts, and before it named them by their ids. Are there "
+                    "several servers behind this address?"
+                )
+            tokens = [self._token_texts.of(token_id) for token_id in ids]
+        return _Answer([found.log_probs.get(token, -math.inf) for token in tokens], found.ceiling, found.rest)
+
+    def _reading(self, answers: Sequence[_Answer]) -> RemoteReading:
+        distribution = PartialGridDistribution(
+            torch.tensor([answer.log_probs for answer in answers], dtype=torch.float32).reshape(-1, len(self.grid)),
+            self._values,
+            torch.tensor([answer.ceiling for answer in answers], dtype=torch.float32),
+            torch.tensor([answer.rest for answer in answers], dtype=torch.float32),
+        )
+        rule, renormalize = self.settings.decision, self.settings.renormalize
+        predictions = decide(distribution, rule, renormalize=renormalize)
+        if rule != "mean" or renormalize:
+            predictions = predictions.masked_fill(distribution.missing.all(-1), torch.nan)
+        return RemoteReading(predictions, distribution, None)
+
+    def _error_bound(self, distribution: PartialGridDistribution) -> torch.Tensor:
+        return distribution.error_bound(self.settings.decision, renormalize=self.settings.renormalize)
+
+    @property
+    def _negligible(self) -> float:
+        return _NEGLIGIBLE * (max(self.grid.values) - min(self.grid.values))
+
+    def _tell(self, error_bounds: torch.Tensor) -> None:
+        """Say once how many rows lack numbers, and how much that matters.
+
+        Args:
+            error_bounds: of shape (rows,), NaN where nothing is missing.
+        """
+        touched = error_bounds[~error_bounds.isnan()]
+        if self._has_told or not len(touched):
+            return
+        self._has_told = True
+        worst = touched.max().item()
+        logger.log(
+            logging.WARNING if worst > self._negligible else logging.INFO,
+            f"For {len(touched) / len(error_bounds):.1%} of the rows the server did not return the log-probabilities "
+            "of all numbers of the grid, but those of its most probable tokens. The others count as 0, which moves a "
+            f"prediction by {worst:.2g} at most. For each row's bound: predict_distribution(prompts).error_bound("
+            f"{self.settings.decision!r}, renormalize={self.settings.renormalize}). vLLM returns all of them.",
+        )
+
+
+@dataclass(frozen=True)
+class RemoteReading(Reading):
+    """A [`Reading`] of a chunk of prompts whose distribution knows what the server did not return."""
+
+    distribution: PartialGridDistribution
+
+
+@dataclass(frozen=True)
+class _Answer:
+    """What the server says of the grid behind a prompt: of [`PartialGridDistribution`], one row."""
+
+    log_probs: list[float]
+    ceiling: float
+    rest: float
+
+
+_NO_HEADS = (
+    "A server returns the probabilities of tokens, and knows of no such head. Use RegressionPredictor, or train with "
+    f"one of the methods {', '.join(_READ_FROM_GRID)}."
+)
+
+
+def _tokenizer(tokenizer: Any) -> Any:
+    """A tokenizer, or that of a folder or Hub repository."""
+    return AutoTokenizer.from_pretrained(str(tokenizer)) if isinstance(tokenizer, str | Path) else tokenizer
+
+
+def _check_servable(settings: MethodSettings) -> None:
+    """Refuse what cannot be read off a server's probabilities of the next token.
+
+    Raises:
+        ValueError: the message names the setting, the reason and the cure.
+    """
+    method = METHODS[settings.method]
+    if method.reads_text:
+        raise ValueError(
+            f"Method {settings.method!r} reads the number from decoded text. Pass method='rail' to read the same "
+            "model's probabilities."
+        )
+    if settings.method not in _READ_FROM_GRID:
+        raise ValueError(f"Method {settings.method!r} has a head that reads the model. {_NO_HEADS}")
+    if settings.method == "rail" and settings.num_samples is not None:
+        raise ValueError("Sampled `rail` decodes texts. Leave num_samples out: `rail` then scores the grid.")
+    if settings.attention != "causal":
+        raise ValueError(
+            f"attention={settings.attention!r}, but servers run decoders with causal attention. Use "
+            "RegressionPredictor, or train with attention='causal'."
+        )
+
+
+def _check_single_tokens(prompts: Sequence[EncodedPrompt], grid: NumberGrid, first_row: int) -> None:
+    """Refuse numbers of several tokens.
+
+    Raises:
+        ValueError: the message names the rows and the numbers.
+    """
+    errors = []
+    for row, prompt in enumerate(prompts, first_row):
+        for text, ids in zip(grid.texts, prompt.grid_token_ids, strict=True):
+            if len(ids) > 1:
+                reason = (
+                    f"The number {text!r} is {len(ids)} tokens behind this prompt, {list(ids)}, and a server returns "
+                    "the probabilities of one. Use RegressionPredictor, a grid of single tokens such as 0 to 9, or "
+                    "add_number_tokens before training."
+                )
+                errors.append((row, reason))
+                break
+    if errors:
+        raise rows_error(errors)
+
+
+def _padded(ids: Sequence[int]) -> list[int]:
+    """The ids, and others where they are too few to tell a server that takes them from one that passes over them."""
+    others = (token_id for token_id in itertools.count() if token_id not in ids)
+    return [*ids, *itertools.islice(others, max(0, _FEWEST_IDS - len(ids)))]

@@ -1,0 +1,244 @@
+"""The settings of a regression-aware run."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+import torch
+from transformers import (
+    TrainingArguments,
+)
+from transformers.utils import is_torch_bf16_gpu_available
+from trl import SFTConfig
+
+from raft_peft.forward.cpu_precision import cpu_multiplies_bf16, warn_where_bf16_is_emulated
+from raft_peft.methods import METHODS, MethodSettings
+
+_LOWER_IS_BETTER = ("rmse", "mae", "loss")
+
+# Settings of SFTConfig that speak of tokens, or of a loss over them: the value that can be honoured, and what to do.
+_UNSUPPORTED = {
+    "packing": (
+        False,
+        "A packed row has one final position for many prompts. Leave packing off; `padding_free=True` lays the rows "
+        "of a batch end to end.",
+    ),
+    "eval_packing": (None, "Every prompt is scored at its own final position. Leave eval_packing unset."),
+    "completion_only_loss": (None, "The loss is on the number alone, never on tokens. Leave it unset."),
+    "assistant_only_loss": (False, "The loss is on the number alone, never on tokens. Leave it off."),
+    "loss_type": ("nll", "The loss is the squared error of the expected number. Leave loss_type at its default."),
+    "label_smoothing_factor": (0.0, "It smooths a token cross-entropy, and there is none. Set it to 0."),
+    "dataset_text_field": ("text", "Rows are `prompt` and a label. Rename the column of the text to `prompt`."),
+    "dataset_kwargs": (None, "Rows with `input_ids` and a label are recognised as tokenized. Leave it unset."),
+    "label_names": (None, "Set `label_column` to the name of the column that holds the label."),
+    "average_tokens_across_devices": (True, "The loss is a mean over the examples of all devices. Leave it on."),
+    "batch_eval_metrics": (False, "Correlations need all predictions, and numbers take little memory. Leave it off."),
+    "eval_do_concat_batches": (True, "Metrics are computed over all rows at once. Leave it on."),
+    "prediction_loss_only": (False, "Metrics need predictions, one number a row. Leave it off."),
+}
+
+
+@dataclass
+class RegressionAwareConfig(MethodSettings, SFTConfig):
+    """Settings of [`RegressionAwareTrainer`]: those of TRL's `SFTConfig`, and these.
+
+    Parameters:
+        label_column: name of the dataset column that holds the target number. A numeric `completion` is read in
+            its place where the column is missing.
+        separator: text between the prompt and the number. None puts one space after a plain prompt that does not
+            end in white space, and nothing after a chat template's generation prompt.
+        non_finite_loss: stop (the default), which saves the weights of the step before and names the rows, or skip,
+            which leaves the step out and goes on.
+        log_predictions: so many rows of each evaluation, the first, are sent to `report_to` (TensorBoard, W&B,
+            trackio) as a table, with their distribution over the grid; 0 for none.
+        init: pretrained, or random, where the model that the trainer is given by name starts from random weights.
+        method, decision, renormalize, attention, number_end, end_every_number, constrained, num_samples, weights,
+            special_token, mlp_width, pooling: see [`MethodSettings`].
+
+    These defaults differ from `SFTConfig`:
+        - `learning_rate`: 2e-4, for LoRA, instead of 2e-5.
+        - `lr_scheduler_type`: cosine instead of linear, after `warmup_steps` of a tenth of the run.
+        - `truncation_mode`: keep_end, the one mode that keeps the place where the number begins.
+        - `bf16`: where unset, on for an accelerator that can do it, and on a CPU that multiplies in bf16 (AMX or
+          AVX512-BF16), where a model given by name also gets eager attention unless it is told otherwise: the fastest
+          there by `benchmarks/cpu_precision.py`.
+        - `greater_is_better`: follows `metric_for_best_model`; False for rmse, mae and loss.
+
+    Raises:
+        ValueError: a setting of `SFTConfig` that cannot be honoured, with the reason and what to use instead.
+    """
+
+    learning_rate: float = field(default=2e-4, metadata={"help": "The initial learning rate."})
+    lr_scheduler_type: str = field(default="cosine", metadata={"help": "The learning rate schedule."})
+    warmup_steps: float = field(
+        default=0.1,
+        metadata={"help": "Warm-up of the learning rate: a number of steps, or below 1 a share of all steps."},
+    )
+    truncation_mode: str = field(
+        default="keep_end",
+        metadata={
+            "help": "How a prompt longer than `max_length` is cut. `'keep_end'` drops its beginning, since the number "
+            "stands at its end.",
+            "choices": ["keep_end"],
+        },
+    )
+    label_column: str = field(
+        default="label",
+        metadata={"help": "Name of the dataset column that holds the target number."},
+    )
+    separator: str | None = field(
+        default=None,
+        metadata={
+            "help": "Text between the prompt and the number. By default one space after a plain prompt that does not "
+            "end in white space, and nothing after a chat template's generation prompt."
+        },
+    )
+    non_finite_loss: str = field(
+        default="stop",
+        metadata={
+            "help": "What happens where a loss or its gradient is not a finite number: stop, after the weights before "
+            "are saved, or skip, where the step is left out and training goes on.",
+            "choices": ["stop", "skip"],
+        },
+    )
+    log_predictions: int = field(
+        default=4,
+        metadata={
+            "help": "So many rows of each evaluation, the first, are sent to `report_to` as a table, with their "
+            "distribution over the grid; 0 for none."
+        },
+    )
+    init: str = field(
+        default="pretrained",
+        metadata={
+            "help": "pretrained, or random, where the model named starts from random weights, of its architecture "
+            "alone.",
+            "choices": ["pretrained", "random"],
+        },
+    )
+
+    # Off while the arguments are written beside a model: `Trainer` pickles them, and with them what opens the Hub.
+    _pickles_tokens = True
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = dict(self.__dict__)
+        if not state.pop("_pickles_tokens", True):
+            state["hub_token"] = None
+            state["model_init_kwargs"] = self.model_init_kwargs and {**self.model_init_kwargs, "token": None}
+        return state
+
+    def __post_init__(self) -> None:
+        if self.log_predictions < 0:
+            raise ValueError(f"`log_predictions={self.log_predictions}` must be 0 or more.")
+        for name, (supported, cure) in _UNSUPPORTED.items():
+            value = getattr(self, name)
+            if value != supported and not (supported in (None, False) and value in (None, False)):
+                raise ValueError(f"`{name}={value!r}` cannot be used with a regression loss. {cure}")
+        self.check_method()
+        if self.padding_free and METHODS[self.method].trains_text:
+            raise ValueError(
+                f"`padding_free=True` is for rows that end in their number, and method {self.method!r} trains on the "
+                "target's text behind them. Leave it off; `train_sampling_strategy='group_by_length'` saves padding."
+            )
+        for name in ("init", "non_finite_loss"):
+            choices = self.__dataclass_fields__[name].metadata["choices"]
+            if getattr(self, name) not in choices:
+                raise ValueError(
+                    f"`{name}={getattr(self, name)!r}` does not exist. Use {' or '.join(map(repr, choices))}."
+                )
+        if self.truncation_mode != "keep_end":
+            raise ValueError(
+                f"`truncation_mode={self.truncation_mode!r}` would cut off the end of the prompt, where the number "
+                "begins. Use 'keep_end'."
+            )
+        if self.metric_for_best_model is not None and self.greater_is_better is None:  # type: ignore[has-type]
+            self.greater_is_better = not self.metric_for_best_model.endswith(_LOWER_IS_BETTER)
+        if self.bf16 is None:  # type: ignore[has-type]
+            on_cpu = self.use_cpu or not torch.accelerator.is_available()  # type: ignore[has-type]
+            self.bf16 = not self.fp16 and (cpu_multiplies_bf16() if on_cpu else is_torch_bf16_gpu_available())
+        if (self.bf16 or self.bf16_full_eval) and not torch.accelerator.is_available():
+            self.use_cpu = True  # bf16 on the CPU is asked for; without this, transformers demands a GPU
+        if (self.bf16 or self.bf16_full_eval) and self.use_cpu:
+            warn_where_bf16_is_emulated("Leave `bf16` and `bf16_full_eval` unset.")
+        with warnings.catch_warnings():
+            # TRL deprecates the mode for its token losses, while this trainer cuts prompts itself; and transformers
+            # deprecates the name under which TRL turns on activation checkpointing.
+            for name in ("keep_end", "gradient_checkpointing"):
+                warnings.filterwarnings("ignore", message=f".*{name}.* is deprecated", category=FutureWarning)
+            super().__post_init__()
+
+    @classmethod
+    def from_training_arguments(cls, args: TrainingArguments) -> RegressionAwareConfig:
+        """The settings of a run that was configured for `Trainer` or `SFTTrainer`, as far as they can be honoured."""
+        accepted = {setting.name for setting in fields(cls) if setting.init}
+        settings: dict[str, Any] = {
+            setting.name: getattr(args, setting.name) for setting in fields(args) if setting.name in accepted
+        }
+        metric = settings.get("metric_for_best_model")
+        if metric is not None and metric.endswith(_LOWER_IS_BETTER):
+            del settings["greater_is_better"]  # transformers sets True for every metric whose name is not a loss
+        if settings.get("truncation_mode") == "keep_start":  # SFTConfig's default, meant for completions
+            del settings["truncation_mode"]
+        return cls(**settings)
+
+
+def refuse_token_callables(compute_loss_func: Any, preprocess_logits_for_metrics: Any, formatting_func: Any) -> None:
+    """Raise a ValueError for arguments of `SFTTrainer` that work on token logits."""
+    reasons = {
+        "compute_loss_func": (
+            compute_loss_func,
+            "It is for token logits and labels, and there are neither. Subclass "
+            "RegressionAwareTrainer and override compute_loss.",
+        ),
+        "preprocess_logits_for_metrics": (
+            preprocess_logits_for_metrics,
+            "No logits are kept, only numbers. compute_metrics gets predictions and labels as they are.",
+        ),
+        "formatting_func": (
+            formatting_func,
+            "It makes texts to complete. Make a `prompt` column: dataset.map(lambda row: {'prompt': ...}).",
+        ),
+    }
+    for name, (value, cure) in reasons.items():
+        if value is not None:
+            raise ValueError(f"`{name}` cannot be used with a regression loss. {cure}")
+
+
+def refuse_offloading_without_accelerator(args: Any) -> None:
+    """Raise a ValueError where activations would be moved to the memory in which they already are."""
+    settings = {
+        "activation_offloading=True": args.activation_offloading,
+        "gradient_checkpointing_kwargs={'offload': True}": (args.gradient_checkpointing_kwargs or {}).get("offload"),
+    }
+    for setting, is_set in settings.items():
+        if is_set and not torch.accelerator.is_available():
+            raise ValueError(
+                f"`{setting}` moves activations from an accelerator to the CPU's memory, and there is no accelerator. "
+                "Leave it off; `gradient_checkpointing=True` saves memory on the CPU."
+            )
+
+
+def refuse_sequence_sharding(parallelism: Any) -> None:
+    """Raise a ValueError where the rows would be split over processes."""
+    if parallelism is not None and (parallelism.cp_enabled or parallelism.sp_enabled):
+        raise ValueError(
+            "Context and sequence parallelism split each row over processes, and only one of them would hold the "
+            "final position that the loss reads. Set cp_size and sp_size to 1; use FSDP or DeepSpeed ZeRO instead."
+        )
+
+
+@contextmanager
+def _temporarily(args: RegressionAwareConfig, **changes: Any) -> Iterator[None]:
+    """With some settings other than the user's."""
+    before = {name: getattr(args, name) for name in changes}
+    for name, value in changes.items():
+        setattr(args, name, value)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(args, name, value)

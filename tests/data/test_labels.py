@@ -1,0 +1,56 @@
+import math
+
+import pytest
+
+from raft_peft import NumberGrid
+from raft_peft.data.labels import label_range, read_labels
+
+GRID = NumberGrid({1: "A", 2: "B", 3: "9"})
+
+
+def read(**row):
+    return read_labels([row], GRID, "label")[0]
+
+
+def test_labels_are_floats():
+    assert read(label=3) == 3.0
+    assert isinstance(read(label=3), float)
+    assert read(label=2.75) == 2.75
+
+
+@pytest.mark.parametrize(
+    ("completion", "value"),
+    [("2.5", 2.5), (" 4\n", 4), (2, 2), ("A", 1), ("9", 3), ([{"role": "assistant", "content": "B"}], 2)],
+)
+def test_a_completion_stands_in_for_the_label(completion, value):
+    assert read(completion=completion) == value
+
+
+def test_the_label_goes_before_the_completion():
+    assert read(label=1.5, completion="A") == 1.5
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"label": math.nan}, "label is nan"),
+        ({"label": math.inf}, "label is inf"),
+        ({"label": "3"}, "label '3' is not a number"),
+        ({"label": None}, "label is missing"),
+        ({"prompt": "x"}, "label is missing"),
+        ({"completion": "good"}, "completion 'good' is not a number"),
+        ({"completion": "nan"}, "label is nan"),
+        ({"completion": []}, "is not a number"),
+    ],
+)
+def test_what_is_no_label(row, message):
+    with pytest.raises(ValueError, match=f"row 7: the .*{message.removeprefix('the ')}"):
+        read_labels([row], GRID, "label", first_row=7)
+
+
+@pytest.mark.parametrize(
+    ("values", "renormalize", "expected"),
+    [([1, 5], True, (1, 5)), ([1, 5], False, (0, 5)), ([-3, 3], False, (-3, 3)), ([-3, -1], False, (-3, 0))],
+)
+def test_what_a_grid_can_express(values, renormalize, expected):
+    assert label_range(NumberGrid(values), renormalize=renormalize) == expected

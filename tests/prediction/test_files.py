@@ -1,0 +1,140 @@
+"""Predictions from file to file, killed and continued."""
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from raft_peft import RegressionPredictor, predict_file
+from raft_peft.cli.command import main
+from raft_peft.data.row_files import read_rows
+
+PROMPTS = [f"Rate item {index} from 0 to 4, the score is" for index in range(40)]
+
+
+@pytest.fixture
+def model(tiny_llama, tokenizer, tmp_path):
+    tiny_llama.save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    return tmp_path / "model"
+
+
+@pytest.fixture
+def predictor(model):
+    return RegressionPredictor.from_pretrained(model, grid=range(5))
+
+
+@pytest.fixture
+def source(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps({"prompt": prompt, "id": n}) + "\n" for n, prompt in enumerate(PROMPTS)))
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".csv"])
+def test_numbers_are_those_of_predict(predictor, source, tmp_path, suffix):
+    target = tmp_path / f"out{suffix}"
+    assert predict_file(predictor, source, target, chunk_size=7, distribution=True) == len(PROMPTS)
+    rows = list(read_rows(target))
+    expected = predictor.predict_distribution(PROMPTS)
+    assert [int(row["id"]) for row in rows] == list(range(len(PROMPTS)))
+    assert [float(row["prediction"]) for row in rows] == pytest.approx(predictor.predict(PROMPTS).tolist(), abs=1e-5)
+    if suffix == ".csv":
+        rows = [{**row, "probabilities": json.loads(row["probabilities"])} for row in rows]
+    assert list(rows[3]["probabilities"]) == ["0", "1", "2", "3", "4"]
+    assert list(rows[3]["probabilities"].values()) == pytest.approx(expected.probs[3].tolist(), abs=1e-5)
+
+
+@pytest.mark.parametrize("rows_left", [0, 1, 13, 40])
+def test_goes_on_behind_the_last_row(predictor, source, tmp_path, rows_left, caplog):
+    whole, cut = tmp_path / "whole.jsonl", tmp_path / "cut.jsonl"
+    predict_file(predictor, source, whole)
+    lines = whole.read_bytes().splitlines(keepends=True)
+    cut.write_bytes(b"".join(lines[:rows_left]) + b"".join(lines[rows_left : rows_left + 1])[:9])
+    assert predict_file(predictor, source, cut) == len(PROMPTS) - rows_left
+    found, expected = list(read_rows(cut)), list(read_rows(whole))
+    assert [row["id"] for row in found] == [row["id"] for row in expected]
+    numbers = [[row["prediction"] for row in rows] for rows in (found, expected)]
+    assert numbers[0] == pytest.approx(numbers[1], abs=1e-5)
+    assert (f"holds {rows_left} rows already" in caplog.text) is (rows_left > 0)
+
+
+def test_a_target_of_another_source_is_refused(predictor, source, tmp_path):
+    target, other = tmp_path / "out.jsonl", tmp_path / "other.jsonl"
+    predict_file(predictor, source, target)
+    other.write_text(json.dumps({"prompt": "Another", "id": 0}) + "\n")
+    before = target.read_bytes()
+    with pytest.raises(ValueError, match="were not written from"):
+        predict_file(predictor, other, target)
+    with pytest.raises(ValueError, match="overwritten by its own predictions"):
+        predict_file(predictor, source, source)
+    assert target.read_bytes() == before
+
+
+def test_a_row_that_cannot_be_used_is_named_and_what_came_before_is_kept(predictor, tmp_path):
+    source, target = tmp_path / "rows.jsonl", tmp_path / "out.jsonl"
+    source.write_text("".join(json.dumps({"prompt": prompt}) + "\n" for prompt in [*PROMPTS[:5], ""]))
+    with pytest.raises(ValueError, match="row 5"):
+        predict_file(predictor, source, target, chunk_size=2)
+    assert len(list(read_rows(target))) == 4
+    source.write_text(json.dumps({"text": "no prompt"}) + "\n")
+    with pytest.raises(ValueError, match="no `prompt`"):
+        predict_file(predictor, source, tmp_path / "new.jsonl")
+    source.write_text(json.dumps({"prompt": "a", "prediction": 1}) + "\n")
+    with pytest.raises(ValueError, match="'prediction' already"):
+        predict_file(predictor, source, tmp_path / "new.jsonl")
+
+
+def test_a_model_that_gives_no_number(predictor, source, tmp_path):
+    torch.nn.init.constant_(predictor.model.lm_head.weight, math.nan)
+    predict_file(predictor, source, tmp_path / "out.jsonl")
+    assert {row["prediction"] for row in read_rows(tmp_path / "out.jsonl")} == {None}
+
+
+def test_command_line(model, source, tmp_path, capsys):
+    target = tmp_path / "out.csv"
+    arguments = ["predict", str(source), str(target), "--model", str(model), "--grid", "0,1,2,3,4"]
+    assert main(arguments) == 0
+    assert f"40 rows were predicted and written to {target}" in capsys.readouterr().out
+    assert len(list(read_rows(target))) == len(PROMPTS)
+    assert main(arguments) == 0
+    assert "Nothing was predicted" in capsys.readouterr().out
+    assert main([*arguments[:-1], "0,one"]) == 1
+    assert "The grid '0,one' cannot be read" in capsys.readouterr().err
+    assert main(["predict", str(source), str(tmp_path / "no" / "out.csv"), *arguments[3:]]) == 1
+    assert "no folder" in capsys.readouterr().err
+
+
+SLOWLY = """
+import sys, time
+from raft_peft import cli
+from raft_peft.row_files import RowWriter
+write = RowWriter.write
+def slow(self, rows):
+    write(self, rows)
+    time.sleep(0.05)
+RowWriter.write = slow
+sys.exit(cli.main(sys.argv[1:]))
+"""
+
+
+def test_killed_and_started_again_each_row_is_there_once(model, source, tmp_path):
+    target = tmp_path / "out.jsonl"
+    arguments = ["predict", str(source), str(target), "--model", str(model), "--grid", "0,1,2,3,4"]
+    command = [sys.executable, "-c", SLOWLY, *arguments, "--chunk-size", "1"]
+    seen = 0
+    for _ in range(2):
+        with subprocess.Popen(command, stderr=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"}) as run:
+            while run.poll() is None and (not target.is_file() or target.read_bytes().count(b"\n") < seen + 5):
+                time.sleep(0.01)
+            run.send_signal(signal.SIGKILL)
+        seen = target.read_bytes().count(b"\n")
+    assert 5 <= seen < len(PROMPTS)
+    assert main(arguments) == 0
+    assert [row["id"] for row in read_rows(target)] == list(range(len(PROMPTS)))

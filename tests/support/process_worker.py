@@ -1,0 +1,87 @@
+"""What each process of a test with several does: train, evaluate, predict and save, for each of some jobs.
+
+    accelerate launch ... tests/support/process_worker.py FOLDER JOBS
+
+The folder holds the model; a job is a dict of `name`, `per_step`, the rows of an optimizer step over all processes,
+and arguments of the trainer and its settings.
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import DistributedType
+from datasets import Dataset
+from peft import LoraConfig
+from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+
+from raft_peft import RegressionAwareConfig, RegressionAwareTrainer
+
+ROWS = [
+    {"prompt": f"Rate {'very ' * (i % 4)}item {i * 3} from 0 to 4, the score is", "label": (i % 9) / 2}
+    for i in range(26)
+]
+
+
+def run(folder: Path, job: dict, processes: int, rank: int) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    settings = {
+        # Told to use the CPU, accelerate would leave DeepSpeed alone
+        **({"ddp_backend": "gloo"} if os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true" else {"use_cpu": True}),
+        "bf16": False,
+        "learning_rate": 1e-3,
+        "adam_epsilon": 1e-6,  # by the usual one, a gradient that is nothing but rounding moves a weight
+        "max_steps": 7,
+        "logging_steps": 1,
+        "per_device_train_batch_size": job["per_step"] // processes,
+        "per_device_eval_batch_size": 4,
+        "gradient_checkpointing": False,
+        "report_to": "none",
+        "save_strategy": "no",
+        "disable_tqdm": True,
+        **job.get("settings", {}),
+    }
+    settings["per_device_train_batch_size"] //= settings.get("gradient_accumulation_steps", 1)
+    lora = LoraConfig(r=4, target_modules="all-linear", lora_dropout=0.0)
+    # Each process has a folder of its own here, so that what one writes is seen.
+    args = RegressionAwareConfig(str(folder / job["name"] / str(rank)), **settings)
+    if os.environ.get("ACCELERATE_USE_FSDP") == "true":
+        # Accelerate offers FSDP on accelerators alone, and asks this whether there are any; over gloo it is the same
+        PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
+    torch.manual_seed(0)
+    quantization = {}
+    if job.get("quantized"):
+        # Stored as float32, since FSDP and ZeRO-3 flatten parameters of one dtype together
+        quantization["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_quant_storage=torch.float32
+        )
+    trainer = RegressionAwareTrainer(
+        AutoModelForCausalLM.from_pretrained(folder, dtype="float32", **quantization),
+        args,
+        grid=job.get("grid", [0, 1, 2, 3, 4]),
+        processing_class=tokenizer,
+        train_dataset=Dataset.from_list(ROWS),
+        peft_config=lora if job.get("lora", True) else None,
+    )
+    trainer.train(resume_from_checkpoint=job.get("resume", False))
+    metrics = trainer.evaluate(Dataset.from_list(ROWS))
+    predictions = trainer.predict(Dataset.from_list(ROWS)).predictions.tolist()
+    trainer.save_model()
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    result = {"losses": losses, "metrics": metrics, "predictions": predictions}
+    result["engine"] = str(trainer.accelerator.distributed_type)
+    (folder / f"{job['name']}-{rank}.json").write_text(json.dumps(result))
+
+
+def main() -> None:
+    folder, jobs = Path(sys.argv[1]), json.loads(sys.argv[2])
+    processes, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
+    for job in jobs:
+        run(folder, job, processes, rank)
+
+
+if __name__ == "__main__":
+    main()

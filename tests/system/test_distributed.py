@@ -1,0 +1,167 @@
+"""Several processes on the CPU: the same losses and weights as one, and every row predicted once and in order."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from conftest import make_byte_level, make_tiny_llama
+from safetensors.torch import load_file
+from support.process_worker import ROWS
+
+from raft_peft import RegressionPredictor
+
+ROOT = Path(__file__).resolve().parents[2]
+WORKER = ROOT / "tests" / "support" / "process_worker.py"
+CONFIGS = ROOT / "examples" / "accelerate"
+DEEPSPEED = ROOT / "build" / "deepspeed"
+PER_STEP = 6
+SEVERAL = [0, 0.5, 1, 4, 10]
+
+# 26 rows do not divide by 6: the fifth step of each epoch has 2 rows, which are not enough for all processes.
+JOBS = [
+    {"name": "raft"},
+    {"name": "accumulated", "per_step": 12, "settings": {"gradient_accumulation_steps": 2}},
+    {"name": "checkpointing", "settings": {"gradient_checkpointing": True}},
+    {"name": "several", "grid": SEVERAL},
+    {"name": "padding_free", "settings": {"padding_free": True}},
+    {"name": "all_weights", "lora": False},
+    {"name": "qlora", "quantized": True},
+    *(
+        {"name": method, "settings": {"method": method}}
+        for method in ("learnable_raft", "logits_mlp", "pooled", "special_token", "log_loss", "ce")
+    ),
+]
+OF_THREE = [job for job in JOBS if job["name"] in ("raft", "accumulated", "several", "logits_mlp", "ce")]
+OF_DEEPSPEED = [
+    job
+    for job in JOBS
+    if job["name"] in ("raft", "accumulated", "several", "all_weights", "qlora", "logits_mlp", "ce")
+]
+OF_FSDP = [job for job in JOBS if job["name"] in ("raft", "several", "logits_mlp", "pooled", "ce", "qlora")]
+
+
+def run_worker(folder, jobs, command, **environment):
+    jobs = [{"per_step": PER_STEP, **job} for job in jobs]
+    command = [sys.executable, *command, str(WORKER), str(folder), json.dumps(jobs)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
+    run = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert run.returncode == 0, run.stderr[-4000:]
+
+
+def launch(folder, jobs, processes, config, *arguments, **environment):
+    """By `accelerate launch`, with one of the configurations in examples/, but in float32."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = ["-m", "accelerate.commands.launch", "--config_file", str(CONFIGS / config), "--mixed_precision", "no"]
+    command += ["--num_processes", str(processes), "--main_process_port", str(port), *arguments]
+    run_worker(folder, jobs, command, **environment)
+
+
+def results(folder, name):
+    return [json.loads(path.read_text()) for path in sorted(folder.glob(f"{name}-[0-9].json"))]
+
+
+@pytest.fixture(scope="module")
+def one_process(tmp_path_factory):
+    """The folder of the runs in one process."""
+    folder = tmp_path_factory.mktemp("one")
+    tokenizer = make_byte_level()
+    make_tiny_llama(tokenizer).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    run_worker(folder, JOBS, [])
+    return folder
+
+
+def copied_model(one_process, folder):
+    for path in one_process.iterdir():
+        if path.is_file() and "-0.json" not in path.name:
+            shutil.copy(path, folder)
+    return folder
+
+
+def compare(one_process, folder, job, processes, atol=1e-5):
+    """The largest differences of losses, weights and predictions."""
+    (alone,) = results(one_process, job["name"])
+    together = results(folder, job["name"])
+    assert len(together) == processes
+    np.testing.assert_allclose(together[0]["losses"], alone["losses"], atol=1e-5)
+    saved, expected = folder / job["name"] / "0", one_process / job["name"] / "0"
+    files = sorted(path.name for path in expected.glob("*.safetensors"))
+    assert files
+    for file in files:
+        weights = load_file(saved / file)
+        for name, weight in load_file(expected / file).items():
+            torch.testing.assert_close(
+                weights[name], weight, rtol=0, atol=atol, msg=lambda text, name=name: f"{name}: {text}"
+            )
+    for result in together:
+        assert len(result["predictions"]) == len(ROWS)
+        np.testing.assert_allclose(result["predictions"], alone["predictions"], atol=2e-5)
+        assert result["metrics"]["eval_rmse"] == pytest.approx(alone["metrics"]["eval_rmse"], abs=1e-5)
+    assert [path.name for path in (folder / job["name"]).iterdir()] == ["0"]  # one process alone writes
+    loaded = RegressionPredictor.from_pretrained(saved).predict([row["prompt"] for row in ROWS])
+    np.testing.assert_allclose(loaded, alone["predictions"], atol=2e-5)
+
+
+@pytest.mark.parametrize(("processes", "jobs"), [(2, JOBS), (3, OF_THREE)])
+def test_ddp(one_process, tmp_path, processes, jobs):
+    launch(copied_model(one_process, tmp_path), jobs, processes, "ddp.yaml")
+    for job in jobs:
+        compare(one_process, tmp_path, job, processes)
+    assert "MULTI_CPU" in results(tmp_path, "raft")[0]["engine"]
+
+
+@pytest.mark.parametrize(
+    ("processes", "state", "jobs"),
+    [(2, "FULL_STATE_DICT", OF_FSDP), (3, "FULL_STATE_DICT", OF_FSDP[:1]), (2, "SHARDED_STATE_DICT", OF_FSDP[:1])],
+)
+def test_fsdp2(one_process, tmp_path, processes, state, jobs):
+    arguments = ["--fsdp_state_dict_type", state]
+    launch(copied_model(one_process, tmp_path), jobs, processes, "fsdp2.yaml", *arguments)
+    for job in jobs:
+        compare(one_process, tmp_path, job, processes)
+    assert "FSDP" in results(tmp_path, "raft")[0]["engine"]
+
+
+@pytest.mark.slow  # where it is run for the first time, DeepSpeed compiles what it needs on a CPU
+@pytest.mark.parametrize(("stage", "processes"), [(2, 2), (3, 3)])
+def test_deepspeed(one_process, tmp_path, stage, processes):
+    if not (DEEPSPEED / "deepspeed").is_dir():
+        pytest.skip("DEEPSPEED IS MISSING, so that ZeRO was not tried. Run `make .venv/.test` where it installs.")
+    paths = os.pathsep.join([str(DEEPSPEED), os.environ.get("PYTHONPATH", "")])
+    folder = copied_model(one_process, tmp_path)
+    launch(folder, OF_DEEPSPEED, processes, f"deepspeed_zero{stage}.yaml", PYTHONPATH=paths, DS_ACCELERATOR="cpu")
+    for job in OF_DEEPSPEED:
+        compare(one_process, tmp_path, job, processes, atol=2e-5)  # its AdamW rounds otherwise
+    assert "DEEPSPEED" in results(tmp_path, "raft")[0]["engine"]
+
+
+def test_going_on_in_the_middle_of_an_epoch(one_process, tmp_path):
+    """As after a kill: the repeated rows at its end count no more than they did."""
+    job = {"name": "raft", "settings": {"save_strategy": "steps", "save_steps": 3}}
+    launch(copied_model(one_process, tmp_path), [job], 2, "ddp.yaml")
+    folder = tmp_path / "raft" / "0"
+    shutil.rmtree(folder / "checkpoint-6")
+    launch(tmp_path, [{**job, "resume": str(folder / "checkpoint-3")}], 2, "ddp.yaml")
+    resumed, alone = results(tmp_path, "raft")[0], results(one_process, "raft")[0]
+    np.testing.assert_allclose(resumed["losses"], alone["losses"], atol=1e-5)
+    np.testing.assert_allclose(resumed["predictions"], alone["predictions"], atol=2e-5)
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_configs_are_what_accelerate_reads(path):
+    from accelerate.commands.config.config_args import load_config_from_file
+
+    config = load_config_from_file(str(path))
+    stated = yaml.safe_load(path.read_text())
+    assert stated["distributed_type"] == config.distributed_type.value
+    assert set(stated) <= set(vars(config)) | {"deepspeed_config", "fsdp_config"}
