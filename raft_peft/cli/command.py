@@ -55,7 +55,3 @@ def _libraries_hushed() -> Iterator[None]:
             warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|peft|trl)\.")
             logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # of kernels that it lacks, when it is imported
         yield
-
-
-if __name__ == "__main__":
-    sys.exit(main())
