@@ -12,16 +12,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from common.prompts import like_stsb
+from common.side_by_side import device_name, make_batches, ratios, time_in_turn, write
 from peft import LoraConfig, get_peft_model
-from prompts import like_stsb
-from side_by_side import device_name, make_batches, ratios, time_in_turn, write
 from transformers import AutoModelForCausalLM, AutoTokenizer, HfArgumentParser
 
 from raft_peft import NumberGrid
 from raft_peft.methods import MethodSettings
 from raft_peft.methods.readout import Readout
 
-# Of the weights, and of the products.
+# The dtype of the weights, and whether the products are taken under bf16 autocast.
 PRECISIONS = {
     "float32": (torch.float32, False),
     "float32, bf16 autocast": (torch.float32, True),
@@ -64,7 +64,7 @@ def main(args: Arguments) -> None:
             figures.append({"pass": name, "way": way, "time": middle, "quartiles": [low, high]})
             figures[-1]["seconds"] = statistics.median(times)
             print(f"| {name} | {way} | {middle:.2f} | {low:.2f} to {high:.2f} |", flush=True)
-    write(args.output, {"settings": vars(args), "device": device_name("cpu"), "figures": figures})
+    write(args, {"device": device_name("cpu"), "figures": figures})
 
 
 def make_step(readout: Readout, model: Any, batch: dict, *, autocast: bool) -> Callable[[], None]:

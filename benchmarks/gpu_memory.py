@@ -35,11 +35,11 @@ from typing import Any
 import bitsandbytes
 import torch
 from bitsandbytes.nn import Linear4bit
+from common.fresh_process import in_fresh_process, resident
+from common.random_weights import random_quantized
+from common.side_by_side import device_name, write
 from datasets import Dataset, disable_progress_bars
-from fresh_process import in_fresh_process, resident
 from peft import get_peft_model
-from random_weights import random_quantized
-from side_by_side import device_name, write
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
     AutoModelForCausalLM,
@@ -102,7 +102,7 @@ SIZES: dict[str, dict[str, int]] = {
         "query_pre_attn_scalar": 144,
     },
 }
-# What RAFT is to stay under at batch 1, length 512, with gradient checkpointing, in GB.
+# RAFT is to stay under these GB at batch 1, length 512, with gradient checkpointing.
 AIMS = {"2b": 6, "9b": 12, "27b": 24}
 WAYS = {
     "raft": "RAFT",
@@ -112,7 +112,7 @@ WAYS = {
 }
 # The positions of a row whose logits the loss reads: the final one; none; the completion's and the end's.
 LOGIT_POSITIONS = {"raft": 1, "head": 0, "sft": 2, "sft_all_logits": 2}
-# Dense bf16 of the data sheets. The first name that the device's holds as a word counts.
+# Dense bf16 of the data sheets. The first name that stands as a word in the device's counts.
 PEAK_TFLOPS = {
     "H200": 989,
     "H100 PCIe": 756,
@@ -183,7 +183,7 @@ def main(args: Arguments) -> None:
     if aim is not None:
         print(f"\n{aim}")
     libraries = {"bitsandbytes": bitsandbytes.__version__, "cuda": torch.version.cuda}
-    write(args.output, {"libraries": libraries, "settings": vars(args), "planned_gb": planned, "figures": figures})
+    write(args, {"libraries": libraries, "planned_gb": planned, "figures": figures})
 
 
 def _aim(args: Arguments, figures: list[dict[str, Any]]) -> str | None:

@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+from common.prompts import like_stsb
+from common.side_by_side import device_name, make_batches, time_in_turn, write
 from peft import LoraConfig, get_peft_model
-from prompts import like_stsb
-from side_by_side import device_name, make_batches, time_in_turn, write
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, HfArgumentParser
 
 from raft_peft import NumberGrid
@@ -63,7 +63,7 @@ def main(args: Arguments) -> None:
         figures.append({"quantity": quantity, "points": list(steps), "seconds": medians, "exponent": exponent})
         growth = ", ".join(f"{time / medians[0]:.2f}" for time in medians)
         print(f"| {quantity} | {min(steps):,} | {max(steps):,} | {growth} | {exponent:.2f} |", flush=True)
-    write(args.output, {"settings": vars(args), "device": device_name(args.device), "figures": figures})
+    write(args, {"device": device_name(args.device), "figures": figures})
 
 
 def fitted_exponent(points: Sequence[float], values: Sequence[float]) -> float:

@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from fresh_process import in_fresh_process, peak_growth
-from prompts import like_a_judges, like_stsb
-from side_by_side import device_name, ratios, time_in_turn, write
+from common.fresh_process import in_fresh_process, peak_growth
+from common.prompts import like_a_judges, like_stsb
+from common.side_by_side import device_name, ratios, time_in_turn, write
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, HfArgumentParser, pipeline
 
 from raft_peft import RegressionPredictor
@@ -76,7 +76,8 @@ def main(args: Arguments) -> None:
         seconds = time_in_turn(of_kind, turns, args.device)
         for way, times in seconds.items():
             low, middle, high = ratios(times, seconds["RegressionPredictor"])
-            if way == "RAIL, 32 samples":  # which read an eighth of the prompts
+            # Sampling read an eighth of the prompts.
+            if way == "RAIL, 32 samples":
                 low, middle, high = 8 * low, 8 * middle, 8 * high
             figures.append({"prompts": kind, "way": way, "time": middle, "quartiles": [low, high]})
             figures[-1]["seconds"] = statistics.median(times)
@@ -84,8 +85,7 @@ def main(args: Arguments) -> None:
     memory = {count: in_fresh_process(memory_of_predictions, args.model, count) for count in args.memory_prompts}
     for count, size in memory.items():
         print(f"\n{count:,} prompts, a tiny model: {size / 1e6:.1f} MB beyond the model.")
-    report = {"settings": vars(args), "device": device_name(args.device), "figures": figures, "memory": memory}
-    write(args.output, report)
+    write(args, {"device": device_name(args.device), "figures": figures, "memory": memory})
 
 
 def predict(predictor: RegressionPredictor, prompts: list[str], args: Arguments) -> Any:

@@ -16,9 +16,9 @@ from dataclasses import dataclass, field
 from functools import partial
 
 import torch
+from common.prompts import like_a_judges, like_stsb
+from common.side_by_side import device_name, make_batches, ratios, time_in_turn, write
 from peft import LoraConfig, get_peft_model
-from prompts import like_a_judges, like_stsb
-from side_by_side import device_name, make_batches, ratios, time_in_turn, write
 from transformers import AutoModelForCausalLM, AutoTokenizer, HfArgumentParser
 
 from raft_peft import NumberGrid
@@ -26,7 +26,7 @@ from raft_peft.methods import MethodSettings
 from raft_peft.methods.readout import Readout
 from raft_peft.tasks.stsb import GRID, load_stsb
 
-# So many batches are drawn for each that is timed.
+# So many batches are drawn for each that is timed, so that lengths differ enough for sorting to matter.
 _DRAWN = 5
 
 
@@ -81,7 +81,7 @@ def main(args: Arguments) -> None:
     for name, times in a_token.items():
         low, middle, high = ratios(times, a_token["random, padded"])
         print(f"| {name} | {middle:.2f} | {low:.2f} to {high:.2f} | {1 / middle:.2f} x |")
-    write(args.output, {"settings": vars(args), "device": device, "seconds_a_token": a_token})
+    write(args, {"device": device, "seconds_a_token": a_token})
 
 
 def make_rows(args: Arguments) -> list[dict]:

@@ -16,7 +16,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from fresh_process import in_fresh_process, resident, restart_peak
+from common.fresh_process import in_fresh_process, resident, restart_peak
 
 SMOLLM2, GEMMA3 = "build/models/HuggingFaceTB/SmolLM2-135M-Instruct", "build/models/google/gemma-3-270m"
 LORA_RANK = 16
@@ -132,7 +132,7 @@ def train(settings: dict[str, Any], tokenizer: Any, folder: str) -> int:
 
     torch.manual_seed(0)
     batch_size, count = settings["batch_size"], settings["batch_size"] * settings["accumulation"]
-    # One row of a batch is shorter, so that there is padding, as there usually is
+    # One row of a batch is shorter, so that there is padding, as there usually is.
     lengths = [
         settings["max_length"] - (8 if row % batch_size == 0 and batch_size > 1 else 2) for row in range(2 * count)
     ]

@@ -11,6 +11,7 @@ import json
 import shlex
 import subprocess
 import sys
+import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -137,15 +138,15 @@ class Arguments:
 
 def main(args: Arguments) -> None:
     output = Path(args.output)
+    (output.parent / "images").mkdir(parents=True, exist_ok=True)
     figures_path = output.with_suffix(".json")
     figures: dict[str, Any] = json.loads(figures_path.read_text()) if figures_path.is_file() else {}
     for name, benchmark in SUITE.items():
         if args.only is not None and name not in args.only:
             continue
         print(f"{benchmark.title} ...", flush=True)
-        figures[name] = run(benchmark, output.parent / "unfinished.json", args.models)
+        figures[name] = run(benchmark, args.models)
         figures_path.write_text(json.dumps(figures, indent=1) + "\n")
-    (output.parent / "images").mkdir(exist_ok=True)
     for name, (_, picture, draw) in PICTURES.items():
         if name in figures:
             draw(figures[name], output.parent / picture)
@@ -153,21 +154,20 @@ def main(args: Arguments) -> None:
     print(f"Written: {output}, {figures_path}, and what is drawn of them")
 
 
-def run(benchmark: Benchmark, json_path: Path, models: str | None) -> dict[str, Any]:
-    """Run a benchmark; its printed table and the contents of its JSON file."""
-    arguments = list(benchmark.arguments)
-    if models is not None:
-        place = arguments.index("--model") + 1
-        arguments[place] = str(Path(models) / arguments[place])
-    command = [sys.executable, str(BENCHMARKS / benchmark.script), *arguments, "--output", str(json_path)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode != 0:
-        raise RuntimeError(f"{' '.join(command)} failed with {done.returncode}:\n{done.stderr[-3000:]}")
-    found = json.loads(json_path.read_text())
-    json_path.unlink()
-    if models is not None:
-        found["settings"]["model"] = dict(zip(benchmark.arguments, benchmark.arguments[1:], strict=False))["--model"]
-    return found | {"printed": done.stdout.replace(f"{models}/", "") if models else done.stdout}
+def run(benchmark: Benchmark, models: str | None) -> dict[str, Any]:
+    """Run a benchmark; the contents of its JSON file and its printed table, which name the model, not its folder."""
+    name = benchmark.arguments[benchmark.arguments.index("--model") + 1]
+    model = name if models is None else str(Path(models) / name)
+    arguments = [model if argument == name else argument for argument in benchmark.arguments]
+    with tempfile.TemporaryDirectory() as folder:
+        figures_path = Path(folder) / "figures.json"
+        command = [sys.executable, str(BENCHMARKS / benchmark.script), *arguments, "--output", str(figures_path)]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode != 0:
+            raise RuntimeError(f"{shlex.join(command)} failed with {done.returncode}:\n{done.stderr[-3000:]}")
+        figures = json.loads(figures_path.read_text())
+    figures["settings"]["model"] = name
+    return figures | {"printed": done.stdout.replace(model, name)}
 
 
 def report(figures: dict[str, Any]) -> str:
@@ -237,7 +237,7 @@ def _save(figure: plt.Figure, title: str, path: Path) -> None:
     plt.close(figure)
 
 
-# Of a benchmark's figures: a title, where the picture is, and what draws it.
+# By benchmark: the title of its picture, the path beside the report, and the function that draws it.
 PICTURES = {
     "ways": ("Time and memory of a training step", Path("images", "performance.png"), draw_ways),
     "growth": ("Time of a step as it grows", Path("images", "performance_growth.png"), draw_growth),

@@ -11,13 +11,13 @@ from dataclasses import dataclass, field
 from functools import partial
 
 import torch
+from common.side_by_side import device_name, make_batches, ratios, time_in_turn, write
 from peft import LoraConfig, get_peft_model
-from side_by_side import device_name, make_batches, ratios, time_in_turn, write
 from transformers import AutoModelForCausalLM, AutoTokenizer, HfArgumentParser
 
 from raft_peft import NumberGrid
 from raft_peft.forward.final_position import read_final_position
-from raft_peft.forward.layouts import path_rows
+from raft_peft.forward.layouts import path_sequences
 from raft_peft.grid.trie import Trie
 from raft_peft.methods import MethodSettings
 from raft_peft.methods.readout import Readout
@@ -89,7 +89,7 @@ def main(args: Arguments) -> None:
         nodes = 0 if trie is None else trie.size
         figures.append({"grid": grid, "pass": step, "ratio": middle, "quartiles": [low, high], "seconds": times})
         print(f"| {grid} | {len(GRIDS[grid])} | {nodes} | {step} | {middle:.2f} | {low:.2f} to {high:.2f} |")
-    write(args.output, {"settings": vars(args), "device": device, "figures": figures})
+    write(args, {"device": device, "figures": figures})
 
 
 @torch.no_grad()
@@ -107,7 +107,7 @@ def forward_and_backward(readout: Readout, model, batch: dict[str, torch.Tensor]
 @torch.no_grad()
 def paths(model, batch: dict[str, torch.Tensor]) -> torch.Tensor:
     trie = Trie.in_batch(batch)
-    final = read_final_position(model, batch["input_ids"], batch["attention_mask"], trie, layout=path_rows)
+    final = read_final_position(model, batch["input_ids"], batch["attention_mask"], trie, layout=path_sequences)
     return final.trie.log_probs
 
 

@@ -10,9 +10,9 @@ ratios to the bare backbone in the same turn. Memory is what a step takes beyond
 import statistics
 from dataclasses import dataclass, field
 
-from fresh_process import in_fresh_process, peak_growth
-from side_by_side import device_name, ratios, time_in_turn, write
-from training_ways import WAYS, StepSettings, make_step
+from common.fresh_process import in_fresh_process, peak_growth
+from common.side_by_side import device_name, ratios, time_in_turn, write
+from common.training_ways import WAYS, StepSettings, make_step
 from transformers import HfArgumentParser
 
 
@@ -36,7 +36,7 @@ def main(args: Arguments) -> None:
         figures.append({"way": way, "time": middle, "quartiles": [low, high], "memory": share, "bytes": memory[way]})
         figures[-1]["seconds"] = statistics.median(times)
         print(f"| {way} | {middle:.2f} | {low:.2f} to {high:.2f} | {memory[way] / 1e6:.0f} MB | {share:.2f} |")
-    write(args.output, {"settings": vars(args), "device": device_name(args.device), "figures": figures})
+    write(args, {"device": device_name(args.device), "figures": figures})
 
 
 def step_memory(way: str, settings: StepSettings) -> int:

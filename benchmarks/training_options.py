@@ -15,11 +15,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from common.fresh_process import in_fresh_process, peak_growth
+from common.prompts import like_stsb
+from common.side_by_side import device_name, ratios, time_in_turn, write
 from datasets import Dataset
-from fresh_process import in_fresh_process, peak_growth
 from peft import LoraConfig
-from prompts import like_stsb
-from side_by_side import device_name, ratios, time_in_turn, write
 from transformers import AutoModelForCausalLM, AutoTokenizer, HfArgumentParser
 from transformers.integrations.liger import apply_liger_kernel
 
@@ -78,10 +78,7 @@ def main(args: Arguments) -> None:
     for name in ways:
         low, middle, high = ratios(seconds[name], seconds["plain"])
         print(f"| {name} | {middle:.2f} | {low:.2f} to {high:.2f} | {memory[name] / memory['plain']:.2f} |")
-    write(
-        args.output,
-        {"settings": vars(args), "device": device_name(args.device), "seconds": seconds, "bytes": memory},
-    )
+    write(args, {"device": device_name(args.device), "seconds": seconds, "bytes": memory})
 
 
 def options_of(args: Arguments) -> dict[str, dict[str, Any]]:
@@ -122,7 +119,7 @@ def make_steps(args: Arguments, way: str) -> Callable[[], None]:
         peft_config=LoraConfig(r=16, target_modules="all-linear"),
     )
     trainer.current_gradient_accumulation_steps = 1
-    # What `train` does before its first step.
+    # `Trainer.train` does this before its first step, which is not called here.
     if trainer.args.use_liger_kernel:
         apply_liger_kernel(trainer.model, trainer.args.liger_kernel_config)
     if trainer.args.activation_checkpointing:

@@ -1,18 +1,18 @@
 """The models that benchmarks/gpu_memory.py builds, and one of its runs."""
 
-import importlib
 import math
 import weakref
 
+import gpu_memory
 import pytest
 import torch
 from bitsandbytes.nn import Linear4bit
+from common.random_weights import random_quantized
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, Gemma2Config, Gemma2ForCausalLM
 from transformers.integrations.bitsandbytes import Bnb4bitQuantize
 
-from benchmarks.random_weights import random_quantized
 from raft_peft.training.quantization import qlora
 
 NF4 = qlora()["quantization_config"]
@@ -111,15 +111,8 @@ def test_a_head_on_the_hidden_state_stays_dense_and_other_quantizations_are_refu
         random_quantized(gemma2(), AutoModelForCausalLM, type(NF4)(load_in_8bit=True))
 
 
-@pytest.fixture
-def gpu_memory(monkeypatch):
-    """The benchmark, which imports its neighbours as a script does."""
-    monkeypatch.syspath_prepend("benchmarks")
-    return importlib.import_module("gpu_memory")
-
-
 @pytest.mark.parametrize("way", ["raft", "head", "sft", "sft_all_logits"])
-def test_each_way_trains_every_layer_on_rows_of_the_length_asked_for(way, gpu_memory, tmp_path):
+def test_each_way_trains_every_layer_on_rows_of_the_length_asked_for(way, tmp_path):
     args = gpu_memory.Arguments(size="tiny", length=16, batch_size=2, steps=2, device="cpu")
     auto_class = AutoModelForSequenceClassification if way == "head" else AutoModelForCausalLM
     model = random_quantized(gpu_memory.make_config(args, way), auto_class, NF4)
@@ -131,7 +124,7 @@ def test_each_way_trains_every_layer_on_rows_of_the_length_asked_for(way, gpu_me
     assert all(updated)
 
 
-def test_the_figures_of_a_run(gpu_memory):
+def test_the_figures_of_a_run():
     figures = gpu_memory.measure(gpu_memory.Arguments(size="tiny", length=16, steps=3, device="cpu"), "raft")
     assert math.isfinite(figures["loss"])
     assert len(figures["seconds_a_step"]) == 2
@@ -139,7 +132,7 @@ def test_the_figures_of_a_run(gpu_memory):
     assert 0 < figures["utilisation"] < 1
 
 
-def test_model_flops_are_those_of_the_matrices(gpu_memory):
+def test_model_flops_are_those_of_the_matrices():
     config = gemma2(num_hidden_layers=2, layer_types=["sliding_attention", "full_attention"])
     model = random_quantized(config, AutoModelForCausalLM, NF4)
     layer = 64 * 64 + 2 * 64 * 32 + 64 * 64 + 3 * 64 * 256

@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from datasets import Dataset
 from peft import LoraConfig, get_peft_model
-from prompts import like_stsb
 from transformers import (
     AutoModel,
     AutoModelForCausalLM,
@@ -20,6 +19,7 @@ from transformers import (
 )
 from trl import SFTConfig, SFTTrainer
 
+from common.prompts import like_stsb
 from raft_peft import RegressionAwareConfig, RegressionAwareTrainer
 
 GRID = range(6)
@@ -94,7 +94,8 @@ def _load(auto_class: Any, settings: StepSettings, **options: Any) -> Any:
     model = auto_class.from_pretrained(
         settings.model, dtype=torch.float32, attn_implementation=settings.attn_implementation, **options
     )
-    # As after the conversion of the hub's bf16 files: one of float32 would stay a map of the disk, slower to read.
+    # Weights of a float32 file stay mapped to the disk, which is slower to read, until they are copied; those of a
+    # bf16 file are copied when they are converted.
     for parameter in model.parameters():
         parameter.data = parameter.data.clone()
     return model
@@ -112,7 +113,7 @@ def _tokenizer(settings: StepSettings) -> Any:
 
 def _plain(trainer_class: type[Trainer], model: Any, settings: StepSettings, prompts: list[str]) -> Any:
     tokenizer = _tokenizer(settings)
-    # All but the number of the sentence: what RAFT reads, with the space where that is a token of its own.
+    # RAFT reads what stands before the number, with the space where that is a token of its own, and so does every way.
     rows = [
         {"input_ids": tokenizer(f"{prompt} {LABEL}")["input_ids"][:-1], "labels": float(LABEL)} for prompt in prompts
     ]

@@ -42,7 +42,8 @@ def time_in_turn(ways: dict[str, Callable[[], Any]], turns: int, device: str = "
 def _keep_freed_memory() -> None:
     """Let glibc keep what is freed: else a way pays for the pages that another gave back, as it would not alone."""
     if platform.libc_ver()[0] == "glibc":
-        trim_threshold, mmap_max = -1, -4  # of malloc.h
+        # The parameters' numbers in malloc.h.
+        trim_threshold, mmap_max = -1, -4
         allocator = ctypes.CDLL(None)
         allocator.mallopt(trim_threshold, -1)
         allocator.mallopt(mmap_max, 0)
@@ -77,7 +78,9 @@ def device_name(device: str) -> str:
     return ", ".join(filter(None, (model, bf16_instructions(), f"{torch.get_num_threads()} threads")))
 
 
-def write(path: str | None, report: dict[str, Any]) -> None:
-    """Write a report with the versions that it was made with, where a path is given."""
-    if path is not None:
-        Path(path).write_text(json.dumps({"versions": installed_versions(), **report}, indent=2) + "\n")
+def write(args: Any, report: dict[str, Any]) -> None:
+    """Write a report to `args.output`, where that is given, with the versions and the other arguments of the run."""
+    if args.output is not None:
+        settings = {name: value for name, value in vars(args).items() if name != "output"}
+        contents = {"versions": installed_versions(), "settings": settings, **report}
+        Path(args.output).write_text(json.dumps(contents, indent=1) + "\n")
