@@ -5,10 +5,14 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from datasets import Dataset, Features, IterableDataset, List, Value
+from datasets.fingerprint import Hasher
 
 from raft_peft.data.labels import check_within, has_label, label_range, read_labels, target_texts
 from raft_peft.data.prompts import EncodedPrompt, PromptEncoder, rows_error
@@ -61,6 +65,11 @@ def encode_dataset(
 ) -> Dataset | IterableDataset:
     """Encode every row, check every label, and say how many rows were cut or cannot be expressed.
 
+    A dataset on disk (from the Hub, from files through `load_dataset`, from `load_from_disk`) is encoded once: later
+    runs and other processes take the encoded rows from the cache of `datasets`. One in memory (`Dataset.from_list`,
+    `from_dict`) has no cache, and is encoded by every run and process; save it and load it from disk to have one. A
+    stream is encoded as it is read.
+
     Args:
         dataset: rows of `prompt` (text or chat messages) or `input_ids`, and a label.
         name: what to call the dataset in messages.
@@ -80,6 +89,127 @@ def encode_dataset(
         ValueError: the dataset is empty, holds images, or has rows that cannot be encoded or have no usable label.
     """
     row = first_row(dataset, name)
+    labelled = _check_columns(row, name, label_column, require_label=require_label)
+    if method.trains_text and encoder.tokenizer.eos_token_id is None:
+        raise ValueError(
+            "The tokenizer has no end-of-sequence token to put behind the target. Set tokenizer.eos_token."
+        )
+    encode = BatchEncoder(
+        encoder,
+        label_column,
+        labelled=labelled,
+        trains_text=method.trains_text,
+        labels_within_grid=method.labels_within_grid,
+    )
+    options: dict[str, Any] = {
+        "batched": True,
+        "with_indices": True,
+        "remove_columns": list(row),
+        "features": encode.features,
+    }
+    reach = label_range(encoder.grid, renormalize=renormalize) if method.limited_by_grid else None
+    warnings = _Warnings(name, encoder, reach)
+
+    if isinstance(dataset, IterableDataset):
+        # The rows of a stream are never seen together, so the first of each kind is said as it is read.
+        def encode_and_warn(batch: Mapping[str, list], indices: Sequence[int]) -> dict[str, list]:
+            encoded = encode(batch, indices)
+            warnings.warn(encoded, encoded.get("label", []))
+            return encoded
+
+        return dataset.map(encode_and_warn, **options).remove_columns("was_cut")
+
+    encoded = dataset.map(encode, num_proc=num_proc, desc=f"Tokenizing {name} dataset", **options)
+    # Counted here and not while encoding, so that it is also said of rows that come from the cache.
+    columns = encoded.with_format("numpy")
+    warnings.warn({"was_cut": columns["was_cut"][:]}, columns["label"][:] if labelled else [])
+    return encoded.remove_columns("was_cut")
+
+
+@cache
+def _hash_of_source() -> str:
+    """A hash of the modules that turn rows into tokens."""
+    files = [file for package in ("raft_peft.grid", "raft_peft.data") for file in resources.files(package).iterdir()]
+    return Hasher.hash(sorted(file.read_text(encoding="utf-8") for file in files if file.name.endswith(".py")))
+
+
+@dataclass(frozen=True)
+class BatchEncoder:
+    """Encodes a batch of rows, as `Dataset.map` calls it.
+
+    `datasets` names the cache of the encoded rows by a hash of the rows and of this object's pickle. So it holds
+    what decides the encoded rows, and nothing that changes with use or differs from one process to the next.
+
+    Attributes:
+        encoder: encodes the prompts.
+        label_column: the column of the label.
+        labelled: whether the rows have a label.
+        trains_text: whether the target is encoded as text too, with the end-of-sequence token behind it.
+        labels_within_grid: whether a label outside the grid's range is an error.
+        source: a hash of the code that encodes, so that rows encoded by other code are not taken from the cache.
+    """
+
+    encoder: PromptEncoder
+    label_column: str
+    labelled: bool
+    trains_text: bool
+    labels_within_grid: bool
+    source: str = field(default_factory=_hash_of_source)
+
+    def __call__(self, batch: Mapping[str, list], indices: Sequence[int]) -> dict[str, list]:
+        """The columns of the encoded batch.
+
+        Args:
+            batch: the columns of the rows.
+            indices: the numbers of the rows in their dataset, for error messages.
+
+        Raises:
+            ValueError: rows that cannot be encoded or have no usable label. The message names them.
+        """
+        first, grid = indices[0], self.encoder.grid
+        rows = [dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)]
+        labels = read_labels(rows, grid, self.label_column, first) if self.labelled else []
+        if self.labels_within_grid:
+            check_within(labels, grid, first)
+        targets = target_texts(labels, grid, first) if self.labelled and self.trains_text else None
+        prompts = self.encoder.encode(rows, first, targets)
+        encoded: dict[str, list] = {
+            "input_ids": [prompt.input_ids for prompt in prompts],
+            "grid_token_ids": [prompt.grid_token_ids for prompt in prompts],
+            "was_cut": [prompt.was_cut for prompt in prompts],
+        }
+        if self.labelled:
+            encoded["label"] = labels
+        if targets is not None:
+            check_target_lengths(prompts, targets, first)
+            encoded["target_ids"] = [[*prompt.target_ids, self.encoder.tokenizer.eos_token_id] for prompt in prompts]
+        return encoded
+
+    @property
+    def features(self) -> Features:
+        """The types of the encoded columns.
+
+        Written out, since `datasets` would infer integers from a first batch of whole labels, and cast the rest to
+        them.
+        """
+        types: dict[str, Any] = {
+            "input_ids": List(Value("int64")),
+            "grid_token_ids": List(List(Value("int32"))),
+            "was_cut": Value("bool"),
+        }
+        if self.labelled:
+            types["label"] = Value("float64")
+            if self.trains_text:
+                types["target_ids"] = List(Value("int64"))
+        return Features(types)
+
+
+def _check_columns(row: Mapping[str, Any], name: str, label_column: str, *, require_label: bool) -> bool:
+    """Whether a dataset with such a row has labels.
+
+    Raises:
+        ValueError: the row has columns that cannot be used, or lacks those that are needed.
+    """
     if "grid_token_ids" in row:
         raise ValueError(
             f"The {name} dataset was encoded by another trainer, for its grid and method. Pass the rows themselves, "
@@ -95,65 +225,15 @@ def encode_dataset(
             f"The {name} dataset has the columns {sorted(row)}, and neither `prompt` nor `input_ids`. Rename the "
             "column of the text to `prompt`: dataset.rename_column('text', 'prompt')."
         )
-    labelled = has_label(row, label_column)
-    if not require_label:  # a test set may hold an empty column
-        labelled = row.get(label_column) is not None or row.get("completion") is not None
-    if require_label and not labelled:
+    if not require_label:
+        # A test set may hold an empty column.
+        return row.get(label_column) is not None or row.get("completion") is not None
+    if not has_label(row, label_column):
         raise ValueError(
             f"The {name} dataset has the columns {sorted(row)}, and no label in {label_column!r}. Rename the column "
             f"of the target to {label_column!r}, or set label_column to its name."
         )
-    if method.trains_text and encoder.tokenizer.eos_token_id is None:
-        raise ValueError(
-            "The tokenizer has no end-of-sequence token to put behind the target. Set tokenizer.eos_token."
-        )
-
-    reach = label_range(encoder.grid, renormalize=renormalize) if method.limited_by_grid else None
-    warnings = _Warnings(name, encoder, reach)
-
-    def encode(batch: dict[str, list], indices: list[int]) -> dict[str, list]:
-        rows = [dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)]
-        labels = read_labels(rows, encoder.grid, label_column, indices[0]) if labelled else []
-        if method.labels_within_grid:
-            check_within(labels, encoder.grid, indices[0])
-        targets = target_texts(labels, encoder.grid, indices[0]) if labelled and method.trains_text else None
-        prompts = encoder.encode(rows, indices[0], targets)
-        encoded: dict[str, list] = {
-            "input_ids": [prompt.input_ids for prompt in prompts],
-            "grid_token_ids": [prompt.grid_token_ids for prompt in prompts],
-            "was_cut": [prompt.was_cut for prompt in prompts],
-        }
-        if labelled:
-            encoded["label"] = labels
-        if targets is not None:
-            check_target_lengths(prompts, targets, indices[0])
-            encoded["target_ids"] = [[*prompt.target_ids, encoder.tokenizer.eos_token_id] for prompt in prompts]
-        if isinstance(dataset, IterableDataset):  # whose rows are not counted: the first of each kind is said
-            warnings.warn(encoded, labels)
-        return encoded
-
-    # Written out, since datasets would infer integers from a first batch of whole labels and cast the rest to them.
-    features = {
-        "input_ids": List(Value("int64")),
-        "grid_token_ids": List(List(Value("int32"))),
-        "was_cut": Value("bool"),
-    }
-    if labelled:
-        features["label"] = Value("float64")
-        if method.trains_text:
-            features["target_ids"] = List(Value("int64"))
-    options: dict[str, Any] = {
-        "batched": True,
-        "with_indices": True,
-        "remove_columns": list(row),
-        "features": Features(features),
-    }
-    if isinstance(dataset, Dataset):
-        options |= {"num_proc": num_proc, "desc": f"Tokenizing {name} dataset"}
-    encoded = dataset.map(encode, **options)
-    if isinstance(encoded, Dataset):
-        warnings.warn(encoded, encoded["label"] if labelled else [])
-    return encoded.remove_columns("was_cut")
+    return True
 
 
 def check_target_lengths(prompts: Sequence[EncodedPrompt], targets: Sequence[str], first_row: int = 0) -> None:

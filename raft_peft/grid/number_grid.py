@@ -12,6 +12,8 @@ import numpy as np
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from raft_peft.grid.resolution import ResolvedGrid
+
 
 def number_text(value: float) -> str:
     """The text of a number, without exponent and without trailing zeros: 1.0 is "1", 0.5 is "0.5"."""
@@ -131,6 +133,56 @@ class NumberGrid:
                 "0..5..0.5, or numbers with their texts as 0=no,1=yes."
             ) from error
         return cls({number: number_text(number) if word is None else word for number, word in pairs})
+
+    def resolve(
+        self,
+        tokenizer: Any,
+        prompt: str,
+        *,
+        separator: str | None = None,
+        number_end: str = "grid",
+        end_every_number: bool = False,
+    ) -> ResolvedGrid:
+        """The tokens at which this grid is read behind a prompt, as training and prediction find them for each row.
+
+        With the tokenizer of SmolLM2, which writes a space and then digit by digit:
+
+        ```python
+        resolved = NumberGrid([1, 10]).resolve(tokenizer, "Score:")
+        tokenizer.convert_ids_to_tokens(resolved.prompt_ids)  # ['Score', ':', 'Ġ']
+        resolved.token_ids  # ((33,), (33, 32)): "1" is one token, "10" is two
+        ```
+
+        Args:
+            tokenizer: a Hugging Face tokenizer.
+            prompt: the text after which the number stands. For a chat, render it first:
+                `tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)`, and set
+                `separator=""`.
+            separator: the text between prompt and number; by default one space, or nothing where the prompt already
+                ends in white space.
+            number_end: what must follow a number that another begins with: `"grid"`, `"eos"`, `"end_of_turn"` or a
+                text, as in `RegressionAwareConfig`.
+            end_every_number: whether it must follow every number of the grid.
+
+        Returns:
+            `prompt_ids`, the ids of the prompt, ending where the number begins, and `token_ids`, for each value in the
+            grid's order the ids of its number, with those of its end where that is a token or a text.
+
+        Raises:
+            ValueError: the prompt is empty or no text; a number merges into the prompt's last token, has a token that
+                the tokenizer does not know, or has the same tokens as another; the tokenizer has no such end.
+        """
+        # Imported here, since these modules import this one.
+        from raft_peft.grid.number_end import NumberEnd
+        from raft_peft.grid.resolution import resolve
+
+        if not isinstance(prompt, str):
+            raise ValueError(
+                f"The prompt is {prompt!r}, which is no text. For a chat, pass the text of "
+                "tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)."
+            )
+        end = NumberEnd.of(number_end, tokenizer, every_number=end_every_number)
+        return resolve(self, tokenizer, prompt, separator=separator, number_end=end)
 
     def __len__(self) -> int:
         return len(self.values)

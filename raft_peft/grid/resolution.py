@@ -132,6 +132,10 @@ class GridResolver:
         self._is_local = backend is not None and type(backend.model).__name__ in _LOCAL_MODELS
         self._tails: dict[tuple[int, ...], _Tail | None] = {}
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle what it was made of, so that the pickle does not change with the prompts that were resolved."""
+        return GridResolver, (self.grid, self.tokenizer, self._sentences.number_end)
+
     def resolve(
         self, contexts: Sequence[Context], targets: Sequence[str] | None = None
     ) -> list[ResolvedGrid | ValueError]:
@@ -195,11 +199,13 @@ class GridResolver:
             return None
         for length in _TAIL_LENGTHS:
             ids = tuple(opening[-length:])
-            if ids not in self._tails:
+            # Not asked for twice, since another thread may empty the memory in between.
+            try:
+                tail = self._tails[ids]
+            except KeyError:
                 if len(self._tails) >= _TAILS_KEPT:
                     self._tails.clear()
-                self._tails[ids] = self._resolve_tail(list(ids))
-            tail = self._tails[ids]
+                tail = self._tails[ids] = self._resolve_tail(list(ids))
             if tail is not None and context.opening.endswith(tail.text):
                 return tail
             if length >= len(opening):
