@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import shutil
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -15,18 +16,29 @@ from huggingface_hub.errors import EntryNotFoundError, HFValidationError, Reposi
 from safetensors.torch import save_file
 from transformers.utils import cached_file
 
-from raft_peft import __version__
+from raft_peft.forward.attention import own_implementation
 from raft_peft.grid import NumberGrid
+from raft_peft.heads import Head
 from raft_peft.methods.table import METHODS, MethodSettings
 
 RAFT_CONFIG_NAME = "raft_config.json"
+CALIBRATION_NAME = "calibration.json"
+CARD_NAME = "README.md"
+PICTURE_NAME = "prediction_and_truth.png"
+# Under this name the head stands in the model, and its parameters beside the model's own files.
+HEAD_NAME = "regression_head"
+HEAD_FILE = f"{HEAD_NAME}.safetensors"
+# The name of the pipeline's task, for `pipeline` and for the model card.
+TASK = "text-regression"
 
-_VERSIONED = ("transformers", "peft", "trl", "torch")
+HUB_OPTIONS = ("revision", "token", "cache_dir", "local_files_only")
+
+_VERSIONED = ("raft-peft", "transformers", "peft", "trl", "torch")
 
 
 def installed_versions() -> dict[str, str]:
     """The versions of this package and of those it builds on."""
-    return {"raft-peft": __version__, **{name: version(name) for name in _VERSIONED}}
+    return {name: version(name) for name in _VERSIONED}
 
 
 @dataclass(kw_only=True)
@@ -66,6 +78,52 @@ class RaftConfig(MethodSettings):
     attn_implementation: str | None = None
     versions: dict[str, str] = field(default_factory=installed_versions)
 
+    @classmethod
+    def of_model(
+        cls,
+        model: Any,
+        tokenizer: Any,
+        grid: NumberGrid,
+        settings: MethodSettings,
+        *,
+        grid_token_ids: Sequence[Sequence[int]] | None,
+        head: Head | None,
+        separator: str | None,
+        max_length: int | None,
+        base_model: str,
+        mixed_precision: str,
+    ) -> RaftConfig:
+        """What has to be known of a model beside its weights, so that it predicts alike when it is opened again.
+
+        Args:
+            model: the model as it was trained, with or without an adapter.
+            tokenizer: its tokenizer.
+            grid: the numbers that it answers with.
+            settings: the method and its options.
+            grid_token_ids: the tokens of each number; None where no row was seen.
+            head: a head that is not the method's own; None for the method's own.
+            separator, max_length: as the prompts were encoded.
+            base_model: name or path of the model under the adapter.
+            mixed_precision: as accelerate names it: bf16, fp16, or another word for the dtype of the weights.
+        """
+        ids = None if grid_token_ids is None else [list(one) for one in grid_token_ids]
+        texts = None if ids is None else [tokenizer.decode(one, skip_special_tokens=False) for one in ids]
+        return cls(
+            values=list(grid.values),
+            texts=list(grid.texts),
+            token_ids=ids,
+            token_texts=texts,
+            separator=separator,
+            max_length=max_length,
+            **settings.method_settings(),
+            head=None if head is None else type(head).__qualname__,
+            base_model=base_model,
+            dtype=str(model.dtype).removeprefix("torch."),
+            autocast={"bf16": "bfloat16", "fp16": "float16"}.get(mixed_precision),
+            quantization=quantization_of(model),
+            attn_implementation=own_implementation(model.config.get_text_config()),
+        )
+
     @property
     def grid(self) -> NumberGrid:
         return NumberGrid(dict(zip(self.values, self.texts, strict=True)))
@@ -99,6 +157,44 @@ class RaftConfig(MethodSettings):
                 "pip install -U raft-peft."
             )
         return config
+
+    @classmethod
+    def find(cls, name: str | Path, hub: Mapping[str, Any]) -> RaftConfig | None:
+        """Read the `raft_config.json` of a folder or Hub repository; None where it has none.
+
+        Args:
+            name: the folder or repository.
+            hub: how the Hub is reached, as `hub_options` gives it.
+
+        Raises:
+            ValueError: the file is not a RAFT configuration.
+        """
+        path = find_file(str(name), RAFT_CONFIG_NAME, hub)
+        return None if path is None else cls.load(path)
+
+    def settings_for(
+        self, method: str | None = None, *, num_samples: int | None = None, decodes: bool = True
+    ) -> dict[str, Any]:
+        """What of the saved settings holds for a method, as keyword arguments of a predictor.
+
+        Args:
+            method: by which numbers are to be read; None for the saved one.
+            num_samples: the samples that are asked for, beside what is saved.
+            decodes: whether texts can be decoded. Where they cannot, `rail` scores the grid, though it sampled before.
+
+        Returns:
+            `method`, those of [`MethodSettings`] that it takes, `separator` and `max_length`.
+        """
+        asked = self.method if method is None else method
+        takes = METHODS[asked].takes if asked in METHODS else ()
+        settings = {name: value for name, value in self.method_settings().items() if name in takes}
+        # Each method samples something else: `rail` texts, to predict; `mbr` numbers of the grid, to train.
+        if asked != self.method or (asked == "rail" and not decodes):
+            settings.pop("num_samples", None)
+        # Without samples `rail` decodes no text that could be constrained.
+        if asked == "rail" and settings.get("num_samples", num_samples) is None:
+            settings.pop("constrained", None)
+        return {**settings, "method": asked, "separator": self.separator, "max_length": self.max_length}
 
     def _check(self) -> None:
         """Raise a TypeError or ValueError for what no trainer wrote."""
@@ -140,10 +236,11 @@ def quantization_of(model: Any) -> dict[str, Any] | None:
     return dict(found) if isinstance(found, dict) else found.to_dict()
 
 
-HEAD_NAME = "regression_head"
-
-
-HEAD_FILE = f"{HEAD_NAME}.safetensors"
+def head_and_rest(state: Mapping[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """The parameters of the head in a model's state, by their names in the head, and all others."""
+    prefix = f"{HEAD_NAME}."
+    head = {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
+    return head, {name: tensor for name, tensor in state.items() if not name.startswith(prefix)}
 
 
 def save_head(parameters: Mapping[str, torch.Tensor], folder: str | Path) -> None:
@@ -152,19 +249,26 @@ def save_head(parameters: Mapping[str, torch.Tensor], folder: str | Path) -> Non
     save_file(tensors, Path(folder) / HEAD_FILE)
 
 
-CALIBRATION_NAME = "calibration.json"
+def save_beside_weights(folder: str | Path, config: RaftConfig, head: Mapping[str, torch.Tensor]) -> None:
+    """Write what a folder of weights needs to predict by itself.
+
+    Args:
+        folder: the folder, with the weights.
+        config: the contents of `raft_config.json`.
+        head: the head's parameters; empty where it has none.
+    """
+    config.save(folder)
+    if head:
+        save_head(head, folder)
+    # A calibration that lies there was fitted to the weights before these.
+    (Path(folder) / CALIBRATION_NAME).unlink(missing_ok=True)
 
 
-CARD_NAME = "README.md"
-
-
-PICTURE_NAME = "prediction_and_truth.png"
-
-
-TASK = "text-regression"
-
-
-HUB_OPTIONS = ("revision", "token", "cache_dir", "local_files_only")
+def copy_beside_weights(source: str | Path, folder: str | Path) -> None:
+    """Copy what was written by `save_beside_weights` into another folder of the same weights."""
+    for name in (RAFT_CONFIG_NAME, HEAD_FILE):
+        if (Path(source) / name).is_file():
+            shutil.copy(Path(source) / name, folder)
 
 
 def hub_options(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ import torch
 from raft_peft.distribution import GridDistribution
 from raft_peft.methods.saved_folder import CALIBRATION_NAME
 
-# Temperatures that are tried.
+# The range in which the temperature is sought.
 _COLDEST, _HOTTEST = 0.02, 50.0
 
 
@@ -69,7 +69,7 @@ class Calibration:
         if not 0 < level < 1:
             raise ValueError(f"interval={level} is not between 0 and 1. Pass the share to be covered, such as 0.9.")
         rows = len(self.errors)
-        # The rank of the new row's error among all is uniform, hence the + 1
+        # Among the rows + 1 errors, the new row's has each rank with the same probability.
         rank = math.ceil((rows + 1) * level - 1e-9)
         if rank > rows:
             raise ValueError(
@@ -163,7 +163,7 @@ def fitted_temperature(distribution: GridDistribution, labels: np.ndarray) -> fl
 
     values, order = distribution.values.double().cpu().sort()
     log_probs = distribution.log_probs.double().cpu()[:, order]
-    # a number ruled out altogether stays so at any temperature
+    # A number that is ruled out stays so at any temperature. Its -inf would give NaN times a share of 0.
     log_probs = log_probs.clamp(min=torch.finfo(torch.float32).min)
     targets = torch.as_tensor(labels, dtype=torch.float64).clamp(values[0], values[-1])
     above = torch.searchsorted(values, targets).clamp(1, len(values) - 1)

@@ -15,7 +15,7 @@ from raft_peft.methods.readout import joined
 from raft_peft.metrics import Evaluation, grid_metrics, regression_metrics
 from raft_peft.prediction.predictor import RegressionPredictor
 
-# So many rows are read at a time.
+# The rows that are read at a time.
 _CHUNK = 4096
 
 

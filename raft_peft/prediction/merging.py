@@ -23,12 +23,12 @@ from raft_peft.methods.saved_folder import (
 )
 from raft_peft.prediction.predictor import RegressionPredictor
 
-# Any text does: what merging changes, it changes everywhere.
+# Any text does, since what merging changes in a model it changes for every prompt.
 _PROBES = tuple(
     f"Review: {text} Rating:"
     for text in ("It broke on day two.", "Best purchase ever.", "Does what it says, no more.", "Late, but kind.")
 )
-# Shares of the grid's range that rounding may move a prediction by.
+# The share of the grid's range by which rounding may move a prediction, by the dtype of the weights.
 _TOLERANCE = {torch.float32: 1e-3}
 _TOLERANCE_16_BIT = 2e-2
 
@@ -67,8 +67,8 @@ def merge_and_save(
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise ValueError(f"{str(target)!r} holds files already. Merge into a new folder.")
     hub = hub_options(model_kwargs)
-    config_path = find_file(str(source), RAFT_CONFIG_NAME, hub)
-    if config_path is None:
+    saved = RaftConfig.find(source, hub)
+    if saved is None:
         raise ValueError(
             f"{str(source)!r} has no {RAFT_CONFIG_NAME}. Pass a folder that RegressionAwareTrainer.save_model wrote."
         )
@@ -82,7 +82,7 @@ def merge_and_save(
         merged.save_pretrained(target)
         predictor.tokenizer.save_pretrained(target)
         saved_dtype = str(merged.dtype).removeprefix("torch.")
-        dataclasses.replace(RaftConfig.load(config_path), quantization=None, dtype=saved_dtype).save(target)
+        dataclasses.replace(saved, quantization=None, dtype=saved_dtype).save(target)
         if predictor.readout.has_parameters:
             save_head(predictor.readout.head.state_dict(), target)
         for name in (CARD_NAME, PICTURE_NAME):
@@ -95,7 +95,8 @@ def merge_and_save(
     if tolerance is None:
         span = max(predictor.grid.values) - min(predictor.grid.values)
         tolerance = span * _TOLERANCE.get(merged.dtype, _TOLERANCE_16_BIT)
-    del merged, predictor  # two of a large model may not fit
+    # The memory may not be enough for a large model twice.
+    del merged, predictor
     of_a_folder = {name: value for name, value in model_kwargs.items() if name not in hub}
     loaded = RegressionPredictor.from_pretrained(target, **of_a_folder)
     moved = float(np.abs(loaded.predict(prompts, show_progress=False) - before).max())

@@ -1,4 +1,4 @@
-"""What prediction starts from: the model of a folder or Hub repository, with its adapter where it is one."""
+"""The model of a folder or Hub repository, with its adapter, its head and the precision of its training."""
 
 from __future__ import annotations
 
@@ -7,13 +7,77 @@ from collections.abc import Mapping
 from pathlib import Path, PurePath
 from typing import Any
 
+import torch
 from peft import PeftConfig, PeftModelForCausalLM, TaskType
+from peft.utils import CONFIG_NAME as ADAPTER_CONFIG_NAME
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
 from transformers.quantizers import AutoQuantizationConfig
 
-from raft_peft.methods.saved_folder import find_file
+from raft_peft.forward.attention import DENSE
+from raft_peft.methods.readout import Readout
+from raft_peft.methods.saved_folder import HEAD_FILE, RaftConfig, find_file
 
-ADAPTER_CONFIG_NAME = "adapter_config.json"
+
+def check_folder_exists(name: str) -> None:
+    """Raise a FileNotFoundError where a name can only be that of a folder, and there is none."""
+    if not Path(name).exists() and (name.startswith(("/", ".", "~")) or name.count("/") > 1):
+        raise FileNotFoundError(f"There is no folder {name!r}. Pass the folder of a saved model, or a Hub repository.")
+
+
+def open_as_trained(
+    name: str,
+    tokenizer: Any,
+    hub: Mapping[str, Any],
+    saved: RaftConfig | None,
+    *,
+    dtype: str | torch.dtype | None,
+    quantization_config: Any,
+    device_map: Any,
+    **options: Any,
+) -> Any:
+    """The model of a folder or Hub repository, as it was in training where nothing else is asked for.
+
+    Args:
+        name, tokenizer, hub, options: as in `open_model`.
+        saved: its `raft_config.json`; None where it has none.
+        dtype: of the weights; None for that of training.
+        quantization_config: None for that of training, False for none.
+        device_map: None for all on the accelerator where there is one, else on the CPU.
+
+    Raises:
+        ValueError: as in `open_model`.
+    """
+    if saved is not None:
+        dtype = saved.dtype if dtype is None else dtype
+        # Another attention, such as a kernel of the Hub, may not be installed here.
+        if saved.attn_implementation in DENSE:
+            options.setdefault("attn_implementation", saved.attn_implementation)
+        if quantization_config is None:
+            options["quantization"] = saved.quantization
+    if dtype is not None:
+        options["dtype"] = dtype
+    if quantization_config:
+        options["quantization_config"] = quantization_config
+    if device_map is None and torch.accelerator.is_available():
+        device_map = {"": torch.accelerator.current_accelerator()}
+    if device_map is not None:
+        options["device_map"] = device_map
+    return open_model(name, tokenizer, hub, **options)
+
+
+def load_head(readout: Readout, name: str, hub: Mapping[str, Any]) -> None:
+    """Load the parameters of a readout's head from a folder or Hub repository.
+
+    Raises:
+        ValueError: it has none, or they do not fit the head.
+    """
+    path = find_file(name, HEAD_FILE, hub)
+    if path is None:
+        raise ValueError(
+            f"{name!r} has no {HEAD_FILE}, and the head of method {readout.settings.method!r} has parameters. Load a "
+            "folder that RegressionAwareTrainer.save_model wrote with it, or use method='rail'."
+        )
+    readout.load_head(path)
 
 
 def open_model(
@@ -108,6 +172,7 @@ def _open_adapter(
     if len(tokenizer) > model.get_input_embeddings().weight.shape[0]:
         model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     places = options.get("device_map")
-    if isinstance(places, Mapping) and "" not in places:  # by the names of the base model's parts
+    # A map names the base model's parts, which have other names under the adapter.
+    if isinstance(places, Mapping) and "" not in places:
         options["device_map"] = {f"base_model.model.{part}": place for part, place in places.items()}
     return PeftModelForCausalLM.from_pretrained(model, name, revision=revision, **options)

@@ -15,13 +15,13 @@ from raft_peft.methods.readout import Reading
 from raft_peft.methods.saved_folder import TASK
 from raft_peft.prediction.predictor import RegressionPredictor
 
-# So many batches of a stream are read ahead, to sort their prompts by length.
+# The batches of a stream whose prompts are read ahead and sorted by length together.
 _BATCHES_AHEAD = 16
 
 
 @dataclass
 class ModelToOpen:
-    """What `pipeline` takes for a model until the pipeline, which knows the grid, opens it."""
+    """Stands for a model in `pipeline` until the pipeline opens it, since the pipeline alone knows the grid."""
 
     name: str
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -31,7 +31,8 @@ class ModelToOpen:
     def from_pretrained(cls, name: str, **options: Any) -> ModelToOpen:
         for of_transformers_alone in ("_from_pipeline", "code_revision"):
             options.pop(of_transformers_alone, None)
-        if options.get("dtype") == "auto":  # the default of `pipeline`; ours is as trained
+        # `pipeline` passes "auto" by default. The predictor's own default is the dtype of training.
+        if options.get("dtype") == "auto":
             del options["dtype"]
         return cls(name, {option: value for option, value in options.items() if value is not None})
 
@@ -129,7 +130,7 @@ class TextRegressionPipeline(Pipeline):
         forward_params: Mapping[str, Any],
         postprocess_params: Mapping[str, Any],
     ) -> Iterator[dict[str, Any]]:
-        """The answers to many prompts, whose batches the predictor makes itself."""
+        """The answers to many prompts. The predictor makes the batches itself."""
         for reading in self.predictor.read(
             (self.preprocess(one) for one in inputs),
             batch_size,
@@ -139,7 +140,8 @@ class TextRegressionPipeline(Pipeline):
             yield from self._answers(reading, **postprocess_params)
 
     def preprocess(self, input_: Any, **_: Any) -> Any:
-        return getattr(input_, "messages", input_)  # a chat, as `Pipeline` wraps it
+        # `Pipeline` wraps a list of messages in a chat of its own.
+        return getattr(input_, "messages", input_)
 
     def _forward(self, input_tensors: Any, **_: Any) -> Reading:
         (reading,) = self.predictor.read([input_tensors], show_progress=False)

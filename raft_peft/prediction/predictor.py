@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, overload
 
@@ -13,31 +11,20 @@ import torch
 from tqdm.auto import tqdm
 from transformers import AutoTokenizer
 
-from raft_peft.data.batches import RegressionCollator, batches_by_length
-from raft_peft.data.prompts import EncodedPrompt, PromptEncoder, as_rows
+from raft_peft.data.batches import RegressionCollator
+from raft_peft.data.prompts import PromptEncoder, as_rows
 from raft_peft.distribution import GridDistribution
-from raft_peft.forward.attention import DENSE
 from raft_peft.forward.cpu_precision import warn_where_bf16_is_emulated
 from raft_peft.forward.memory import PartsThatFit
 from raft_peft.forward.model import device_of
-from raft_peft.forward.prefix_cache import PrefixCache, common_prefix
 from raft_peft.grid import NumberGrid, number_text
 from raft_peft.heads import Head
-from raft_peft.methods import METHODS, MethodSettings
+from raft_peft.methods import MethodSettings
 from raft_peft.methods.readout import Reading, Readout, joined
-from raft_peft.methods.saved_folder import (
-    CALIBRATION_NAME,
-    HEAD_FILE,
-    RAFT_CONFIG_NAME,
-    RaftConfig,
-    find_file,
-    hub_options,
-)
+from raft_peft.methods.saved_folder import CALIBRATION_NAME, RAFT_CONFIG_NAME, RaftConfig, find_file, hub_options
+from raft_peft.prediction.batching import BatchRunner, autocast_dtype, chunks
 from raft_peft.prediction.calibration import Calibration, calibration_of
-from raft_peft.prediction.opening import open_model
-
-# A shorter beginning in common is not worth a cache.
-_SHORTEST_PREFIX = 8
+from raft_peft.prediction.opening import check_folder_exists, load_head, open_as_trained
 
 
 class PredictionsWithIntervals(NamedTuple):
@@ -97,19 +84,11 @@ class RegressionPredictor:
             max_length=max_length,
             number_end=self.settings.end_of_numbers(tokenizer),
         )
-        self._encoded_as = {"separator": separator, "max_length": max_length}
         ids = None if grid_token_ids is None else tuple(map(tuple, grid_token_ids))
-        self.readout = Readout(
-            model,
-            tokenizer,
-            self.grid,
-            self.settings,
-            grid_token_ids=ids,
-            head=head,
-        )
+        self.readout = Readout(model, tokenizer, self.grid, self.settings, grid_token_ids=ids, head=head)
         self.calibration: Calibration | None = None
         self._parts = PartsThatFit()
-        self._autocast = _autocast_dtype(autocast)
+        self._autocast = autocast_dtype(autocast)
         if self._autocast == torch.bfloat16 and device_of(model.get_input_embeddings()).type == "cpu":
             warn_where_bf16_is_emulated("Set autocast='float32'.")
         pad_token_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
@@ -160,48 +139,23 @@ class RegressionPredictor:
                 that is missing or does not fit.
         """
         name = str(folder_or_model)
-        if not Path(name).exists() and (name.startswith(("/", ".", "~")) or name.count("/") > 1):
-            raise FileNotFoundError(
-                f"There is no folder {name!r}. Pass the folder of a saved model, or a Hub repository."
-            )
+        check_folder_exists(name)
         hub = hub_options(model_kwargs)
-        config_path = find_file(name, RAFT_CONFIG_NAME, hub)
-        saved = None if config_path is None else RaftConfig.load(config_path)
-        own_grid = grid is None
-        if saved is not None and own_grid:
-            grid = saved.grid
+        saved = RaftConfig.find(name, hub)
+        takes_saved_grid = grid is None
         if grid is None:
-            raise ValueError(
-                f"{name!r} has no {RAFT_CONFIG_NAME}, so its grid is not known. Pass grid=, such as "
-                "grid=[1, 2, 3, 4, 5], or a folder that RegressionAwareTrainer.save_model wrote."
-            )
+            if saved is None:
+                raise ValueError(
+                    f"{name!r} has no {RAFT_CONFIG_NAME}, so its grid is not known. Pass grid=, such as "
+                    "grid=[1, 2, 3, 4, 5], or a folder that RegressionAwareTrainer.save_model wrote."
+                )
+            grid = saved.grid
         tokenizer = AutoTokenizer.from_pretrained(
             name, trust_remote_code=model_kwargs.get("trust_remote_code", False), **hub
         )
-        settings: dict[str, Any] = {}
-        grid_token_ids = None
-        if saved is not None:
-            if own_grid:
-                saved.check_tokens(tokenizer)
-            if saved.head is not None and head is None:
-                raise ValueError(
-                    f"{name!r} was trained with a head of your own, {saved.head}. Pass `head=`, made as it was in "
-                    "training; its parameters are loaded."
-                )
-            dtype = saved.dtype if dtype is None else dtype
-            autocast = saved.autocast if autocast is None else autocast
-            if saved.attn_implementation in DENSE:  # others may not be installed here
-                model_kwargs.setdefault("attn_implementation", saved.attn_implementation)
-            separator = saved.separator if separator is None else separator
-            max_length = saved.max_length if max_length is None else max_length
-            grid_token_ids = saved.token_ids
-            taken = METHODS[saved.method if method is None else method].takes if method in (None, *METHODS) else ()
-            settings = {
-                setting: value for setting, value in saved.method_settings().items() if setting in ("method", *taken)
-            }
-            if method == "rail" and num_samples is None:  # which then decodes nothing
-                settings.pop("constrained", None)
         asked = {
+            "separator": separator,
+            "max_length": max_length,
             "method": method,
             "decision": decision,
             "renormalize": renormalize,
@@ -210,39 +164,32 @@ class RegressionPredictor:
             "number_end": number_end,
             "end_every_number": end_every_number,
             "constrained": constrained,
+            "autocast": autocast,
         }
-        settings |= {setting: value for setting, value in asked.items() if value is not None}
-        if dtype is not None:
-            model_kwargs["dtype"] = dtype
-        if quantization_config:
-            model_kwargs["quantization_config"] = quantization_config
-        elif quantization_config is None and saved is not None:
-            model_kwargs["quantization"] = saved.quantization
-        if device_map is None and torch.accelerator.is_available():
-            device_map = {"": torch.accelerator.current_accelerator()}
-        if device_map is not None:
-            model_kwargs["device_map"] = device_map
-        model = open_model(name, tokenizer, hub, **model_kwargs)
-        predictor = cls(
-            model,
-            tokenizer,
-            NumberGrid(grid),
-            separator=separator,
-            max_length=max_length,
-            head=head,
-            grid_token_ids=grid_token_ids,
-            autocast=autocast,
-            **settings,
-        )
-        if predictor.readout.has_parameters:
-            head_path = find_file(name, HEAD_FILE, hub)
-            if head_path is None:
+        settings: dict[str, Any] = {setting: value for setting, value in asked.items() if value is not None}
+        if saved is not None:
+            if takes_saved_grid:
+                saved.check_tokens(tokenizer)
+            if saved.head is not None and head is None:
                 raise ValueError(
-                    f"{name!r} has no {HEAD_FILE}, and the head of method {predictor.settings.method!r} has "
-                    "parameters. Load a folder that RegressionAwareTrainer.save_model wrote with it, or use "
-                    "method='rail'."
+                    f"{name!r} was trained with a head of your own, {saved.head}. Pass `head=`, made as it was in "
+                    "training; its parameters are loaded."
                 )
-            predictor.readout.load_head(head_path)
+            as_saved = saved.settings_for(method, num_samples=num_samples)
+            settings = {**as_saved, "autocast": saved.autocast, "grid_token_ids": saved.token_ids, **settings}
+        model = open_as_trained(
+            name,
+            tokenizer,
+            hub,
+            saved,
+            dtype=dtype,
+            quantization_config=quantization_config,
+            device_map=device_map,
+            **model_kwargs,
+        )
+        predictor = cls(model, tokenizer, grid, head=head, **settings)
+        if predictor.readout.has_parameters:
+            load_head(predictor.readout, name, hub)
         calibration_path = find_file(name, CALIBRATION_NAME, hub)
         if calibration_path is not None:
             predictor.calibration = Calibration.load(calibration_path)
@@ -310,7 +257,8 @@ class RegressionPredictor:
             ValueError: intervals were asked for, and there is no calibration for them, or on too few rows.
         """
         if interval is not None:
-            self.calibrated().half_width(interval)  # before hours of prediction
+            # An interval that cannot be given is refused now, not after hours of prediction.
+            self.calibrated().half_width(interval)
         chunks = self.read(prompts, batch_size, batch_tokens=batch_tokens, show_progress=show_progress)
         predictions = torch.cat([torch.empty(0), *(chunk.predictions for chunk in chunks)]).numpy()
         if interval is None:
@@ -329,8 +277,10 @@ class RegressionPredictor:
         """Learn from held-out rows how far the predictions err, for `predict(..., interval=0.9)`.
 
         ```python
-        predictor.calibrate(prompts, labels).save("my-raft-adapter")  # from where `from_pretrained` reads it again
+        predictor.calibrate(prompts, labels).save("my-raft-adapter")
         ```
+
+        `from_pretrained` reads the calibration of a folder again.
 
         Args:
             prompts: as `predict` takes them, neither those of training nor those by which a checkpoint was chosen.
@@ -347,7 +297,7 @@ class RegressionPredictor:
             np.asarray(labels, dtype=np.float64),
             whole.distribution,
             self.grid.values,
-            self._read_as(),
+            self._calibrated_settings(),
         )
         return self.calibration
 
@@ -360,14 +310,20 @@ class RegressionPredictor:
         cure = "Calibrate on held-out rows first: predictor.calibrate(prompts, labels)."
         if self.calibration is None:
             raise ValueError(f"The model is not calibrated. {cure}")
-        if dict(self.calibration.settings) != self._read_as():
-            changed = [name for name, value in self._read_as().items() if self.calibration.settings.get(name) != value]
+        now, then = self._calibrated_settings(), dict(self.calibration.settings)
+        if then != now:
+            changed = [name for name, value in now.items() if then.get(name) != value]
             raise ValueError(f"The calibration was made with another {', '.join(changed)}. {cure}")
         return self.calibration
 
-    def _read_as(self) -> dict[str, Any]:
-        """What a calibration depends on, besides the model."""
-        return {**self.settings.method_settings(), **self._encoded_as, "grid": [list(pair) for pair in self.grid]}
+    def _calibrated_settings(self) -> dict[str, Any]:
+        """The settings that a calibration depends on, besides the model."""
+        return {
+            **self.settings.method_settings(),
+            "separator": self._encoder.separator,
+            "max_length": self._encoder.max_length,
+            "grid": [list(pair) for pair in self.grid],
+        }
 
     def predict_distribution(
         self,
@@ -428,62 +384,17 @@ class RegressionPredictor:
                 raise ValueError(f"{name}={value} must be 1 or more.")
         total = len(prompts) if isinstance(prompts, Sized) else None
         show_progress = (total is None or total > batch_size) if show_progress is None else show_progress
-        prefix = None
+        runner = BatchRunner(
+            model=self.model,
+            readout=self.readout,
+            collator=self._collator,
+            parts=self._parts,
+            autocast=self._autocast,
+            batch_size=batch_size,
+            batch_tokens=batch_tokens,
+        )
         with tqdm(total=total, unit="prompt", disable=not show_progress) as progress:
-            for rows in _chunks(as_rows(prompts), chunk_size):
+            for rows in chunks(as_rows(prompts), chunk_size):
                 encoded = self._encoder.encode(rows, first_row)
                 first_row += len(rows)
-                order: list[int] = []
-                parts: list[Reading] = []
-                with self._inference():
-                    prefix = self._prefix_of(encoded, before=prefix)
-                    known = 0 if prefix is None else len(prefix.token_ids)
-                    lengths = [len(prompt.input_ids) - known for prompt in encoded]
-                    for batch in batches_by_length(lengths, batch_size, batch_tokens):
-                        parts += self._read_in_parts([encoded[index] for index in batch], prefix)
-                        order += batch
-                        progress.update(len(batch))
-                yield joined(parts, torch.tensor(order).argsort())
-
-    @contextmanager
-    def _inference(self) -> Iterator[None]:
-        dtype = self._autocast
-        with (
-            torch.inference_mode(),
-            torch.autocast(device_of(self.model.get_input_embeddings()).type, dtype=dtype, enabled=dtype is not None),
-        ):
-            yield
-
-    def _prefix_of(self, prompts: Sequence[EncodedPrompt], before: PrefixCache | None) -> PrefixCache | None:
-        """What all prompts begin with, where that is worth a run of its own; `before`, where that still holds."""
-        token_ids = common_prefix([prompt.input_ids for prompt in prompts])
-        if before is not None:
-            known = len(before.token_ids)
-            if tuple(token_ids[:known]) == before.token_ids and len(token_ids) < 2 * known:
-                return before
-        if len(prompts) == 1 or len(token_ids) < _SHORTEST_PREFIX:
-            return None
-        return PrefixCache(self.model, token_ids) if self.readout.can_cache_prefixes(self.model) else None
-
-    def _read_in_parts(self, prompts: Sequence[EncodedPrompt], prefix: PrefixCache | None) -> list[Reading]:
-        """The reading of a batch, in parts where the memory is not enough for the whole."""
-        longest = max(len(prompt.input_ids) for prompt in prompts)
-        return self._parts.run(lambda some: self._read(prompts[some], prefix), len(prompts), longest)
-
-    def _read(self, prompts: Sequence[EncodedPrompt], prefix: PrefixCache | None) -> Reading:
-        batch = self._collator([{"input_ids": p.input_ids, "grid_token_ids": p.grid_token_ids} for p in prompts])
-        batch = {name: tensor.to(device_of(self.model.get_input_embeddings())) for name, tensor in batch.items()}
-        return self.readout.read(self.readout.read_head(self.model, batch, prefix=prefix), self.model, batch)
-
-
-def _autocast_dtype(name: str | torch.dtype | None) -> torch.dtype | None:
-    dtype = getattr(torch, name, name) if isinstance(name, str) else name
-    if dtype not in (None, torch.float32, torch.bfloat16, torch.float16):
-        raise ValueError(f"autocast={name!r} is not a dtype to compute in. Use 'bfloat16', 'float16' or 'float32'.")
-    return None if dtype == torch.float32 else dtype
-
-
-def _chunks(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
-    iterator = iter(items)
-    while chunk := list(itertools.islice(iterator, size)):
-        yield chunk
+                yield runner.run(encoded, progress.update)

@@ -1,8 +1,18 @@
 import json
 
 import pytest
+import torch
 
-from raft_peft.methods.saved_folder import RAFT_CONFIG_NAME, RaftConfig
+from raft_peft.methods import MethodSettings, saved_folder
+from raft_peft.methods.saved_folder import (
+    CALIBRATION_NAME,
+    HEAD_FILE,
+    RAFT_CONFIG_NAME,
+    RaftConfig,
+    copy_beside_weights,
+    head_and_rest,
+    save_beside_weights,
+)
 
 
 def test_comes_back_as_it_was(tmp_path):
@@ -49,3 +59,112 @@ def test_ids_that_mean_other_texts(byte_level, smollm2_tokenizer):
     config.check_tokens(byte_level)
     with pytest.raises(ValueError, match=r"grid value 1 was trained as the token ids .*' 1'.*reads them as"):
         config.check_tokens(smollm2_tokenizer)
+
+
+class TestFind:
+    def test_in_a_folder(self, tmp_path):
+        config = RaftConfig(values=[1.0, 2.0], texts=["1", "2"], method="mbr")
+        config.save(tmp_path)
+        assert RaftConfig.find(tmp_path, {}) == config
+        assert RaftConfig.find(str(tmp_path), {}) == config
+
+    def test_there_is_none(self, tmp_path):
+        assert RaftConfig.find(tmp_path, {}) is None
+
+    def test_a_broken_one_is_not_passed_over(self, tmp_path):
+        (tmp_path / RAFT_CONFIG_NAME).write_text("{")
+        with pytest.raises(ValueError, match="not a usable RAFT configuration"):
+            RaftConfig.find(tmp_path, {})
+
+    def test_the_revision_of_a_repository(self, tmp_path, monkeypatch):
+        asked = []
+        monkeypatch.setattr(saved_folder, "cached_file", lambda *names, **options: asked.append((names, options)))
+        assert RaftConfig.find("me/stars", {"revision": "v2"}) is None
+        [(names, options)] = asked
+        assert names == ("me/stars", RAFT_CONFIG_NAME)
+        assert options["revision"] == "v2"
+
+
+class TestSettingsFor:
+    def saved(self, **settings):
+        return RaftConfig(values=[1.0, 2.0], texts=["1", "2"], separator="", max_length=9, **settings)
+
+    def test_all_that_the_saved_method_takes(self):
+        config = self.saved(method="raft", decision="median", attention="bidirectional", number_end=".")
+        expected = {
+            "method": "raft",
+            "decision": "median",
+            "renormalize": False,
+            "attention": "bidirectional",
+            "number_end": ".",
+            "end_every_number": False,
+            "separator": "",
+            "max_length": 9,
+        }
+        assert config.settings_for() == expected
+        assert config.settings_for("raft") == expected
+
+    def test_what_another_method_takes(self):
+        config = self.saved(method="raft", decision="median", renormalize=True, number_end="eos")
+        assert config.settings_for("zero_shot") == {
+            "method": "zero_shot",
+            "constrained": False,
+            "number_end": "eos",
+            "end_every_number": False,
+            "separator": "",
+            "max_length": 9,
+        }
+        assert config.settings_for("pooled").keys() == {"method", "attention", "pooling", "separator", "max_length"}
+
+    @pytest.mark.parametrize("method", [None, "rail"])
+    def test_samples_hold_for_the_method_that_drew_them(self, method):
+        settings = self.saved(method="rail", num_samples=8, constrained=True).settings_for(method)
+        assert (settings["num_samples"], settings["constrained"]) == (8, True)
+        MethodSettings(
+            **{name: settings[name] for name in settings.keys() - {"separator", "max_length"}}
+        ).check_method()
+
+    @pytest.mark.parametrize("method", [None, "rail"])
+    def test_a_server_scores_the_grid_where_texts_were_sampled(self, method):
+        settings = self.saved(method="rail", num_samples=8, constrained=True).settings_for(method, decodes=False)
+        assert settings["method"] == "rail"
+        assert not {"num_samples", "constrained"} & settings.keys()
+
+    def test_draws_of_training_are_no_texts_to_sample(self):
+        config = self.saved(method="mbr", num_samples=4, decision="median")
+        assert config.settings_for()["num_samples"] == 4
+        settings = config.settings_for("rail")
+        assert "num_samples" not in settings
+        assert settings["decision"] == "median"
+
+    def test_decoding_within_the_grid(self):
+        config = self.saved(method="ce", constrained=True)
+        assert config.settings_for()["constrained"]
+        assert config.settings_for("zero_shot")["constrained"]
+        assert "constrained" not in config.settings_for("rail")
+        assert config.settings_for("rail", num_samples=8)["constrained"]
+
+    def test_a_method_that_does_not_exist_is_left_to_the_check(self):
+        assert self.saved().settings_for("telepathy") == {"method": "telepathy", "separator": "", "max_length": 9}
+
+
+class TestBesideWeights:
+    def test_the_head_is_told_from_the_rest(self):
+        one, two = torch.ones(1), torch.zeros(2)
+        head, rest = head_and_rest({"model.weight": two, "regression_head.layer.weight": one})
+        assert head == {"layer.weight": one}
+        assert rest == {"model.weight": two}
+
+    @pytest.mark.parametrize("head", [{}, {"weight": torch.ones(2)}])
+    def test_is_written_and_copied(self, tmp_path, head):
+        config = RaftConfig(values=[1.0, 2.0], texts=["1", "2"])
+        checkpoint, folder = tmp_path / "checkpoint-1", tmp_path / "out"
+        checkpoint.mkdir()
+        folder.mkdir()
+        # Fitted to the weights that lay there before.
+        (checkpoint / CALIBRATION_NAME).write_text("{}")
+        save_beside_weights(checkpoint, config, head)
+        assert not (checkpoint / CALIBRATION_NAME).exists()
+        copy_beside_weights(checkpoint, folder)
+        assert RaftConfig.load(folder / RAFT_CONFIG_NAME) == config
+        assert (folder / HEAD_FILE).exists() is bool(head)

@@ -113,14 +113,14 @@ def test_command_line(model, source, tmp_path, capsys):
 
 SLOWLY = """
 import sys, time
-from raft_peft import cli
-from raft_peft.row_files import RowWriter
+from raft_peft.cli.command import main
+from raft_peft.data.row_files import RowWriter
 write = RowWriter.write
 def slow(self, rows):
     write(self, rows)
     time.sleep(0.05)
 RowWriter.write = slow
-sys.exit(cli.main(sys.argv[1:]))
+sys.exit(main(sys.argv[1:]))
 """
 
 

@@ -5,10 +5,10 @@ import json
 import numpy as np
 import pytest
 import torch
+from support.training import lora, make
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from raft_peft import RegressionPredictor, add_number_tokens, merge_and_save
-from tests.training import lora, make
 
 ROWS = [{"prompt": f"Rate item {index}, the score is", "label": float(index % 5)} for index in range(6)]
 PROMPTS = [row["prompt"] for row in ROWS]

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
+from support.training import lora, make
 from transformers import pipeline
 
 from raft_peft import RegressionPredictor, TextRegressionPipeline
-from tests.training import lora, make
 
 PROMPTS = [f"Rate item {index}, the score is" for index in range(9)]
 ROWS = [{"prompt": prompt, "label": float(index % 5)} for index, prompt in enumerate(PROMPTS)]

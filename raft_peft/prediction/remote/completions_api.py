@@ -15,9 +15,10 @@ from typing import Any
 import httpx2
 
 _TOKEN_ID = re.compile(r"token_id:(\d+)")
-# What a server answers to a request that it could have answered differently put, or for another prompt.
+# With these a server refuses a request, and may take the same prompt asked for differently, or another prompt.
 _REFUSED = (400, 413, 422)
-_FIRST_PAUSE, _LONGEST_PAUSE, _LONGEST_ASKED_FOR = 0.5, 30.0, 120.0  # seconds
+# The seconds before a request is repeated: at first, at most, and at most where the server asks for a pause.
+_FIRST_PAUSE, _LONGEST_PAUSE, _LONGEST_ASKED_FOR = 0.5, 30.0, 120.0
 # llama-server gives no log-probabilities where the token that it draws is a part of a character.
 _DRAWS = 3
 _WORDS_SHOWN = 500
@@ -55,7 +56,7 @@ class NextToken:
 
     @classmethod
     def of(cls, log_probs: Mapping[int | str, float], drawn: int | str) -> NextToken:
-        """Of the most probable tokens and the one that was drawn, which may be any.
+        """Of the most probable tokens and the one that was drawn, be it one of these or any other.
 
         Raises:
             ServerError: these are no log-probabilities.
@@ -75,7 +76,7 @@ class Connection:
     """A connection to a server, for several threads; a context manager.
 
     Args:
-        base_url: up to and with `/v1`, which is added where the URL ends behind the host.
+        base_url: up to and with `/v1`; where the URL ends behind the host, `/v1` is added.
         model: the name under which the server knows the model.
         api_key: sent as a bearer token; None or empty for none.
         timeout: seconds that the server may take to connect, and between two parts of an answer.
@@ -90,8 +91,8 @@ class Connection:
         self, base_url: str, model: str, *, api_key: str | None, timeout: float, max_retries: int, connections: int
     ):
         self.url = completions_url(base_url)
-        # A URL may hold a password or a key
-        self._shown = str(httpx2.URL(self.url).copy_with(userinfo=b"", query=None))
+        # Messages show the URL without a password or a key that it may hold.
+        self.shown = str(httpx2.URL(self.url).copy_with(userinfo=b"", query=None))
         self._model = model
         self._api_key = api_key
         self._max_retries = max_retries
@@ -137,7 +138,7 @@ class Connection:
             if found is not None:
                 return found
         raise ServerError(
-            f"{self._shown} answered without log-probabilities: {self._without_key(answer)}. Use a server that "
+            f"{self.shown} answered without log-probabilities: {self._without_key(answer)}. Use a server that "
             "returns them from /v1/completions, such as vLLM or llama.cpp's llama-server."
         )
 
@@ -149,10 +150,11 @@ class Connection:
             pause = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2**attempt) * random.uniform(0.5, 1.0)
             try:
                 response = self._client.post(self.url, json=request)
-            except httpx2.LocalProtocolError as error:  # a key with a line break in it, for one
-                raise ServerError(f"No request can be sent to {self._shown}: {type(error).__name__}.") from None
+            except httpx2.LocalProtocolError as error:
+                # The error's own words are left out: they repeat a key that has a line break in it.
+                raise ServerError(f"No request can be sent to {self.shown}: {type(error).__name__}.") from None
             except httpx2.RequestError as error:
-                words = f"{self._shown} did not answer: {type(error).__name__} {error}".strip()
+                words = f"{self.shown} did not answer: {type(error).__name__} {error}".strip()
                 continue
             if response.is_success:
                 return self._json(response)
@@ -171,7 +173,7 @@ class Connection:
             raise ServerError(f"{self._words(response)}. That is no JSON: is it a model server's address?") from None
 
     def _words(self, response: httpx2.Response) -> str:
-        """What the server said, without the key, which some repeat."""
+        """What the server said, without the key, since some servers repeat it."""
         said: Any = response.text
         try:
             body = response.json()
@@ -180,7 +182,7 @@ class Connection:
                 said = said.get("message") or said.get("detail") or said
         except ValueError:
             pass
-        return f"{self._shown} answered {response.status_code}: {self._without_key(said)}"
+        return f"{self.shown} answered {response.status_code}: {self._without_key(said)}"
 
     def _without_key(self, said: Any) -> str:
         return _shortened(str(said).replace(self._api_key, "***") if self._api_key else str(said))

@@ -1,4 +1,4 @@
-"""Distributions of which the small probabilities are not known, and how much that matters for a prediction."""
+"""Distributions whose small probabilities are not known, and how much that matters for a prediction."""
 
 from __future__ import annotations
 
@@ -57,7 +57,8 @@ class PartialGridDistribution(GridDistribution):
         elif rule == "mean":
             away = values - predictions[:, None]
             bound = torch.maximum(self._largest_sum(away), self._largest_sum(-away)) / self.mass.double()
-            span = values.max() - values.min()  # which a renormalised mean cannot leave
+            # A renormalised mean cannot leave the range of the grid.
+            span = values.max() - values.min()
             bound = bound.nan_to_num(nan=span.item(), posinf=span.item()).clamp(max=span)
         elif rule == "mode":
             could_be = self.missing & (self.ceiling >= self.probs.amax(-1))[:, None]

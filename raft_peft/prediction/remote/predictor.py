@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
-import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from concurrent.futures import ThreadPoolExecutor
@@ -22,64 +20,20 @@ from raft_peft.decisions import decide
 from raft_peft.grid import NumberGrid
 from raft_peft.methods import METHODS, MethodSettings
 from raft_peft.methods.readout import Reading
-from raft_peft.methods.saved_folder import RAFT_CONFIG_NAME, RaftConfig, find_file
-from raft_peft.prediction.remote.completions_api import (
-    Connection,
-    NextToken,
-    RefusedError,
-    ServerError,
-    completions_url,
-)
+from raft_peft.methods.saved_folder import RAFT_CONFIG_NAME, RaftConfig
+from raft_peft.prediction.batching import chunks
+from raft_peft.prediction.remote.completions_api import Connection, RefusedError, ServerError, completions_url
+from raft_peft.prediction.remote.dialects import Answer, SpokenDialect
 from raft_peft.prediction.remote.partial_distribution import PartialGridDistribution
-from raft_peft.prediction.remote.token_texts import TokenTexts
 
 logger = logging.getLogger(__name__)
 
 # Methods that read nothing but the next token's probabilities of the grid.
 _READ_FROM_GRID = ("raft", "rail", "mbr")
-# A prompt whose error could be greater than this share of the grid's range is asked again, for so many tokens.
+# A prompt whose error could be greater than this share of the grid's range is asked again, for more tokens.
 _NEGLIGIBLE = 1e-3
-_ASKED_AGAIN = (200, 2000)
+# A server that refuses so many prompts, one after the other, is not asked for the others.
 _REFUSALS_IN_A_ROW = 5
-
-
-@dataclass(frozen=True)
-class _Dialect:
-    """A way to ask for probabilities.
-
-    Attributes:
-        ids_at_once: how many tokens can be asked for by their ids; 0 where only the most probable ones can.
-        top: how many of the most probable tokens are asked for; None for as many as there are ids.
-        as_ids: whether to ask that tokens be named by their ids.
-        extensible: whether to ask for more of them where they do not suffice.
-    """
-
-    ids_at_once: int = 0
-    top: int | None = None
-    as_ids: bool = False
-    extensible: bool = False
-
-    def ask(self, connection: Connection, prompt_ids: Sequence[int], ids: Sequence[int], top: int | None) -> NextToken:
-        fields: dict[str, Any] = {}
-        if self.ids_at_once:
-            fields["logprob_token_ids"] = list(ids)
-        if self.as_ids:
-            fields["return_tokens_as_token_ids"] = True
-        return connection.next_token(prompt_ids, len(ids) if top is None else top, **fields)
-
-
-# In the order in which they are tried. The first is vLLM's, which takes 128 ids at most. It is asked for one most
-# probable token besides, so that a server that passes over the ids cannot return them all by chance. The second is for
-# servers that want as many most probable tokens as ids, of which vLLM by default allows 20. OpenAI's limit is 5.
-_DIALECTS = (
-    _Dialect(ids_at_once=128, top=1, as_ids=True),
-    _Dialect(ids_at_once=20, as_ids=True),
-    _Dialect(top=20, as_ids=True, extensible=True),
-    _Dialect(top=20, extensible=True),
-    _Dialect(top=5),
-)
-# More than the most probable token and the one that was drawn, see above.
-_FEWEST_IDS = 3
 
 
 class RemoteRegressionPredictor:
@@ -157,10 +111,8 @@ class RemoteRegressionPredictor:
             number_end=self.settings.end_of_numbers(self.tokenizer),
         )
         self._values = torch.tensor(self.grid.values, dtype=torch.float32)
-        self._dialect: _Dialect | None = None
-        self._token_texts: TokenTexts | None = None
-        self._tops: tuple[int, ...] = _ASKED_AGAIN
-        self._has_told = False
+        self._dialect: SpokenDialect | None = None
+        self._error_was_logged = False
 
     @classmethod
     def from_saved(
@@ -181,24 +133,17 @@ class RemoteRegressionPredictor:
             ValueError: there is no `raft_config.json`, it does not fit the tokenizer, or a server cannot serve the
                 method.
         """
-        config_path = find_file(str(folder), RAFT_CONFIG_NAME, {})
-        if config_path is None:
+        saved = RaftConfig.find(folder, {})
+        if saved is None:
             raise ValueError(
                 f"{str(folder)!r} has no {RAFT_CONFIG_NAME}. Pass a folder that RegressionAwareTrainer.save_model "
                 "wrote, or construct RemoteRegressionPredictor(base_url, model, grid, tokenizer=...)."
             )
-        saved = RaftConfig.load(config_path)
         if saved.head is not None and method is None:
             raise ValueError(f"{str(folder)!r} was trained with a head of your own, {saved.head}. {_NO_HEADS}")
         options["tokenizer"] = _tokenizer(options.get("tokenizer", folder))
         saved.check_tokens(options["tokenizer"])
-        name = saved.method if method is None else method
-        takes = METHODS[name].takes if name in METHODS else ()
-        if name == "rail":  # by scoring the grid, not by sampling
-            takes = tuple(setting for setting in takes if setting not in ("num_samples", "constrained"))
-        settings = {setting: value for setting, value in saved.method_settings().items() if setting in takes}
-        settings |= {"method": name, "separator": saved.separator, "max_length": saved.max_length, **options}
-        return cls(base_url, model, saved.grid, **settings)
+        return cls(base_url, model, saved.grid, **{**saved.settings_for(method, decodes=False), **options})
 
     @property
     def texts(self) -> tuple[str, ...]:
@@ -266,7 +211,6 @@ class RemoteRegressionPredictor:
             raise ValueError(f"chunk_size={chunk_size} must be 1 or more.")
         total = len(prompts) if isinstance(prompts, Sized) else None
         show_progress = (total is None or total > self.concurrency) if show_progress is None else show_progress
-        rows = iter(as_rows(prompts))
         error_bounds: list[torch.Tensor] = []
         pool = ThreadPoolExecutor(self.concurrency, thread_name_prefix="raft-peft-completions")
         connection = Connection(
@@ -279,7 +223,7 @@ class RemoteRegressionPredictor:
         )
         try:
             with connection, tqdm(total=total, unit="prompt", disable=not show_progress) as progress:
-                while chunk := list(itertools.islice(rows, chunk_size)):
+                for chunk in chunks(as_rows(prompts), chunk_size):
                     encoded = self._encoder.encode(chunk, first_row)
                     _check_single_tokens(encoded, self.grid, first_row)
                     reading = self._reading(self._answers(connection, pool, encoded, first_row, progress))
@@ -289,7 +233,7 @@ class RemoteRegressionPredictor:
                     yield reading
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
-        self._tell(torch.cat([torch.empty(0), *error_bounds]))
+        self._log_error(torch.cat([torch.empty(0), *error_bounds]))
 
     def _answers(
         self,
@@ -298,7 +242,7 @@ class RemoteRegressionPredictor:
         prompts: Sequence[EncodedPrompt],
         first_row: int,
         progress: Any,
-    ) -> list[_Answer]:
+    ) -> list[Answer]:
         """What the server says of each prompt.
 
         Raises:
@@ -311,14 +255,15 @@ class RemoteRegressionPredictor:
             while self._dialect is None and numbered and len(errors) < _REFUSALS_IN_A_ROW:
                 row, prompt = numbered[0]
                 try:
-                    self._learn_dialect(connection, prompt)
+                    self._dialect = SpokenDialect.found_with(connection, prompt, self.tokenizer)
                 except RefusedError as error:
                     errors.append((row, str(error)))
                     del numbered[0]
-            if self._dialect is None:
+            dialect = self._dialect
+            if dialect is None:
                 raise rows_error(errors)
             answers = []
-            futures = [(row, pool.submit(self._ask, connection, prompt)) for row, prompt in numbered]
+            futures = [(row, pool.submit(dialect.ask, connection, prompt, self._suffices)) for row, prompt in numbered]
             for row, future in futures:
                 try:
                     answers.append(future.result())
@@ -331,81 +276,11 @@ class RemoteRegressionPredictor:
             raise rows_error(sorted(errors))
         return answers
 
-    def _learn_dialect(self, connection: Connection, prompt: EncodedPrompt) -> None:
-        """Find out how the server can be asked, by asking.
+    def _suffices(self, answer: Answer) -> bool:
+        """Whether what a server did not return moves the prediction by little at most."""
+        return not self._error_bound(self._reading([answer]).distribution) > self._negligible
 
-        Raises:
-            RefusedError: it takes this prompt in no way.
-        """
-        ids = [token_ids[0] for token_ids in prompt.grid_token_ids]
-        refusal: RefusedError | None = None
-        passes_over_ids = False
-        for dialect in _DIALECTS:
-            if dialect.ids_at_once and passes_over_ids:
-                continue
-            asked = _padded(ids[: dialect.ids_at_once])
-            try:
-                answer = dialect.ask(connection, prompt.input_ids, asked, dialect.top)
-            except RefusedError as error:
-                refusal = error
-                continue
-            if dialect.ids_at_once and not all(token_id in answer.log_probs for token_id in asked):
-                passes_over_ids = True
-                continue
-            if answer.by_text:
-                seen = [token for token in answer.log_probs if isinstance(token, str)]
-                self._token_texts = TokenTexts(self.tokenizer, seen)
-            self._dialect = dialect
-            return
-        if refusal is not None:
-            raise refusal
-
-    def _ask(self, connection: Connection, prompt: EncodedPrompt) -> _Answer:
-        dialect = self._dialect
-        assert dialect is not None
-        ids = [token_ids[0] for token_ids in prompt.grid_token_ids]
-        if dialect.ids_at_once:
-            log_probs: dict[int | str, float] = {}
-            for start in range(0, len(ids), dialect.ids_at_once):
-                asked = _padded(ids[start : start + dialect.ids_at_once])
-                log_probs |= dialect.ask(connection, prompt.input_ids, asked, dialect.top).log_probs
-            absent = [token_id for token_id in ids if token_id not in log_probs]
-            if absent:
-                raise ServerError(
-                    f"{connection.url} returned no log-probabilities of the tokens {absent}, which it was asked for, "
-                    "and before it did. Are there several servers behind this address?"
-                )
-            return _Answer([log_probs[token_id] for token_id in ids], 0.0, 0.0)
-
-        top = dialect.top
-        found = dialect.ask(connection, prompt.input_ids, ids, top)
-        for more in self._tops if dialect.extensible else ():
-            reading = self._reading([self._answer(ids, found)])
-            if not self._error_bound(reading.distribution) > self._negligible:
-                break
-            try:
-                again = dialect.ask(connection, prompt.input_ids, ids, more)
-            except RefusedError:
-                again = found
-            if len(again.log_probs) <= len(found.log_probs):
-                self._tops = tuple(one for one in self._tops if one < more)  # that is all that the server gives
-                break
-            found = again
-        return self._answer(ids, found)
-
-    def _answer(self, ids: Sequence[int], found: NextToken) -> _Answer:
-        """The grid's share of what the server returned."""
-        tokens: list[int | str] = list(ids)
-        if found.by_text:
-            if self._token_texts is None:
-                raise ServerError(
-                    f"{self.base_url} names tokens by their texts, and before it named them by their ids. Are there "
-                    "several servers behind this address?"
-                )
-            tokens = [self._token_texts.of(token_id) for token_id in ids]
-        return _Answer([found.log_probs.get(token, -math.inf) for token in tokens], found.ceiling, found.rest)
-
-    def _reading(self, answers: Sequence[_Answer]) -> RemoteReading:
+    def _reading(self, answers: Sequence[Answer]) -> RemoteReading:
         distribution = PartialGridDistribution(
             torch.tensor([answer.log_probs for answer in answers], dtype=torch.float32).reshape(-1, len(self.grid)),
             self._values,
@@ -425,16 +300,16 @@ class RemoteRegressionPredictor:
     def _negligible(self) -> float:
         return _NEGLIGIBLE * (max(self.grid.values) - min(self.grid.values))
 
-    def _tell(self, error_bounds: torch.Tensor) -> None:
-        """Say once how many rows lack numbers, and how much that matters.
+    def _log_error(self, error_bounds: torch.Tensor) -> None:
+        """Log once how many rows lack numbers, and how much that matters.
 
         Args:
             error_bounds: of shape (rows,), NaN where nothing is missing.
         """
         touched = error_bounds[~error_bounds.isnan()]
-        if self._has_told or not len(touched):
+        if self._error_was_logged or not len(touched):
             return
-        self._has_told = True
+        self._error_was_logged = True
         worst = touched.max().item()
         logger.log(
             logging.WARNING if worst > self._negligible else logging.INFO,
@@ -450,15 +325,6 @@ class RemoteReading(Reading):
     """A [`Reading`] of a chunk of prompts whose distribution knows what the server did not return."""
 
     distribution: PartialGridDistribution
-
-
-@dataclass(frozen=True)
-class _Answer:
-    """What the server says of the grid behind a prompt: of [`PartialGridDistribution`], one row."""
-
-    log_probs: list[float]
-    ceiling: float
-    rest: float
 
 
 _NO_HEADS = (
@@ -514,9 +380,3 @@ def _check_single_tokens(prompts: Sequence[EncodedPrompt], grid: NumberGrid, fir
                 break
     if errors:
         raise rows_error(errors)
-
-
-def _padded(ids: Sequence[int]) -> list[int]:
-    """The ids, and others where they are too few to tell a server that takes them from one that passes over them."""
-    others = (token_id for token_id in itertools.count() if token_id not in ids)
-    return [*ids, *itertools.islice(others, max(0, _FEWEST_IDS - len(ids)))]

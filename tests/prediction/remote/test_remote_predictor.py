@@ -5,6 +5,7 @@ import json
 import logging
 import re
 import socket
+import threading
 import time
 from email.utils import formatdate
 from pathlib import Path
@@ -87,6 +88,27 @@ class TestServers:
         assert all(request["logprob_token_ids"] == ids for request in served.requests)
         assert sorted(request["prompt"] for request in served.requests[1:]) == sorted(tokenizer(PROMPTS).input_ids)
         assert {request["max_tokens"] for request in served.requests} == {1}
+
+    def test_many_threads_ask_through_one_predictor(self, serve, local):
+        """From the first request on, by which it is found out how the server can be asked."""
+        _, remote = serve(concurrency=2)
+        expected, wrong, start = local.predict(PROMPTS), [], threading.Barrier(8)
+
+        def ask(number):
+            start.wait()
+            for turn in range(6):
+                index = (number + turn) % len(PROMPTS)
+                try:
+                    np.testing.assert_allclose(remote.predict([PROMPTS[index]]), expected[[index]], atol=1e-5)
+                except Exception as error:
+                    wrong.append(error)
+
+        threads = [threading.Thread(target=ask, args=(number,)) for number in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert wrong == []
 
     def test_how_to_ask_is_found_out_once(self, serve):
         served, remote = serve("openai")

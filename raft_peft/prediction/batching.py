@@ -1,0 +1,124 @@
+"""Many prompts through a model: in batches of like length, their common beginning once, in parts that fit."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import torch
+
+from raft_peft.data.batches import RegressionCollator, batches_by_length
+from raft_peft.data.prompts import EncodedPrompt
+from raft_peft.forward.memory import PartsThatFit
+from raft_peft.forward.model import device_of
+from raft_peft.forward.one_at_a_time import turn_of
+from raft_peft.forward.prefix_cache import PrefixCache, common_prefix
+from raft_peft.methods.readout import Reading, Readout, joined
+
+T = TypeVar("T")
+
+# A shorter beginning in common is not worth a cache.
+_SHORTEST_PREFIX = 8
+
+
+@dataclass(kw_only=True)
+class BatchRunner:
+    """Runs chunks of encoded prompts through a model, in batches.
+
+    What the prompts of one chunk begin with is kept for the next, so each stream of prompts takes a runner of its own.
+
+    Attributes:
+        model: a causal language model.
+        readout: the method at work on it.
+        collator: makes the batches.
+        parts: runs a batch in parts where the memory is not enough for the whole.
+        autocast: the dtype in which products are computed; None for that of the weights.
+        batch_size: the most prompts in a forward pass.
+        batch_tokens: the most tokens in a forward pass, with padding and without the beginning in common.
+    """
+
+    model: Any
+    readout: Readout
+    collator: RegressionCollator
+    parts: PartsThatFit
+    autocast: torch.dtype | None
+    batch_size: int
+    batch_tokens: int
+    _prefix: PrefixCache | None = field(default=None, init=False)
+
+    def run(self, prompts: Sequence[EncodedPrompt], on_batch: Callable[[int], object]) -> Reading:
+        """The reading of a chunk of prompts on the CPU, in their order.
+
+        Args:
+            prompts: of the chunk.
+            on_batch: called after each batch, with the number of its prompts.
+        """
+        order: list[int] = []
+        readings: list[Reading] = []
+        with self._inference():
+            self._prefix = self._prefix_of(prompts)
+            known = 0 if self._prefix is None else len(self._prefix.token_ids)
+            lengths = [len(prompt.input_ids) - known for prompt in prompts]
+            for batch in batches_by_length(lengths, self.batch_size, self.batch_tokens):
+                readings += self._run_batch([prompts[index] for index in batch])
+                order += batch
+                on_batch(len(batch))
+        return joined(readings, torch.tensor(order).argsort())
+
+    @contextmanager
+    def _inference(self) -> Iterator[None]:
+        device, dtype = self._device, self.autocast
+        with turn_of(self.model), torch.inference_mode(), torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
+            yield
+
+    @property
+    def _device(self) -> torch.device:
+        return device_of(self.model.get_input_embeddings())
+
+    def _prefix_of(self, prompts: Sequence[EncodedPrompt]) -> PrefixCache | None:
+        """The common beginning of all prompts where it is worth a run of its own, or the last chunk's if it holds."""
+        token_ids = common_prefix([prompt.input_ids for prompt in prompts])
+        before = self._prefix
+        if before is not None:
+            known = len(before.token_ids)
+            if tuple(token_ids[:known]) == before.token_ids and len(token_ids) < 2 * known:
+                return before
+        if len(prompts) == 1 or len(token_ids) < _SHORTEST_PREFIX:
+            return None
+        return PrefixCache(self.model, token_ids) if self.readout.can_cache_prefixes(self.model) else None
+
+    def _run_batch(self, prompts: Sequence[EncodedPrompt]) -> list[Reading]:
+        """The reading of a batch, in parts where the memory is not enough for the whole."""
+        longest = max(len(prompt.input_ids) for prompt in prompts)
+        return self.parts.run(lambda some: self._run_part(prompts[some]), len(prompts), longest)
+
+    def _run_part(self, prompts: Sequence[EncodedPrompt]) -> Reading:
+        batch = self.collator([{"input_ids": p.input_ids, "grid_token_ids": p.grid_token_ids} for p in prompts])
+        batch = {name: tensor.to(self._device) for name, tensor in batch.items()}
+        return self.readout.read(self.readout.read_head(self.model, batch, prefix=self._prefix), self.model, batch)
+
+
+def autocast_dtype(name: str | torch.dtype | None) -> torch.dtype | None:
+    """The dtype of a predictor's `autocast`; None where products are computed in that of the weights.
+
+    Raises:
+        ValueError: products cannot be computed in it.
+    """
+    dtype = getattr(torch, name, name) if isinstance(name, str) else name
+    if dtype not in (None, torch.float32, torch.bfloat16, torch.float16):
+        raise ValueError(f"autocast={name!r} is not a dtype to compute in. Use 'bfloat16', 'float16' or 'float32'.")
+    return None if dtype == torch.float32 else dtype
+
+
+def chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    """Split items into lists of so many, the last of them shorter, as they are read.
+
+    >>> list(chunks("abcde", 2))
+    [['a', 'b'], ['c', 'd'], ['e']]
+    """
+    iterator = iter(items)
+    while chunk := list(itertools.islice(iterator, size)):
+        yield chunk
