@@ -1,10 +1,13 @@
-"""Masks for each pair of tokens, in the form that a model's layers take."""
+"""What tokens attend to: masks in the form that a model's layers take, and attention for prompts laid end to end.
+
+All but attention works on tokens one by one, and so on a flat sequence. For attention alone the tokens are put back
+into prompts of their own. What these begin with in common stands in the flat sequence once, and is shown to all.
+"""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,12 +19,12 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 FULL, SLIDING = "full_attention", "sliding_attention"
 # Attention that takes a dense mask.
 DENSE = ("eager", "sdpa")
-# Stands before its name where it takes flat rows, too; see flat_attention.py.
+# Stands before its name where it takes flat sequences, too.
 FLAT = "flat_"
 
 
 def own_implementation(config: Any) -> str:
-    """The attention implementation that a model has beside flat rows."""
+    """The attention implementation that a model has beside flat sequences."""
     return config._attn_implementation.removeprefix(FLAT)
 
 
@@ -58,53 +61,41 @@ def masks_of_layers(
             window = config.sliding_window
             mask = attends & (distances.abs() <= window if bidirectional else distances < window)
         mask = mask.unsqueeze(1)
-        if own_implementation(config) == "eager":  # which adds them to the scores; sdpa takes booleans
+        # Eager attention adds masks to the scores; sdpa takes booleans.
+        if own_implementation(config) == "eager":
             mask = torch.zeros_like(mask, dtype=model.dtype).masked_fill(~mask, torch.finfo(model.dtype).min)
         masks[kind] = mask
     return masks
 
 
-@contextmanager
-def shorter_window(config: Any, length: int) -> Iterator[None]:
-    """A shorter sliding window, for a model that has any."""
-    own = getattr(config, "sliding_window", None)
-    if own is None:
-        yield
-        return
-    config.sliding_window = min(own, length)
-    try:
-        yield
-    finally:
-        config.sliding_window = own
-
-
 @dataclass(frozen=True)
-class FlatRows:
-    """Where the tokens of a flat row belong.
+class FlatSequences:
+    """Where the tokens of a flat sequence belong.
 
     Attributes:
-        prefix: how many tokens at its beginning are common to all rows.
-        columns: where each token of each row is in what follows, anywhere for padding, of shape (batch, length).
-        places: where each token of what follows is in the rows, joined, of shape (tokens,).
-        masks: for each kind of layer what the rows attend to in prefix and row, of shape
+        prefix: how many tokens at its beginning are common to all prompts.
+        flat_of_padded: where each token of each prompt is in what follows, anywhere for padding, of shape
+            (batch, length).
+        padded_of_flat: where each token of what follows is in the prompts, joined, of shape (tokens,).
+        masks: for each kind of layer what the prompts attend to in prefix and prompt, of shape
             (batch, 1, length, prefix + length).
         prefix_masks: the same for the prefix alone, of shape (1, 1, prefix, prefix).
     """
 
     prefix: int
-    columns: torch.Tensor
-    places: torch.Tensor
+    flat_of_padded: torch.Tensor
+    padded_of_flat: torch.Tensor
     masks: dict[str, torch.Tensor]
     prefix_masks: dict[str, torch.Tensor]
 
 
-def leave_flat_rows(config: Any) -> None:
+def leave_flat_sequences(config: Any) -> None:
     """Give a model's attention its own implementation back."""
     config._attn_implementation = own_implementation(config)
 
 
-def take_flat_rows(config: Any) -> None:
-    """Let a model's attention take flat rows, too; all else goes through its own as before.
+def take_flat_sequences(config: Any) -> None:
+    """Let a model's attention take flat sequences, too; all else goes through its own as before.
 
     Not for the time of a forward pass alone, since activation checkpointing calls the attention again in the backward
     pass.
@@ -121,43 +112,44 @@ def _attend(
     value: torch.Tensor,
     attention_mask: torch.Tensor | None,
     *,
-    flat_rows: FlatRows | None = None,
+    flat_sequences: FlatSequences | None = None,
     **options: Any,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Attention as transformers calls it: states of shape (1, heads, tokens, dimension) to (1, tokens, heads,
     dimension)."""
     own = _own_function(implementation, module)
-    if flat_rows is None:
+    if flat_sequences is None:
         return own(module, query, key, value, attention_mask, **options)
-    rows, prefix = flat_rows, flat_rows.prefix
+    flat, prefix = flat_sequences, flat_sequences.prefix
     kind = FULL if options.get("sliding_window") is None else SLIDING
-    keys, values = _in_rows(key, rows), _in_rows(value, rows)
+    keys, values = _in_prompts(key, flat), _in_prompts(value, flat)
     if prefix:
         keys, values = (
-            torch.cat([whole[:, :, :prefix].expand(len(of_rows), -1, -1, -1), of_rows], dim=2)
-            for whole, of_rows in ((key, keys), (value, values))
+            torch.cat([whole[:, :, :prefix].expand(len(own_part), -1, -1, -1), own_part], dim=2)
+            for whole, own_part in ((key, keys), (value, values))
         )
-    attended, _ = own(module, _in_rows(query, rows), keys, values, rows.masks[kind], **options)
-    attended = attended.flatten(0, 1).index_select(0, rows.places).unsqueeze(0)
+    attended, _ = own(module, _in_prompts(query, flat), keys, values, flat.masks[kind], **options)
+    attended = attended.flatten(0, 1).index_select(0, flat.padded_of_flat).unsqueeze(0)
     if prefix:
         first, _ = own(
             module,
             *(states[:, :, :prefix] for states in (query, key, value)),
-            rows.prefix_masks[kind],
+            flat.prefix_masks[kind],
             **options,
         )
         attended = torch.cat([first, attended], dim=1)
     return attended, None
 
 
-def _in_rows(states: torch.Tensor, rows: FlatRows) -> torch.Tensor:
-    """From the flat row, (1, heads, tokens, dimension), to rows, (batch, heads, length, dimension)."""
-    tokens = states[0, :, rows.prefix :].transpose(0, 1)
-    return tokens.index_select(0, rows.columns.flatten()).unflatten(0, rows.columns.shape).transpose(1, 2)
+def _in_prompts(states: torch.Tensor, flat: FlatSequences) -> torch.Tensor:
+    """From the flat sequence, (1, heads, tokens, dimension), to prompts, (batch, heads, length, dimension)."""
+    tokens, places = states[0, :, flat.prefix :].transpose(0, 1), flat.flat_of_padded
+    return tokens.index_select(0, places.flatten()).unflatten(0, places.shape).transpose(1, 2)
 
 
 def _own_function(implementation: str, module: torch.nn.Module) -> Callable[..., Any]:
-    if implementation == "eager":  # each architecture has one of its own
+    # Each architecture has an eager attention of its own.
+    if implementation == "eager":
         return sys.modules[type(module).__module__].eager_attention_forward
     return ALL_ATTENTION_FUNCTIONS[implementation]
 

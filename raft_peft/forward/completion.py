@@ -8,8 +8,8 @@ from typing import Any
 import torch
 
 from raft_peft.distribution import log_probs_of
-from raft_peft.forward.layouts import padded_left
-from raft_peft.forward.model import last_logits
+from raft_peft.forward.layouts import Sequences, padded_left
+from raft_peft.forward.model import run
 
 
 @dataclass(frozen=True)
@@ -20,13 +20,13 @@ class Completion:
         log_probs: of each token of the target, float32, 0 on padding, of shape (batch, tokens).
         mask: 1 on the target's tokens and 0 on padding, of shape (batch, tokens).
         first_logits: the logits of the target's first token, of shape (batch, vocabulary).
-        outputs: all that the model returned.
+        auxiliary_loss: the model's own, where it has one.
     """
 
     log_probs: torch.Tensor
     mask: torch.Tensor
     first_logits: torch.Tensor
-    outputs: Any
+    auxiliary_loss: torch.Tensor | None
 
 
 def read_completion(
@@ -34,30 +34,26 @@ def read_completion(
     input_ids: torch.Tensor,
     attention_mask: torch.Tensor,
     target_ids: torch.Tensor,
-    *,
-    unwrapped: Any = None,
     **kwargs: Any,
 ) -> Completion:
     """Run the model's own forward over prompt and target, keeping the logits of the target alone.
 
     Args:
-        model: the model to call, possibly wrapped for distributed training.
+        model: the model, without a wrapper for distributed training, see `model.read_inside`.
         input_ids: tokens of the prompts, of shape (batch, length).
         attention_mask: 1 on real tokens and 0 on padding, of shape (batch, length).
         target_ids: tokens of the targets, padded on the right with -100, of shape (batch, tokens).
-        unwrapped: the model without its wrapper, where it has one.
         kwargs: passed on to the forward.
     """
     input_ids, attention_mask = padded_left(input_ids, attention_mask)
     mask = (target_ids >= 0).long()
     tokens = target_ids.clamp(min=0)
-    outputs = last_logits(
-        model,
+    sequences = Sequences(
         torch.cat([input_ids, tokens[:, :-1]], dim=1),
         torch.cat([attention_mask, mask[:, :-1]], dim=1),
-        target_ids.shape[1],
-        unwrapped=unwrapped,
-        **kwargs,
+        None,
+        keep=target_ids.shape[1],
     )
+    outputs, _ = run(model, sequences, **kwargs)
     log_probs = log_probs_of(outputs.logits, tokens.unsqueeze(-1)).squeeze(-1)
-    return Completion(log_probs * mask, mask, outputs.logits[:, 0], outputs)
+    return Completion(log_probs * mask, mask, outputs.logits[:, 0], outputs.get("aux_loss"))

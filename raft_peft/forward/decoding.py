@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
 from transformers import GenerationConfig
 
 from raft_peft.forward.layouts import padded_left
+from raft_peft.forward.model import base_model, copied, with_parts
 from raft_peft.grid import NumberGrid
 
 # Long enough for any score or price, also digit by digit. A target that needs more is refused before training.
@@ -75,28 +74,22 @@ def generate_texts(
     )
     if num_samples is not None:
         config.update(do_sample=True, num_return_sequences=num_samples, temperature=1.0, top_k=0, top_p=1.0)
-    with _no_generation_habits(model):
-        generated = model.generate(input_ids=input_ids, attention_mask=attention_mask, generation_config=config)
+    generated = _without_habits(model).generate(
+        input_ids=input_ids, attention_mask=attention_mask, generation_config=config
+    )
     texts = tokenizer.batch_decode(generated[:, input_ids.shape[1] :], skip_special_tokens=True)
     count = num_samples or 1
     return [texts[start : start + count] for start in range(0, len(texts), count)]
 
 
-@contextmanager
-def _no_generation_habits(model: Any) -> Iterator[None]:
-    """Set aside the generation settings that a model ships with.
+def _without_habits(model: Any) -> Any:
+    """A view of the model without the generation settings that it ships with.
 
     `generate` fills in from them whatever a configuration leaves open: a repetition penalty, beams, suppressed tokens.
     """
-    owners = [model, model.get_base_model()] if hasattr(model, "get_base_model") else [model]
-    kept = [owner.generation_config for owner in owners]
-    for owner in owners:
-        owner.generation_config = GenerationConfig()
-    try:
-        yield
-    finally:
-        for owner, generation_config in zip(owners, kept, strict=True):
-            owner.generation_config = generation_config
+    base = base_model(model)
+    plain = copied(base, generation_config=GenerationConfig())
+    return plain if base is model else with_parts(model, {base: plain}, generation_config=GenerationConfig())
 
 
 def numbers_in_texts(texts: list[list[str]], grid: NumberGrid) -> tuple[torch.Tensor, torch.Tensor]:

@@ -1,10 +1,10 @@
-"""How the rows of a run are laid out: as it asks, and as the model's attention can."""
+"""How the prompts of a batch are laid out: as the run asks, and as the model's attention can, found out by trial."""
 
 from __future__ import annotations
 
+import copy
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
+import threading
 from functools import partial
 from typing import Any
 
@@ -15,21 +15,32 @@ from raft_peft.forward.attention import (
     FULL,
     SLIDING,
     kinds_of_layers,
-    leave_flat_rows,
+    leave_flat_sequences,
     own_implementation,
-    shorter_window,
-    take_flat_rows,
+    take_flat_sequences,
 )
 from raft_peft.forward.final_position import read_final_position
-from raft_peft.forward.layouts import Layout, Rows, flat_rows, padded_rows, path_rows, tree_rows
+from raft_peft.forward.layouts import (
+    Layout,
+    Sequences,
+    flat_sequences,
+    padded_sequences,
+    path_sequences,
+    tree_sequences,
+)
 from raft_peft.forward.memory import check_memory
-from raft_peft.forward.model import base_model, device_of, run
+from raft_peft.forward.model import base_model, copied, device_of, run
 from raft_peft.forward.prefix_cache import PrefixCache
 from raft_peft.grid.trie import Trie
 from raft_peft.main_process import warn
 
 logger = logging.getLogger(__name__)
 
+# One thread tries what a model can, and the others wait for what it finds.
+_TRYING = threading.Lock()
+# Shorter than the prompts on which a layout must give the logits that the plain way gives.
+_WINDOW = 4
+_COMMON = [1, 2]
 _CURE_FOR_ROUTERS = " The auxiliary loss of its experts takes no such mask; router_aux_loss_coef=0 does without it."
 
 
@@ -37,29 +48,34 @@ class Layouts:
     """Chooses the layout of each batch. What the model can is tried at the first, and said once where it cannot.
 
     Args:
-        padding_free: lay the rows of a batch end to end in one, and what they begin with in common once.
+        model: the model, without a wrapper. With `padding_free` its attention takes flat sequences from now on.
+        padding_free: lay the prompts of a batch end to end in one, and what they begin with in common once.
         bidirectional: whether the tokens of a prompt attend to all of it.
 
     Attributes:
         padding_free: as asked for, and turned off where the model cannot.
     """
 
-    def __init__(self, *, padding_free: bool, bidirectional: bool):
+    def __init__(self, model: Any, *, padding_free: bool, bidirectional: bool):
         self.padding_free = padding_free
         self.bidirectional = bidirectional
-        self._has_tried_flat_rows = False
-        self._takes_trees: bool | None = None  # not tried yet
+        # Each is None where it was not tried yet.
+        self._takes_flat: bool | None = None
+        self._takes_trees: bool | None = None
         self._caches_prefixes: bool | None = None
         self._has_trained_on_a_trie = False
+        if padding_free:
+            take_flat_sequences(model.config.get_text_config())
 
     def can_cache_prefixes(self, model: Any) -> bool:
         """Whether the model reads prompts behind the keys and values of what they begin with."""
-        if self._caches_prefixes is None:
-            reason = "tokens attend to those behind them" if self.bidirectional else why_no_prefix_cache(model)
-            self._caches_prefixes = reason is None
-            if reason is not None:
-                logger.info("What the prompts begin with in common is run for each of them: %s.", reason)
-        return self._caches_prefixes
+        with _TRYING:
+            if self._caches_prefixes is None:
+                reason = "tokens attend to those behind them" if self.bidirectional else why_no_prefix_cache(model)
+                self._caches_prefixes = reason is None
+                if reason is not None:
+                    logger.info("What the prompts begin with in common is run for each of them: %s.", reason)
+            return self._caches_prefixes
 
     def choose(self, model: Any, trie: Trie | None, prefix: PrefixCache | None = None) -> Layout:
         """The layout of a batch.
@@ -73,38 +89,37 @@ class Layouts:
             ValueError: the trie needs more memory in training than there is, or cannot be read with this attention.
         """
         if self.padding_free:
-            self._try_flat_rows(model)
+            self._try_flat(model)
         if trie is not None and not self._can_take(trie, model):
-            return path_rows
+            return path_sequences
         if prefix is not None:
-            return prefix.rows
+            return prefix.layout
         if self.padding_free:
-            return partial(flat_rows, bidirectional=self.bidirectional)
-        return partial(padded_rows if trie is None else tree_rows, bidirectional=self.bidirectional)
+            return partial(flat_sequences, bidirectional=self.bidirectional)
+        return partial(padded_sequences if trie is None else tree_sequences, bidirectional=self.bidirectional)
 
-    def _try_flat_rows(self, model: Any) -> None:
-        config = model.config.get_text_config()
-        take_flat_rows(config)  # at every batch, in case that another attention was set since
-        if self._has_tried_flat_rows:
+    def _try_flat(self, model: Any) -> None:
+        if self._takes_flat is not None:
             return
-        self._has_tried_flat_rows = True
         reason = why_not_flat(model)
+        self._takes_flat = reason is None
         if reason is not None:
             self.padding_free = False
-            leave_flat_rows(config)
+            leave_flat_sequences(model.config.get_text_config())
             warn(logger, f"`padding_free=True` is left off, and the rows are padded: {reason}.")
 
     def _can_take(self, trie: Trie, model: Any) -> bool:
-        """Whether the trie stands in one row with the prompt."""
+        """Whether the trie stands in one sequence with the prompt."""
         if torch.is_grad_enabled() and not self._has_trained_on_a_trie:
             check_memory(model, trie)
             self._has_trained_on_a_trie = True
-        if self._takes_trees is None:
-            reason = why_not_a_tree(model)
-            self._takes_trees = reason is None
-            if reason is not None:
-                self._refuse_or_warn(model, trie, reason)
-        return self._takes_trees
+        with _TRYING:
+            if self._takes_trees is None:
+                reason = why_not_a_tree(model)
+                self._takes_trees = reason is None
+                if reason is not None:
+                    self._refuse_or_warn(model, trie, reason)
+            return self._takes_trees
 
     def _refuse_or_warn(self, model: Any, trie: Trie, reason: str) -> None:
         routes = getattr(model.config.get_text_config(), "output_router_logits", False)
@@ -125,23 +140,18 @@ class Layouts:
             )
 
 
-# Shorter than the prompts on which a layout must give the logits that the plain way gives.
-_WINDOW = 4
-_COMMON = [1, 2]
-
-
 def why_not_a_tree(model: Any) -> str | None:
-    """Why the model cannot read a trie in one row; None where it can."""
+    """Why the model cannot read a trie in one sequence; None where it can."""
     config = model.config.get_text_config()
     if own_implementation(config) not in DENSE:
         return f"its attention implementation is {own_implementation(config)!r}"
     trie = Trie.of([((1, 2, 3), (1, 4), (2, 5), (3,))] * 2).to(device_of(model.get_input_embeddings()))
-    return _why_not_equal(model, trie, tree_rows, path_rows)
+    return _why_not_equal(model, trie, tree_sequences, path_sequences)
 
 
 def why_not_flat(model: Any) -> str | None:
-    """Why the model cannot read rows that are laid end to end in one; None where it can."""
-    return _why_not_equal(model, None, flat_rows, padded_rows)
+    """Why the model cannot read prompts that are laid end to end; None where it can."""
+    return _why_not_equal(model, None, flat_sequences, padded_sequences)
 
 
 def why_no_prefix_cache(model: Any) -> str | None:
@@ -150,10 +160,10 @@ def why_no_prefix_cache(model: Any) -> str | None:
     if own_implementation(config) not in DENSE:
         return f"its attention implementation is {own_implementation(config)!r}"
 
-    def cached_rows(model: Any, input_ids: torch.Tensor, attention_mask: torch.Tensor, trie: None) -> Rows:
-        return PrefixCache(model, _COMMON).rows(model, input_ids, attention_mask, trie)
+    def cached_sequences(model: Any, input_ids: torch.Tensor, attention_mask: torch.Tensor, trie: None) -> Sequences:
+        return PrefixCache(model, _COMMON).layout(model, input_ids, attention_mask, trie)
 
-    return _why_not_equal(model, None, cached_rows, padded_rows)
+    return _why_not_equal(model, None, cached_sequences, padded_sequences)
 
 
 def _why_not_equal(model: Any, trie: Trie | None, layout: Layout, plain_layout: Layout) -> str | None:
@@ -164,18 +174,14 @@ def _why_not_equal(model: Any, trie: Trie | None, layout: Layout, plain_layout: 
     device = device_of(model.get_input_embeddings())
     input_ids = torch.tensor([[0, 0, *_COMMON, 5, 6], [*_COMMON, 3, 4, 5, 6]], device=device)
     attention_mask = torch.tensor([[0, 0, 1, 1, 1, 1], [1, 1, 1, 1, 1, 1]], device=device)
-    implementation = config._attn_implementation
+    own, other = _twin(model, own_implementation(config)), _twin(model, config._attn_implementation)
     try:
-        with _in_evaluation(model), shorter_window(config, _WINDOW), torch.autocast(device.type, enabled=False):
-            # The plain way under the name that the model's attention has of itself, since some architectures ask it.
-            leave_flat_rows(config)
-            expected = _read(model, plain_layout(model, input_ids, attention_mask, trie))
-            config._attn_implementation = implementation
-            found = _read(model, layout(model, input_ids, attention_mask, trie))
-    except Exception as error:  # whatever an architecture makes of what it does not know
+        with torch.no_grad(), torch.autocast(device.type, enabled=False):
+            expected = _read(own, plain_layout(own, input_ids, attention_mask, trie))
+            found = _read(other, layout(other, input_ids, attention_mask, trie))
+    # Whatever an architecture makes of what it does not know.
+    except Exception as error:
         return f"its forward does not take them ({type(error).__name__}: {error})"
-    finally:
-        config._attn_implementation = implementation
     tolerance = 1e-3 if model.dtype == torch.float32 else 5e-2
     if not torch.allclose(found, expected, rtol=tolerance, atol=tolerance * float(expected.std())):
         return "its numbers change with them"
@@ -192,18 +198,19 @@ def check_bidirectional(model: Any) -> None:
     """
     pairs = torch.tensor([[0, 1], [0, 2]], device=device_of(model.get_input_embeddings()))
     try:
-        with _in_evaluation(model):
+        with torch.no_grad():
             final = read_final_position(
-                model,
+                _twin(model, model.config.get_text_config()._attn_implementation),
                 pairs,
                 torch.ones_like(pairs),
-                layout=partial(padded_rows, bidirectional=True),
+                layout=partial(padded_sequences, bidirectional=True),
                 hidden_states=True,
             )
         first = final.hidden_states[:, 0]
         if not torch.equal(first[0], first[1]):
             return
-    except TypeError:  # a forward that takes no `is_causal`
+    # A forward that takes no `is_causal`.
+    except TypeError:
         pass
     raise ValueError(
         f"{type(base_model(model)).__name__} attends to earlier tokens only, and this version of transformers cannot "
@@ -211,16 +218,39 @@ def check_bidirectional(model: Any) -> None:
     )
 
 
-@contextmanager
-def _in_evaluation(model: Any) -> Iterator[None]:
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        model.train(was_training)
+def _twin(model: Any, implementation: str) -> Any:
+    """The model in evaluation, with short windows and this attention, made of modules of its own on the same weights.
+
+    So a trial changes nothing on a model that other threads may be using.
+    """
+    configs: dict[int, Any] = {}
+    twins: dict[Any, Any] = {}
+
+    def config_of(config: Any) -> Any:
+        if id(config) not in configs:
+            made = configs[id(config)] = copy.deepcopy(config)
+            text = made.get_text_config()
+            text._attn_implementation = implementation
+            if getattr(text, "sliding_window", None) is not None:
+                text.sliding_window = min(text.sliding_window, _WINDOW)
+            for name, value in vars(config).items():
+                if hasattr(value, "get_text_config"):
+                    configs[id(value)] = getattr(made, name)
+        return configs[id(config)]
+
+    def twin_of(module: Any) -> Any:
+        if module not in twins:
+            made = twins[module] = copied(module, training=False)
+            if hasattr(getattr(module, "config", None), "get_text_config"):
+                made.__dict__["config"] = config_of(module.config)
+            for name, part in module._modules.items():
+                made._modules[name] = part if part is None else twin_of(part)
+        return twins[module]
+
+    config_of(base_model(model).config)
+    return twin_of(model)
 
 
-def _read(model: Any, rows: Rows) -> torch.Tensor:
-    return rows.node_logits(run(model, rows).logits).float().log_softmax(-1)[..., :8]
+def _read(model: Any, sequences: Sequences) -> torch.Tensor:
+    outputs, _ = run(model, sequences)
+    return sequences.node_logits(outputs.logits).float().log_softmax(-1)[..., :8]

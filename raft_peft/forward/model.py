@@ -1,16 +1,188 @@
-"""What the model says at the last real token of each row: the logits there, and of no other position."""
+"""What a model is asked, and what comes back: its logits at few positions. The model stays as it is."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
+from types import CellType, FunctionType, MethodType
 from typing import Any
 
 import torch
+from accelerate.utils import is_compiled_module
 from peft import PeftType
 
-from raft_peft.forward.last_layer import few_columns
-from raft_peft.forward.layouts import Rows, positions_of
+from raft_peft.forward.layouts import Sequences, positions_of
+from raft_peft.forward.lm_head import logits_of_few_positions
+
+# What bitsandbytes' Linear4bit asks before it packs its weights.
+_PACKS = "support_avx512bf16_for_cpu"
+_HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
+
+
+def run(
+    model: Any, sequences: Sequences, *, hidden_states: bool = False, **kwargs: Any
+) -> tuple[Any, torch.Tensor | None]:
+    """Run the model's own forward, with the logits of few positions alone.
+
+    Whatever the architecture does behind its output matrix (soft-capping, scaling) is done, since its own forward does
+    it. The forward is that of a view: a model of the same modules, but for the output matrix, whose product is taken
+    as `lm_head.py` says.
+
+    Args:
+        model: the model, without a wrapper for distributed training.
+        sequences: what it reads, and the positions whose logits are needed.
+        hidden_states: whether to keep the output embeddings of all positions.
+        kwargs: passed on to the forward.
+
+    Returns:
+        What the model returned, with `logits` of shape (sequences, kept positions, vocabulary), and the output
+        embeddings of shape (sequences, length, hidden), None where they were not asked for.
+    """
+    inputs = {
+        "input_ids": sequences.input_ids,
+        "attention_mask": sequences.attention_mask,
+        "logits_to_keep": sequences.keep,
+        **sequences.options,
+        **kwargs,
+    }
+    parameters = forward_parameters(model)
+    if "position_ids" in parameters:
+        mask = sequences.attention_mask
+        inputs["position_ids"] = sequences.position_ids
+        if sequences.position_ids is None and isinstance(mask, torch.Tensor):
+            inputs["position_ids"] = positions_of(mask)
+    if "use_cache" in parameters:
+        inputs["use_cache"] = False
+    kept: list[torch.Tensor] = []
+    outputs = _view(model, kept.append if hidden_states else None)(**inputs)
+    return outputs, kept[0] if kept else None
+
+
+def _view(model: Any, keep: Callable[[torch.Tensor], None] | None) -> Any:
+    """The model with another product at its output matrix, and with its output embeddings shown to `keep`."""
+    # What is compiled are the modules themselves: it would be compiled again for every view.
+    if keep is None and (torch.compiler.is_compiling() or is_compiled_module(model)):
+        return model
+    head = model.get_output_embeddings()
+    parts = {head: copied(head, forward=partial(logits_of_few_positions, head))}
+    if keep is not None:
+        backbone = base_model(model).get_decoder()
+        kept = copied(backbone)
+        kept.forward = partial(_shown, kept.forward, keep)
+        parts[backbone] = kept
+    return with_parts(model, parts)
+
+
+def _shown(forward: Callable[..., Any], keep: Callable[[torch.Tensor], None], *args: Any, **kwargs: Any) -> Any:
+    output = forward(*args, **kwargs)
+    keep(output[0])
+    return output
+
+
+def with_parts(model: Any, parts: Mapping[Any, Any], **attributes: Any) -> Any:
+    """A model with some modules in the place of others, that shares all else with the given one.
+
+    Only the modules that lead to those are copied, so that it takes microseconds, and that what is done to the given
+    model (other weights, another adapter, another device) is done to the next view of it.
+
+    Args:
+        model: stays as it is.
+        parts: the modules to replace, each with the one that takes its place.
+        attributes: those that the view of the model itself has of its own.
+    """
+    parents = _parents(model, set(parts))
+    copies: dict[Any, Any] = {}
+    for module, part in parts.items():
+        while module is not model:
+            parent, name = parents[module]
+            copies[parent] = copies.get(parent) or copied(parent)
+            copies[parent]._modules[name] = part
+            module, part = parent, copies[parent]
+    copies[model].__dict__.update(attributes)
+    return copies[model]
+
+
+def _parents(model: Any, wanted: set[Any]) -> dict[Any, tuple[Any, str]]:
+    """The parent of each module, and its name there, as far as the wanted ones are looked for: level by level."""
+    parents: dict[Any, tuple[Any, str]] = {}
+    level = [model]
+    while level and wanted:
+        below = []
+        for parent in level:
+            for name, module in parent._modules.items():
+                if module is not None and module not in parents:
+                    parents[module] = (parent, name)
+                    below.append(module)
+        wanted = wanted - parents.keys()
+        level = below
+    return parents
+
+
+def copied(module: Any, **attributes: Any) -> Any:
+    """A module that shares its parts and tensors with the given one, and has some attributes of its own."""
+    # Not `copy.copy`, which calls the constructor of a module that FSDP shards.
+    copy = object.__new__(type(module))
+    copy.__dict__.update({name: _rebound(value, module, copy) for name, value in vars(module).items()})
+    copy.__dict__["_modules"] = dict(module._modules)
+    copy.__dict__.update(attributes)
+    return copy
+
+
+def _rebound(value: Any, module: Any, copy: Any) -> Any:
+    """For the copy, a method that an object was given for its own, as accelerate and TRL give a forward to a model."""
+    if isinstance(value, MethodType) and value.__self__ is module:
+        return MethodType(_rebound(value.__func__, module, copy), copy)
+    if isinstance(value, partial) and value.args[:1] == (module,):
+        return partial(value.func, copy, *value.args[1:], **value.keywords)
+    # TRL's forward calls the one that was there before, which it holds on to.
+    if isinstance(value, FunctionType) and any(_is_method_of(module, cell) for cell in value.__closure__ or ()):
+        cells = tuple(
+            CellType(MethodType(cell.cell_contents.__func__, copy)) if _is_method_of(module, cell) else cell
+            for cell in value.__closure__
+        )
+        made = FunctionType(value.__code__, value.__globals__, value.__name__, value.__defaults__, cells)
+        made.__kwdefaults__ = value.__kwdefaults__
+        return made
+    return value
+
+
+def _is_method_of(module: Any, cell: CellType) -> bool:
+    return getattr(cell.cell_contents, "__self__", None) is module and isinstance(cell.cell_contents, MethodType)
+
+
+def attach_reading(model: Any) -> None:
+    """Let the model's forward carry out a reading, where it is given one by `read_inside`.
+
+    DDP, FSDP and ZeRO must see the parameters of a head used inside the forward that they wrap. Called once, when a
+    trainer is made; a forward without a reading is the model's own as before.
+    """
+    # Not `hasattr`, which asks the model under an adapter too.
+    if "_own_forward" not in vars(model):
+        model._own_forward = model.forward
+        model.forward = MethodType(_own_forward_or_reading, model)
+
+
+def read_inside(wrapper: Any, reading: Callable[[Any], Any]) -> Any:
+    """What a reading makes of the model, carried out inside the forward of the wrapper around it.
+
+    Args:
+        wrapper: of a model that `attach_reading` was called with, or that model itself.
+        reading: takes the model, and gives tensors or a dict of them.
+    """
+    return wrapper(reading=reading)
+
+
+def _own_forward_or_reading(model: Any, *args: Any, reading: Callable[[Any], Any] | None = None, **kwargs: Any) -> Any:
+    if reading is None:
+        return model._own_forward(*args, **kwargs)
+    if torch.compiler.is_compiling():
+        return reading(model)
+    inside = copied(model)
+    inside.forward = inside._own_forward
+    # The hooks of the model, FSDP's among them, are at work around this call already.
+    inside.__dict__.update({name: type(getattr(model, name))() for name in _HOOKS})
+    return reading(inside)
 
 
 def check_final_logits(model: Any) -> None:
@@ -38,53 +210,6 @@ def check_final_logits(model: Any) -> None:
         )
 
 
-def last_logits(
-    model: Any,
-    input_ids: torch.Tensor,
-    attention_mask: torch.Tensor | dict[str, torch.Tensor] | None,
-    keep: int | torch.Tensor,
-    *,
-    position_ids: torch.Tensor | None = None,
-    unwrapped: Any = None,
-    all_states: bool = False,
-    **kwargs: Any,
-) -> Any:
-    """The model's outputs with the logits of the last columns alone, or of those named.
-
-    The positions are counted from the attention mask, of shape (batch, length), unless they are given.
-    The output embeddings of other columns are right only with `all_states`.
-    """
-    unwrapped = model if unwrapped is None else unwrapped
-    inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "logits_to_keep": keep, **kwargs}
-    parameters = forward_parameters(unwrapped)
-    if "position_ids" in parameters:
-        if position_ids is None and isinstance(attention_mask, torch.Tensor):
-            position_ids = positions_of(attention_mask)
-        inputs["position_ids"] = position_ids
-    if "use_cache" in parameters:
-        inputs["use_cache"] = False
-    asked = ("output_hidden_states", "output_attentions")
-    all_states = all_states or any(getattr(unwrapped.config, name, False) or name in kwargs for name in asked)
-    head, backbone = unwrapped.get_output_embeddings(), _backbone(unwrapped)
-    while True:
-        with few_columns(head, backbone, keep, all_states=all_states) as forward:
-            outputs = model(**inputs)
-        if not forward.has_to_run_again:
-            return outputs
-
-
-def run(model: Any, rows: Rows, **kwargs: Any) -> Any:
-    """The model's outputs for rows, with the logits of their columns alone."""
-    return last_logits(
-        model, rows.input_ids, rows.attention_mask, rows.keep, position_ids=rows.position_ids, **rows.options, **kwargs
-    )
-
-
-def _backbone(model: Any) -> Any:
-    """The part of the model that gives the output embeddings."""
-    return base_model(model).get_decoder()
-
-
 def base_model(model: Any) -> Any:
     """The model under an adapter, where there is one."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model
@@ -98,11 +223,8 @@ def device_of(embeddings: Any) -> torch.device:
 
 def forward_parameters(model: Any) -> Mapping[str, inspect.Parameter]:
     """What the forward of the model under any adapter takes, by name."""
-    return inspect.signature(base_model(model).forward).parameters
-
-
-# What bitsandbytes' Linear4bit asks before it packs its weights.
-_PACKS = "support_avx512bf16_for_cpu"
+    base = base_model(getattr(model, "_orig_mod", model))
+    return inspect.signature(type(base).forward).parameters
 
 
 def keep_4bit_weights_as_they_are(model: Any) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from transformers import Cache, DynamicCache, DynamicLayer
 
-from raft_peft.forward.layouts import Rows, Tree, as_the_forward_takes_them
+from raft_peft.forward.layouts import Sequences, Tree, as_the_forward_takes_them
 from raft_peft.forward.model import device_of, forward_parameters
 from raft_peft.grid.trie import Trie
 
@@ -26,22 +26,22 @@ class PrefixCache:
         # Without the model's config, so that layers with a sliding window keep all of it: the masks know the window.
         cache = DynamicCache()
         ids = torch.tensor([self.token_ids], device=device_of(model.get_input_embeddings()))
-        # Renamed in transformers 5, where the old name warns, and goes with 5.40
+        # It was renamed in transformers 5: the old name warns, and goes with 5.40.
         self._argument = "cache" if "cache" in forward_parameters(model) else "past_key_values"
         model(input_ids=ids, use_cache=True, logits_to_keep=1, **{self._argument: cache})
         self._cache = Cache(layers=[_SharedLayer(layer) for layer in cache.layers])
 
-    def rows(
+    def layout(
         self, model: Any, input_ids: torch.Tensor, attention_mask: torch.Tensor, trie: Trie | None = None
-    ) -> Rows:
-        """The layout of prompts that all begin with the prefix: what is behind it, and the trie, in one row each.
+    ) -> Sequences:
+        """The layout of prompts that all begin with the prefix: what is behind it, and the trie, in one sequence each.
 
-        Takes what `tree_rows` does, and None for a trie where every number is one token.
+        Takes what `tree_sequences` does, and None for a trie where every number is one token.
         """
         prefix = len(self.token_ids)
         tree = Tree.of(input_ids, attention_mask, trie)
         masks = tree.masks_behind(model, prefix, tree.behind(prefix))
-        return Rows(
+        return Sequences(
             tree.input_ids[:, prefix:],
             as_the_forward_takes_them(masks),
             tree.positions[:, prefix:],
@@ -51,7 +51,7 @@ class PrefixCache:
 
 
 class _SharedLayer(DynamicLayer):
-    """The prefix of one layer, before every row of any batch. It keeps nothing of these."""
+    """The prefix of one layer, before every prompt of any batch. It keeps nothing of these."""
 
     def __init__(self, layer: DynamicLayer):
         super().__init__()
@@ -61,10 +61,10 @@ class _SharedLayer(DynamicLayer):
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *_args: Any, **_kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        rows = len(key_states)
+        batch = len(key_states)
         return (
-            torch.cat([self.keys.expand(rows, -1, -1, -1), key_states], dim=-2),
-            torch.cat([self.values.expand(rows, -1, -1, -1), value_states], dim=-2),
+            torch.cat([self.keys.expand(batch, -1, -1, -1), key_states], dim=-2),
+            torch.cat([self.values.expand(batch, -1, -1, -1), value_states], dim=-2),
         )
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import is_compiled_module
 from safetensors.torch import load_file
 
 from raft_peft import decisions
@@ -18,11 +19,17 @@ from raft_peft.forward.decoding import generate_texts, numbers_in_texts
 from raft_peft.forward.final_position import FinalPosition, read_final_position
 from raft_peft.forward.layout_choice import Layouts, check_bidirectional
 from raft_peft.forward.memory import nodes_at_once
-from raft_peft.forward.model import check_final_logits, device_of, keep_4bit_weights_as_they_are
+from raft_peft.forward.model import (
+    check_final_logits,
+    device_of,
+    keep_4bit_weights_as_they_are,
+    read_inside,
+)
 from raft_peft.forward.prefix_cache import PrefixCache
 from raft_peft.grid import NumberGrid
 from raft_peft.grid.trie import Trie
 from raft_peft.heads import Head, HeadSetup
+from raft_peft.losses import DistributionLoss, Loss, squared_error
 from raft_peft.main_process import warn
 from raft_peft.methods.saved_folder import HEAD_NAME
 from raft_peft.methods.table import METHODS, MethodSettings
@@ -34,7 +41,7 @@ _SMALL_MASS = 0.05
 
 
 @dataclass(frozen=True)
-class HeadReading:
+class HeadOutput:
     """What the head made of a batch.
 
     Attributes:
@@ -133,8 +140,8 @@ class Readout:
         self.has_parameters = any(True for _ in head.parameters())
         if self.has_parameters:
             setattr(model, HEAD_NAME, self.head)
-        self._layouts = Layouts(padding_free=padding_free, bidirectional=settings.attention == "bidirectional")
-        self._has_met_a_mass = False
+        self._layouts = Layouts(model, padding_free=padding_free, bidirectional=settings.attention == "bidirectional")
+        self._mass_checked = False
 
     @property
     def padding_free(self) -> bool:
@@ -157,6 +164,11 @@ class Readout:
         """How many texts of each prompt are sampled; None where none is, since `mbr` draws from the grid instead."""
         return self.settings.num_samples if self.settings.method == "rail" else None
 
+    @property
+    def _must_be_inside(self) -> bool:
+        """Whether a wrapper for distributed training must see the head at work, or a compiler its hidden states."""
+        return self.has_parameters or self.head.reads_hidden_states
+
     def can_cache_prefixes(self, model: Any) -> bool:
         """Whether what prompts begin with can be run once for all, see [`PrefixCache`]."""
         return not self.head.reads_hidden_states and self._layouts.can_cache_prefixes(model)
@@ -169,37 +181,43 @@ class Readout:
         unwrapped: Any = None,
         prefix: PrefixCache | None = None,
         **kwargs: Any,
-    ) -> HeadReading:
+    ) -> HeadOutput:
         """The head's output on the final position of each row.
 
-        `prefix` is what all rows begin with, where it has been run.
+        Args:
+            model: the model, or its wrapper for distributed training.
+            batch: of the collator.
+            unwrapped: the model, where the pass is carried out inside the forward of `model`, see `read_inside`.
+            prefix: what all rows begin with, where it has been run.
+            kwargs: passed on to the forward.
 
         Raises:
             ValueError: the grid's numbers need more memory than there is, or cannot be read with this attention.
         """
-        unwrapped = model if unwrapped is None else unwrapped
+        itself = model if unwrapped is None else unwrapped
         trie = Trie.in_batch(batch)
         grid_token_ids = batch["grid_token_ids"] if trie is None else trie.token_ids
         trie = trie if self.head.reads_grid else None
-        read = read_final_position(
-            model,
-            batch["input_ids"],
-            batch["attention_mask"],
-            trie,
-            layout=self._layouts.choose(unwrapped, trie, prefix),
-            unwrapped=unwrapped,
-            hidden_states=self.head.reads_hidden_states,
-            constrained=self.settings.constrained,
-            max_nodes=None if trie is None or torch.is_grad_enabled() else nodes_at_once(unwrapped, trie),
-            reader=lambda final: self._apply_head(final, grid_token_ids),
+        options = {
+            "layout": self._layouts.choose(itself, trie, prefix),
+            "hidden_states": self.head.reads_hidden_states,
+            "constrained": self.settings.constrained,
+            "max_nodes": None if trie is None or torch.is_grad_enabled() else nodes_at_once(itself, trie),
             **kwargs,
-        )
-        output = read.get("predictions")
+        }
+
+        def run_head(model: Any) -> dict[str, torch.Tensor]:
+            final = read_final_position(model, batch["input_ids"], batch["attention_mask"], trie, **options)
+            return self._apply_head(final, grid_token_ids)
+
+        inside = unwrapped is not None and (self._must_be_inside or not is_compiled_module(model))
+        found = read_inside(model, run_head) if inside else run_head(model)
+        output = found.get("predictions")
         if output is None:
-            output = GridDistribution(read["log_probs"], read["values"])
-            self._meet_mass(output)
-        return HeadReading(
-            output, *(read.get(name) for name in ("aux_loss", "constrained_log_probs", "greedy_misses"))
+            output = GridDistribution(found["log_probs"], found["values"])
+            self._warn_if_grid_mass_is_small(output)
+        return HeadOutput(
+            output, *(found.get(name) for name in ("aux_loss", "constrained_log_probs", "greedy_misses"))
         )
 
     def _apply_head(self, final: FinalPosition, grid_token_ids: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -215,11 +233,11 @@ class Readout:
             more["greedy_misses"] = final.trie.greedy_misses
         return read | {name: tensor for name, tensor in more.items() if tensor is not None}
 
-    def _meet_mass(self, distribution: GridDistribution) -> None:
+    def _warn_if_grid_mass_is_small(self, distribution: GridDistribution) -> None:
         """Say, at the first batch, where the model hardly answers with a number of the grid."""
-        if self._has_met_a_mass or self.head.sums_to_one or self.settings.renormalize or self.reads_text:
+        if self._mass_checked or self.head.sums_to_one or self.settings.renormalize or self.reads_text:
             return
-        self._has_met_a_mass = True
+        self._mass_checked = True
         mass = distribution.mass.mean().item()
         if mass >= _SMALL_MASS:
             return
@@ -233,18 +251,23 @@ class Readout:
 
     def read_target(
         self, model: Any, batch: Mapping[str, torch.Tensor], *, unwrapped: Any = None, **kwargs: Any
-    ) -> tuple[Completion, HeadReading]:
+    ) -> tuple[Completion, HeadOutput]:
         """The log-probabilities of the target's text, and the distribution over the grid at its first token, where
         that is a number's only one."""
-        completion = read_completion(
-            model, batch["input_ids"], batch["attention_mask"], batch["target_ids"], unwrapped=unwrapped, **kwargs
-        )
+
+        def run_target(model: Any) -> dict[str, torch.Tensor | None]:
+            ids, mask, target_ids = batch["input_ids"], batch["attention_mask"], batch["target_ids"]
+            return dict(vars(read_completion(model, ids, mask, target_ids, **kwargs)))
+
+        inside = unwrapped is not None and not is_compiled_module(model)
+        found: dict[str, Any] = read_inside(model, run_target) if inside else run_target(model)
+        completion = Completion(**found)
         distribution = None
         if "grid_token_ids" in batch:
             logits = completion.first_logits
             ids = batch["grid_token_ids"].to(logits.device)
             distribution = GridDistribution.from_logits(logits, ids, self.grid.values)
-        return completion, HeadReading(distribution, completion.outputs.get("aux_loss"))
+        return completion, HeadOutput(distribution, completion.auxiliary_loss)
 
     def expectation(self, output: GridDistribution | torch.Tensor) -> torch.Tensor:
         """The prediction that a loss is taken of: the head's number, or the mean of its distribution."""
@@ -258,7 +281,7 @@ class Readout:
             return decisions.decide(output, self.settings.decision, renormalize=self.settings.renormalize)
         return output
 
-    def read(self, head: HeadReading, model: Any, batch: Mapping[str, torch.Tensor]) -> Reading:
+    def read(self, head: HeadOutput, model: Any, batch: Mapping[str, torch.Tensor]) -> Reading:
         """The numbers of a batch that the head has read; a method that reads text writes it now.
 
         `model` is the model without any wrapper.
@@ -282,7 +305,7 @@ class Readout:
         device = batch["input_ids"].device
         return Reading(predictions.to(device), distribution, parsed.to(device))
 
-    def _decode_within_grid(self, head: HeadReading, distribution: GridDistribution) -> torch.Tensor:
+    def _decode_within_grid(self, head: HeadOutput, distribution: GridDistribution) -> torch.Tensor:
         """The number that greedy decoding gives, or the mean of samples, with all but the grid ruled out."""
         log_probs = head.constrained_log_probs
         if log_probs is None:  # one token each
@@ -305,6 +328,45 @@ class Readout:
             raise ValueError(
                 f"{path} does not fit the head of method {self.settings.method!r}, {type(self.head).__name__}: {error}"
             ) from error
+
+
+def losses_of(
+    output: GridDistribution | torch.Tensor,
+    labels: torch.Tensor,
+    *,
+    loss: Loss | DistributionLoss | None,
+    readout: Readout,
+) -> torch.Tensor:
+    """The loss of each row by a head's output, of shape (batch,).
+
+    Args:
+        output: a distribution over the grid, or one number a row, of shape (batch,).
+        labels: of shape (batch,), on any device.
+        loss: of the distribution, or of the number that it stands for; None for the squared error of the number.
+        readout: the method at work.
+
+    Raises:
+        ValueError: the loss reads a distribution and there is none, it gives another shape than one value a row, or
+            the method's loss is over the target's text and the rows have none.
+    """
+    if loss is None and readout.method.trains_text:
+        raise ValueError("The rows have no target text to take the cross-entropy of. Pass them with their labels.")
+    labels = labels.to(output.log_probs.device if isinstance(output, GridDistribution) else output.device)
+    if isinstance(loss, DistributionLoss):
+        if not isinstance(output, GridDistribution):
+            raise ValueError(
+                f"{type(loss).__name__} reads a distribution, and {type(readout.head).__name__} gives one number a "
+                "row. Use a loss of the prediction, or a head that gives a GridDistribution."
+            )
+        losses = loss(output, labels)
+    else:
+        losses = (loss or squared_error)(readout.expectation(output), labels)
+    if losses.shape != labels.shape:
+        raise ValueError(
+            f"The loss gives the shape {tuple(losses.shape)} for a batch of {len(labels)}; it must give one "
+            "value an example, not reduced: with torch's losses, reduction='none'."
+        )
+    return losses
 
 
 def _trained_head(model: Any, like: Head) -> Head | None:

@@ -16,8 +16,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import AutoModelForCausalLM
 
-from raft_peft.distribution import GridDistribution
-from raft_peft.forward.final_position import FinalPosition, read_final_position
+from raft_peft.forward.final_position import read_final_position
 from raft_peft.forward.model import check_final_logits
 from raft_peft.losses.squared_error import squared_error
 from raft_peft.planning.live_bytes import LiveBytes
@@ -88,9 +87,8 @@ class Skeleton:
             )
             with live, contextlib.nullcontext() if padded else _without_mask(self._model):
                 with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.settings.bf16):
-                    prediction = read_final_position(
-                        self._model, ids, torch.ones_like(ids), reader=_expectation_over(tokens, values)
-                    )
+                    final = read_final_position(self._model, ids, torch.ones_like(ids))
+                    prediction = (final.distribution(tokens, values).probs * values).sum(-1)
                 squared_error(prediction, labels).mean().backward()
             gradients = live.timeline_of([parameter.grad for parameter in trained if parameter.grad is not None])
             moments = np.stack([live.timeline(), gradients, live.timeline(watched=True)], axis=1)
@@ -135,14 +133,6 @@ def base_skeleton(config: Any, settings: StepSettings) -> Any:
     options = {} if settings.attn_implementation is None else {"attn_implementation": settings.attn_implementation}
     with torch.device("meta"):
         return AutoModelForCausalLM.from_config(config, dtype=getattr(torch, settings.dtype), **options)
-
-
-def _expectation_over(tokens: torch.Tensor, values: torch.Tensor) -> Any:
-    def read(final: FinalPosition) -> torch.Tensor:
-        distribution: GridDistribution = final.distribution(tokens, values)
-        return (distribution.probs * values).sum(-1)
-
-    return read
 
 
 @contextlib.contextmanager

@@ -30,10 +30,10 @@ from transformers import (
 )
 
 from raft_peft import NumberGrid
-from raft_peft.forward.attention import leave_flat_rows, take_flat_rows
+from raft_peft.forward.attention import leave_flat_sequences, take_flat_sequences
 from raft_peft.forward.final_position import read_final_position
 from raft_peft.forward.layout_choice import why_not_a_tree, why_not_flat
-from raft_peft.forward.layouts import flat_rows, padded_rows, path_rows, tree_rows
+from raft_peft.forward.layouts import flat_sequences, padded_sequences, path_sequences, tree_sequences
 from raft_peft.grid.resolution import resolve
 from raft_peft.grid.trie import Trie
 
@@ -120,11 +120,9 @@ def alone(model, prompt, grid):
     return torch.stack(result)
 
 
-def read(model, ids, mask, grid, layout=tree_rows, **options):
+def read(model, ids, mask, grid, layout=tree_sequences, **options):
     trie = Trie.of([grid] * len(ids))
-    return read_final_position(
-        model, ids, mask, trie, layout=layout, reader=lambda final: final.trie.log_probs, **options
-    )
+    return read_final_position(model, ids, mask, trie, layout=layout, **options).trie.log_probs
 
 
 def real_tokens(ids, mask):
@@ -141,9 +139,9 @@ def test_equals_each_number_by_itself(family, attention, padding, grid):
     ids, mask = prompts(padding)
     expected = torch.stack([alone(model, prompt, grid) for prompt in real_tokens(ids, mask)])
     with torch.no_grad():
-        for options in ({}, {"max_nodes": 1}, {"layout": path_rows}, {"layout": flat_rows}):
-            if options.get("layout") is flat_rows:
-                take_flat_rows(model.config)
+        for options in ({}, {"max_nodes": 1}, {"layout": path_sequences}, {"layout": flat_sequences}):
+            if options.get("layout") is flat_sequences:
+                take_flat_sequences(model.config)
                 assert why_not_flat(model) is None
             found = read(model, ids, mask, grid, **options)
             torch.testing.assert_close(found.double(), expected, rtol=0, atol=1e-4)
@@ -157,7 +155,7 @@ def test_what_takes_no_tree_is_found_out_and_scored_exactly(family):
     for grid in GRIDS.values():
         expected = torch.stack([alone(model, prompt, grid) for prompt in real_tokens(ids, mask)])
         with torch.no_grad():
-            found = read(model, ids, mask, grid, path_rows)
+            found = read(model, ids, mask, grid, path_sequences)
         torch.testing.assert_close(found.double(), expected, rtol=0, atol=1e-4)
 
 
@@ -179,10 +177,10 @@ def test_a_model_whose_mask_means_something_else_is_found_out():
 def test_gradients_equal_those_of_the_paths():
     ids, mask = prompts("left")
     gradients = []
-    for layout in (tree_rows, flat_rows, path_rows):
+    for layout in (tree_sequences, flat_sequences, path_sequences):
         model = make("gemma2")
-        if layout is flat_rows:
-            take_flat_rows(model.config)
+        if layout is flat_sequences:
+            take_flat_sequences(model.config)
         read(model, ids, mask, GRIDS["prefixes of prefixes"], layout).exp().sum().backward()
         gradients.append([parameter.grad for parameter in model.parameters()])
     for tree, flat, paths in zip(*gradients, strict=True):
@@ -202,7 +200,7 @@ def test_bidirectional_prompts_see_no_number():
     """The prompt's tokens attend to each other; what stands behind them cannot change them."""
     model = make("llama")
     ids, mask = prompts("left")
-    options = {"layout": partial(tree_rows, bidirectional=True)}
+    options = {"layout": partial(tree_sequences, bidirectional=True)}
     with torch.no_grad():
         few = read(model, ids, mask, ((3, 4), (5,)), **options)
         more = read(model, ids, mask, ((3, 4), (5,), (6, 7), (8, 9)), **options)
@@ -253,21 +251,21 @@ class TestFlatRows:
     def test_with_a_common_beginning_equal_each_number_by_itself(self, family, attention):
         model = make(family)
         model.set_attn_implementation(attention)
-        take_flat_rows(model.config)
+        take_flat_sequences(model.config)
         ids, mask = prompts_with_a_prefix()
         for grid in GRIDS.values():
             expected = torch.stack([alone(model, prompt, grid) for prompt in real_tokens(ids, mask)])
             with torch.no_grad():
-                found = read(model, ids, mask, grid, flat_rows)
+                found = read(model, ids, mask, grid, flat_sequences)
             torch.testing.assert_close(found.double(), expected, rtol=0, atol=1e-4)
 
     @pytest.mark.parametrize("make_prompts", [prompts_with_a_prefix, lambda: prompts("left"), lambda: prompts("none")])
     def test_final_position_and_gradients_equal_those_of_padded_rows(self, make_prompts):
         ids, mask = make_prompts()
         results = []
-        for layout in (padded_rows, flat_rows):
+        for layout in (padded_sequences, flat_sequences):
             model = make("gemma2")
-            take_flat_rows(model.config)
+            take_flat_sequences(model.config)
             final = read_final_position(model, ids, mask, layout=layout, hidden_states=True)
             states = final.hidden_states.masked_fill(~mask.bool().unsqueeze(-1), 0)
             (final.logits.log_softmax(-1)[:, 7].sum() + states.square().mean()).backward()
@@ -277,28 +275,28 @@ class TestFlatRows:
 
     def test_hold_each_token_once_and_the_common_beginning_once(self):
         model = make("llama")
-        take_flat_rows(model.config)
+        take_flat_sequences(model.config)
         ids, mask = prompts_with_a_prefix()
-        rows = flat_rows(model, ids, mask, None)
+        rows = flat_sequences(model, ids, mask, None)
         assert rows.input_ids.shape == (1, 5 + 9 + 7 + 3)
         assert rows.position_ids[0].tolist() == [*range(5), *range(5, 14), *range(5, 12), *range(5, 8)]
 
     def test_a_row_that_is_all_common_keeps_its_last_token(self):
         model = make("llama")
-        take_flat_rows(model.config)
+        take_flat_sequences(model.config)
         ids = torch.tensor([[5, 6, 7], [5, 6, 7]])
-        rows = flat_rows(model, ids, torch.ones_like(ids), None)
+        rows = flat_sequences(model, ids, torch.ones_like(ids), None)
         assert rows.input_ids.tolist() == [[5, 6, 7, 7]]
         with torch.no_grad():
-            final = read_final_position(model, ids, torch.ones_like(ids), layout=flat_rows).logits
+            final = read_final_position(model, ids, torch.ones_like(ids), layout=flat_sequences).logits
             torch.testing.assert_close(final, model(ids).logits[:, -1], rtol=1e-4, atol=1e-5)
 
     def test_bidirectional_rows_have_nothing_in_common(self):
         model = make("llama")
         ids, mask = prompts_with_a_prefix()
         read_off = []
-        for layout in (flat_rows, tree_rows):
-            take_flat_rows(model.config)
+        for layout in (flat_sequences, tree_sequences):
+            take_flat_sequences(model.config)
             with torch.no_grad():
                 read_off.append(read(model, ids, mask, GRIDS["none a prefix"], partial(layout, bidirectional=True)))
         torch.testing.assert_close(*read_off, rtol=0, atol=1e-5)
@@ -306,7 +304,7 @@ class TestFlatRows:
     @pytest.mark.parametrize("family", WITHOUT_TREES)
     def test_what_cannot_take_them_is_found_out(self, family):
         model = make(family)
-        take_flat_rows(model.config)
+        take_flat_sequences(model.config)
         assert why_not_flat(model) is not None
 
     def test_a_model_that_asks_for_its_attention_by_name_keeps_its_numbers(self):
@@ -316,15 +314,15 @@ class TestFlatRows:
         ).eval()
         ids, mask = prompts("left")
         before = model(input_ids=ids, attention_mask=mask).logits[:, -1]
-        take_flat_rows(model.config)
+        take_flat_sequences(model.config)
         if why_not_flat(model) is not None:
-            leave_flat_rows(model.config)
+            leave_flat_sequences(model.config)
         after = read_final_position(model, ids, mask).logits
         torch.testing.assert_close(after, before, rtol=1e-4, atol=1e-4)
 
     def test_autocast_does_not_spoil_the_trial(self):
         model = make("llama")
-        take_flat_rows(model.config)
+        take_flat_sequences(model.config)
         with torch.autocast("cpu", dtype=torch.bfloat16):
             assert why_not_flat(model) is None
             assert why_not_a_tree(model) is None
@@ -334,7 +332,7 @@ class TestFlatRows:
         model = make("gemma2")
         ids, mask = prompts("left")
         before = model(input_ids=ids, attention_mask=mask).logits, model.generate(ids, attention_mask=mask)
-        take_flat_rows(model.config)
+        take_flat_sequences(model.config)
         after = model(input_ids=ids, attention_mask=mask).logits, model.generate(ids, attention_mask=mask)
         torch.testing.assert_close(after[0], before[0])
         assert torch.equal(after[1], before[1])

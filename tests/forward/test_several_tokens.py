@@ -298,7 +298,7 @@ def test_weights_of_the_vocabulary_need_single_tokens(tiny_llama, tokenizer, tmp
 
 def test_heads_that_read_no_grid_do_not_pay_for_it(tiny_llama, tokenizer, tmp_path, rows):
     shapes = []
-    tiny_llama.register_forward_hook(lambda _module, _inputs, outputs: shapes.append(outputs.logits.shape[1]))
+    tiny_llama.lm_head.register_forward_hook(lambda _module, _inputs, logits: shapes.append(logits.shape[1]))
     trainer = make(tiny_llama, tokenizer, tmp_path, rows, grid=GRID, options={"method": "special_token"})
     trainer.predict(Dataset.from_list(rows))
     assert set(shapes) == {1}
