@@ -97,7 +97,8 @@ def _kind(message: Any) -> tuple[Any, bool]:
 
 
 def _shape_of_texts(texts: Sequence[str]) -> str:
-    if len(set(texts)) == 1:  # of which nothing is known to be common to others
+    # Of one text it is not known what it has in common with others.
+    if len(set(texts)) == 1:
         return GAP
     start = _common_start(texts)
     end = _common_start([text[len(start) :][::-1] for text in texts])[::-1]
@@ -108,6 +109,7 @@ def _shape_of_texts(texts: Sequence[str]) -> str:
 
 
 def _common_start(texts: Sequence[str]) -> str:
-    least, greatest = min(texts), max(texts)  # which differ the soonest
+    # All others lie between these two, which so differ the soonest.
+    least, greatest = min(texts), max(texts)
     same = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(least, greatest, strict=False))
     return "".join(letter for letter, _ in same)

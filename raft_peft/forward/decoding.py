@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch.distributed.fsdp import FSDPModule
 from transformers import GenerationConfig
 
 from raft_peft.forward.layouts import padded_left
@@ -74,22 +77,31 @@ def generate_texts(
     )
     if num_samples is not None:
         config.update(do_sample=True, num_return_sequences=num_samples, temperature=1.0, top_k=0, top_p=1.0)
-    generated = _without_habits(model).generate(
-        input_ids=input_ids, attention_mask=attention_mask, generation_config=config
-    )
+    with _without_habits(model) as plain:
+        generated = plain.generate(input_ids=input_ids, attention_mask=attention_mask, generation_config=config)
     texts = tokenizer.batch_decode(generated[:, input_ids.shape[1] :], skip_special_tokens=True)
     count = num_samples or 1
     return [texts[start : start + count] for start in range(0, len(texts), count)]
 
 
-def _without_habits(model: Any) -> Any:
+@contextmanager
+def _without_habits(model: Any) -> Iterator[Any]:
     """A view of the model without the generation settings that it ships with.
 
     `generate` fills in from them whatever a configuration leaves open: a repetition penalty, beams, suppressed tokens.
     """
-    base = base_model(model)
-    plain = copied(base, generation_config=GenerationConfig())
-    return plain if base is model else with_parts(model, {base: plain}, generation_config=GenerationConfig())
+    base, plain = base_model(model), GenerationConfig()
+    if not isinstance(model, FSDPModule):
+        view = copied(base, generation_config=plain)
+        yield view if base is model else with_parts(model, {base: view}, generation_config=plain)
+        return
+    # FSDP knows a model by itself, and not by a view. Such a model is in training, and no other thread uses it.
+    before = model.generation_config, base.generation_config
+    model.generation_config = base.generation_config = plain
+    try:
+        yield model
+    finally:
+        model.generation_config, base.generation_config = before
 
 
 def numbers_in_texts(texts: list[list[str]], grid: NumberGrid) -> tuple[torch.Tensor, torch.Tensor]:

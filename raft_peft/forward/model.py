@@ -136,10 +136,11 @@ def _rebound(value: Any, module: Any, copy: Any) -> Any:
     if isinstance(value, partial) and value.args[:1] == (module,):
         return partial(value.func, copy, *value.args[1:], **value.keywords)
     # TRL's forward calls the one that was there before, which it holds on to.
-    if isinstance(value, FunctionType) and any(_is_method_of(module, cell) for cell in value.__closure__ or ()):
+    closure = getattr(value, "__closure__", None) or ()
+    if isinstance(value, FunctionType) and any(_is_method_of(module, cell) for cell in closure):
         cells = tuple(
             CellType(MethodType(cell.cell_contents.__func__, copy)) if _is_method_of(module, cell) else cell
-            for cell in value.__closure__
+            for cell in closure
         )
         made = FunctionType(value.__code__, value.__globals__, value.__name__, value.__defaults__, cells)
         made.__kwdefaults__ = value.__kwdefaults__

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -52,11 +52,17 @@ class Head(nn.Module, ABC):
             model then reads these, too.
         reads_hidden_states: whether `forward` needs the output embeddings of all positions.
         sums_to_one: whether its distribution holds all probability by construction, so that its mass says nothing.
+        origin: the settings and the grid that its parameters belong to; None for a head of the user's own.
+        is_new: whether its parameters are those that it was made with, neither trained nor loaded. Those of a head of
+            the user's own are the user's.
     """
 
     reads_grid: ClassVar[bool] = False
     reads_hidden_states: ClassVar[bool] = False
     sums_to_one: ClassVar[bool] = False
+
+    origin: Mapping[str, Any] | None = None
+    is_new: bool = False
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Head:
         """Move with the model, but keep the precision where the model is cast to another (`bf16_full_eval`)."""

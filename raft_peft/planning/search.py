@@ -75,7 +75,8 @@ def plan_memory(
     on_cpu = device == "cpu"
     bf16 = (not on_cpu or cpu_multiplies_bf16()) if bf16 is None else bf16
     if on_cpu and bf16 and attn_implementation is None:
-        attn_implementation = "eager"  # as the trainer does
+        # The trainer takes it for a model that it opens by its name.
+        attn_implementation = "eager"
     settings = StepSettings(
         quantization=quantization or "none",
         gradient_checkpointing=bool(gradient_checkpointing),

@@ -31,6 +31,7 @@ RUN_BELOW = {
     "docs/uncertainty.md",
 }
 NOT_RUN = {
+    "docs/architecture.md": "tests/forward/test_idea.py runs it, and compares it with the library",
     "docs/compare.md": "a comparison takes minutes; tests/compare runs small ones",
     "docs/serving.md": "needs a server; tests/prediction/remote/test_remote_predictor.py has one",
     "docs/speed_and_memory.md": "names a model of 27B parameters",
@@ -76,6 +77,7 @@ def test_methods(smollm2, tmp_path, monkeypatch):
 def test_grids(smollm2, tmp_path, monkeypatch):
     names = run_code("docs/grids.md", smollm2, tmp_path, monkeypatch)
     assert len(names["grid"]) == len(names["tenths"]) == 51
+    assert names["resolved"].token_ids == ((33,), (37,), (33, 32))
     assert (tmp_path / "similarity-tokens" / "adapter_model.safetensors").stat().st_size < 50_000_000
 
 
