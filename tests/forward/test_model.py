@@ -7,6 +7,7 @@ import types
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from support.modules import attributes
 from transformers import GPT2Config, GPT2LMHeadModel, Qwen3MoeConfig, Qwen3MoeForCausalLM
 
 from raft_peft.forward.decoding import generate_texts
@@ -54,17 +55,6 @@ def batch():
     ids = torch.tensor([[0] * (length - len(prompt)) + prompt for prompt in PROMPTS])
     mask = torch.tensor([[0] * (length - len(prompt)) + [1] * len(prompt) for prompt in PROMPTS])
     return ids, mask
-
-
-def attributes(model):
-    """Every module's own attributes, by identity, its parts and hooks one by one."""
-    return {
-        name: {
-            key: {inner: id(one) for inner, one in value.items()} if isinstance(value, dict) else id(value)
-            for key, value in vars(module).items()
-        }
-        for name, module in model.named_modules()
-    }
 
 
 def gradients(model):

@@ -7,6 +7,7 @@ import pytest
 import torch
 from datasets import Dataset
 from peft import LoraConfig, get_peft_model
+from support.modules import attributes
 from support.training import lora, make
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, LlamaConfig, LlamaForCausalLM
 
@@ -17,17 +18,6 @@ THREADS, REQUESTS = 8, 50
 SINGLE, SEVERAL = NumberGrid(range(5)), NumberGrid([0, 1, 1.5, 2, 10])
 ITEMS = ("tea", "a cup of very hot tea", "soup", "the long and winding item 27", "1", "a", "item 3", "it")
 PROMPTS = [f"Rate {item} from 0 to 4, the score is" for item in ITEMS]
-
-
-def attributes(model):
-    """Every module's own attributes, by identity, its parts and hooks one by one."""
-    return {
-        name: {
-            key: {inner: id(one) for inner, one in value.items()} if isinstance(value, dict) else id(value)
-            for key, value in vars(module).items()
-        }
-        for name, module in model.named_modules()
-    }
 
 
 def in_threads(predict):
