@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from transformers import AttentionInterface, AttentionMaskInterface
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 # What the layers of a model may attend to, in transformers' words, where a dense mask can say it.
 FULL, SLIDING = "full_attention", "sliding_attention"
@@ -151,7 +150,7 @@ def _own_function(implementation: str, module: torch.nn.Module) -> Callable[...,
     # Each architecture has an eager attention of its own.
     if implementation == "eager":
         return sys.modules[type(module).__module__].eager_attention_forward
-    return ALL_ATTENTION_FUNCTIONS[implementation]
+    return AttentionInterface()[implementation]
 
 
 def _register(implementation: str) -> None:

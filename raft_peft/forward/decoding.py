@@ -96,12 +96,15 @@ def _without_habits(model: Any) -> Iterator[Any]:
         yield view if base is model else with_parts(model, {base: view}, generation_config=plain)
         return
     # FSDP knows a model by itself, and not by a view. Such a model is in training, and no other thread uses it.
-    before = model.generation_config, base.generation_config
-    model.generation_config = base.generation_config = plain
+    owners: list[Any] = [model, base]
+    before = [owner.generation_config for owner in owners]
+    for owner in owners:
+        owner.generation_config = plain
     try:
         yield model
     finally:
-        model.generation_config, base.generation_config = before
+        for owner, generation_config in zip(owners, before, strict=True):
+            owner.generation_config = generation_config
 
 
 def numbers_in_texts(texts: list[list[str]], grid: NumberGrid) -> tuple[torch.Tensor, torch.Tensor]:

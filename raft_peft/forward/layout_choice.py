@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from raft_peft.forward.adapter_kinds import why_rows_stay_whole
 from raft_peft.forward.attention import (
     DENSE,
     FULL,
@@ -167,6 +168,9 @@ def why_no_prefix_cache(model: Any) -> str | None:
 
 
 def _why_not_equal(model: Any, trie: Trie | None, layout: Layout, plain_layout: Layout) -> str | None:
+    reason = why_rows_stay_whole(model)
+    if reason is not None:
+        return reason
     config = model.config.get_text_config()
     others = kinds_of_layers(config) - {FULL, SLIDING}
     if others:

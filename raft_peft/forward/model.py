@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 from accelerate.utils import is_compiled_module
-from peft import PeftType
 
+from raft_peft.forward.adapter_kinds import check_adapters
 from raft_peft.forward.layouts import Sequences, positions_of
 from raft_peft.forward.lm_head import logits_of_few_positions
 
@@ -193,13 +193,13 @@ def check_final_logits(model: Any) -> None:
         ValueError: the model has no output over a vocabulary, its forward takes no `logits_to_keep`, or its adapter
             puts virtual tokens before the row.
     """
-    for adapter in getattr(model, "peft_config", {}).values():
-        if adapter.is_prompt_learning and adapter.peft_type != PeftType.PREFIX_TUNING:
-            raise ValueError(
-                f"The adapter is of the type {adapter.peft_type.value}, whose virtual tokens stand before the "
-                "padding of a row, so that its numbers would change with the batch. Use LoRA or prefix tuning."
-            )
-    if model.get_output_embeddings() is None:
+    check_adapters(model)
+    if getattr(model.config, "is_encoder_decoder", False):
+        raise ValueError(
+            f"{type(base_model(model)).__name__} is an encoder-decoder model, and RAFT reads the next token's "
+            "probabilities behind a prompt. Use a decoder, such as those that AutoModelForCausalLM opens."
+        )
+    if output_embeddings(model) is None:
         raise ValueError(
             f"{type(base_model(model)).__name__} has no output over the vocabulary. RAFT reads the probabilities of "
             "number tokens: load the model with AutoModelForCausalLM."
@@ -209,6 +209,15 @@ def check_final_logits(model: Any) -> None:
             f"{type(base_model(model)).__name__}.forward takes no `logits_to_keep`, so it would build the logits of "
             "every position. Use a decoder whose forward takes it, as those of transformers do."
         )
+
+
+def output_embeddings(model: Any) -> Any:
+    """The model's output over its vocabulary; None where it has none, as a classifier."""
+    try:
+        return model.get_output_embeddings()
+    # Some architectures have no such method, or ask for what only their language models have.
+    except (AttributeError, NotImplementedError):
+        return None
 
 
 def base_model(model: Any) -> Any:

@@ -127,4 +127,4 @@ def test_real_models(folder, request):
     assert predictor.readout.can_cache_prefixes(predictor.model)
     found = predictor.predict(PROMPTS[:4])
     alone = np.concatenate([predictor.predict([prompt]) for prompt in PROMPTS[:4]])
-    np.testing.assert_allclose(found, alone, atol=2e-5)
+    np.testing.assert_allclose(found, alone, atol=5e-5)
