@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -14,15 +13,15 @@ import numpy as np
 from datasets import Dataset, Features, IterableDataset, List, Value
 from datasets.fingerprint import Hasher
 
-from raft_peft.data.labels import check_within, has_label, label_range, read_labels, target_texts
+from raft_peft.data.labels import LabelColumn, check_within, read_labels, target_texts
+from raft_peft.data.limits import ModelLimits
 from raft_peft.data.prompts import EncodedPrompt, PromptEncoder, rows_error
+from raft_peft.data.remarks import REMARKABLE, Remarks
+from raft_peft.data.rows import as_dataset, features_of, unformatted
 from raft_peft.forward.decoding import MAX_NEW_TOKENS
-from raft_peft.grid import number_text
 
 if TYPE_CHECKING:
     from raft_peft.methods import Method
-
-logger = logging.getLogger(__name__)
 
 ENCODED_COLUMNS = ["input_ids", "grid_token_ids", "label", "target_ids"]
 
@@ -42,9 +41,9 @@ def first_row(dataset: Dataset | IterableDataset, name: str) -> dict[str, Any]:
 def spread_rows(dataset: Any, count: int) -> list[dict[str, Any]]:
     """At most so many rows from all over a dataset; of one that can only be read from its beginning, the first."""
     if isinstance(dataset, IterableDataset):
-        return first_rows(dataset, count)
+        return first_rows(unformatted(dataset), count)
     places = np.linspace(0, len(dataset) - 1, min(count, len(dataset))).astype(int)
-    return list(dataset.select(places.tolist()))
+    return list(unformatted(dataset.select(places.tolist())))
 
 
 def first_rows(dataset: Any, count: int) -> list[dict[str, Any]]:
@@ -52,8 +51,35 @@ def first_rows(dataset: Any, count: int) -> list[dict[str, Any]]:
     return list(itertools.islice(dataset, count))
 
 
+def check_read_once(dataset: Any, name: str, *, processes: int, workers: int) -> None:
+    """Refuse to evaluate a stream of which several readers would read rows twice, or in another order.
+
+    Args:
+        dataset: any; only a stream is refused.
+        name: what to call it in messages.
+        processes: that evaluate together.
+        workers: of the data loader of each.
+
+    Raises:
+        ValueError: it is a stream, and would not be read once and in order.
+    """
+    if not isinstance(dataset, IterableDataset):
+        return
+    cure = f"Read it into a dataset first, Dataset.from_list(list({name}_stream)), or evaluate with one of them."
+    if processes > 1:
+        raise ValueError(
+            f"The {name} dataset is a stream (IterableDataset), and {processes} processes fill their last batches "
+            f"with rows of its beginning, which would count twice. {cure}"
+        )
+    if workers > 1 and dataset.num_shards > 1:
+        raise ValueError(
+            f"The {name} dataset is a stream (IterableDataset) of {dataset.num_shards} shards, which {workers} "
+            f"workers of the data loader read at once, so that rows come in another order. {cure}"
+        )
+
+
 def encode_dataset(
-    dataset: Dataset | IterableDataset,
+    dataset: Any,
     name: str,
     encoder: PromptEncoder,
     *,
@@ -62,6 +88,7 @@ def encode_dataset(
     method: Method,
     renormalize: bool = False,
     num_proc: int | None = None,
+    limits: ModelLimits | None = None,
 ) -> Dataset | IterableDataset:
     """Encode every row, check every label, and say how many rows were cut or cannot be expressed.
 
@@ -71,32 +98,39 @@ def encode_dataset(
     stream is encoded as it is read.
 
     Args:
-        dataset: rows of `prompt` (text or chat messages) or `input_ids`, and a label.
+        dataset: rows of `prompt` (text or chat messages) or `input_ids`, and a label: a dataset of any format, or
+            what [`as_dataset`] makes one of.
         name: what to call the dataset in messages.
         encoder: encodes the prompts.
-        label_column: the column of the label; a numeric `completion` stands in for it.
+        label_column: the column of the label; a numeric `completion` stands in for `label`.
         require_label: whether rows without any label are an error, or are encoded without.
         method: decides whether the label is encoded as text too, with the end-of-sequence token behind it, and which
             labels are within reach.
         renormalize: whether predictions are renormalised over the grid, which also decides the labels within reach.
         num_proc: processes to encode with (datasets of known length only).
+        limits: of the model, where it is known.
 
     Returns:
         A dataset of `input_ids`, `grid_token_ids`, and, where the rows have a label, `label` as float64 and where
         asked for `target_ids`.
 
     Raises:
-        ValueError: the dataset is empty, holds images, or has rows that cannot be encoded or have no usable label.
+        ValueError: the dataset is empty, holds images, or has rows that cannot be encoded, have no usable label, or
+            are more than the model can take.
     """
+    dataset = as_dataset(dataset, name)
     row = first_row(dataset, name)
-    labelled = _check_columns(row, name, label_column, require_label=require_label)
+    column = LabelColumn.of(label_column, features_of(dataset).get(label_column))
+    labelled = _check_columns(row, name, column, require_label=require_label)
     if method.trains_text and encoder.tokenizer.eos_token_id is None:
         raise ValueError(
             "The tokenizer has no end-of-sequence token to put behind the target. Set tokenizer.eos_token."
         )
+    if labelled:
+        column.class_values(encoder.grid)
     encode = BatchEncoder(
         encoder,
-        label_column,
+        column,
         labelled=labelled,
         trains_text=method.trains_text,
         labels_within_grid=method.labels_within_grid,
@@ -107,23 +141,31 @@ def encode_dataset(
         "remove_columns": list(row),
         "features": encode.features,
     }
-    reach = label_range(encoder.grid, renormalize=renormalize) if method.limited_by_grid else None
-    warnings = _Warnings(name, encoder, reach)
+    remarks = Remarks(
+        f"of the {name} dataset", encoder, limited_by_grid=method.limited_by_grid, renormalize=renormalize
+    )
 
     if isinstance(dataset, IterableDataset):
         # The rows of a stream are never seen together, so the first of each kind is said as it is read.
-        def encode_and_warn(batch: Mapping[str, list], indices: Sequence[int]) -> dict[str, list]:
+        def encode_and_remark(batch: Mapping[str, list], indices: Sequence[int]) -> dict[str, list]:
             encoded = encode(batch, indices)
-            warnings.warn(encoded, encoded.get("label", []))
+            if limits is not None:
+                limits.check_columns(encoded["input_ids"], encoded["grid_token_ids"], indices[0])
+            remarks.on_prompts(len(indices), *(sum(encoded[kind]) for kind in REMARKABLE))
+            remarks.on_labels(encoded.get("label", []))
             return encoded
 
-        return dataset.map(encode_and_warn, **options).remove_columns("was_cut")
+        return dataset.map(encode_and_remark, **options).remove_columns(list(REMARKABLE))
 
     encoded = dataset.map(encode, num_proc=num_proc, desc=f"Tokenizing {name} dataset", **options)
     # Counted here and not while encoding, so that it is also said of rows that come from the cache.
     columns = encoded.with_format("numpy")
-    warnings.warn({"was_cut": columns["was_cut"][:]}, columns["label"][:] if labelled else [])
-    return encoded.remove_columns("was_cut")
+    remarks.on_prompts(len(encoded), *(int(columns[kind][:].sum()) for kind in REMARKABLE))
+    remarks.on_labels(columns["label"][:] if labelled else [])
+    encoded = encoded.remove_columns(list(REMARKABLE))
+    if limits is not None:
+        limits.check_dataset(encoded)
+    return encoded
 
 
 @cache
@@ -142,7 +184,7 @@ class BatchEncoder:
 
     Attributes:
         encoder: encodes the prompts.
-        label_column: the column of the label.
+        column: of the label.
         labelled: whether the rows have a label.
         trains_text: whether the target is encoded as text too, with the end-of-sequence token behind it.
         labels_within_grid: whether a label outside the grid's range is an error.
@@ -150,7 +192,7 @@ class BatchEncoder:
     """
 
     encoder: PromptEncoder
-    label_column: str
+    column: LabelColumn
     labelled: bool
     trains_text: bool
     labels_within_grid: bool
@@ -168,7 +210,9 @@ class BatchEncoder:
         """
         first, grid = indices[0], self.encoder.grid
         rows = [dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)]
-        labels = read_labels(rows, grid, self.label_column, first) if self.labelled else []
+        labels = read_labels(rows, grid, self.column, first) if self.labelled else []
+        if not self.labelled:
+            self._check_unlabelled(rows, first)
         if self.labels_within_grid:
             check_within(labels, grid, first)
         targets = target_texts(labels, grid, first) if self.labelled and self.trains_text else None
@@ -176,7 +220,7 @@ class BatchEncoder:
         encoded: dict[str, list] = {
             "input_ids": [prompt.input_ids for prompt in prompts],
             "grid_token_ids": [prompt.grid_token_ids for prompt in prompts],
-            "was_cut": [prompt.was_cut for prompt in prompts],
+            **{name: [getattr(prompt, name) for prompt in prompts] for name in REMARKABLE},
         }
         if self.labelled:
             encoded["label"] = labels
@@ -184,6 +228,17 @@ class BatchEncoder:
             check_target_lengths(prompts, targets, first)
             encoded["target_ids"] = [[*prompt.target_ids, self.encoder.tokenizer.eos_token_id] for prompt in prompts]
         return encoded
+
+    def _check_unlabelled(self, rows: Sequence[Mapping[str, Any]], first: int) -> None:
+        """Refuse a label where the first row of the dataset has none, instead of dropping it."""
+        name = self.column.name
+        errors = [
+            (row, f"the label is {label!r}, and the first row has none. Fill the column {name!r}, or drop it.")
+            for row, label in enumerate(map(self.column.raw, rows), first)
+            if label is not None
+        ]
+        if errors:
+            raise rows_error(errors)
 
     @property
     def features(self) -> Features:
@@ -195,7 +250,7 @@ class BatchEncoder:
         types: dict[str, Any] = {
             "input_ids": List(Value("int64")),
             "grid_token_ids": List(List(Value("int32"))),
-            "was_cut": Value("bool"),
+            **dict.fromkeys(REMARKABLE, Value("bool")),
         }
         if self.labelled:
             types["label"] = Value("float64")
@@ -204,7 +259,7 @@ class BatchEncoder:
         return Features(types)
 
 
-def _check_columns(row: Mapping[str, Any], name: str, label_column: str, *, require_label: bool) -> bool:
+def _check_columns(row: Mapping[str, Any], name: str, column: LabelColumn, *, require_label: bool) -> bool:
     """Whether a dataset with such a row has labels.
 
     Raises:
@@ -227,11 +282,11 @@ def _check_columns(row: Mapping[str, Any], name: str, label_column: str, *, requ
         )
     if not require_label:
         # A test set may hold an empty column.
-        return row.get(label_column) is not None or row.get("completion") is not None
-    if not has_label(row, label_column):
+        return column.raw(row) is not None
+    if not column.is_in(row):
         raise ValueError(
-            f"The {name} dataset has the columns {sorted(row)}, and no label in {label_column!r}. Rename the column "
-            f"of the target to {label_column!r}, or set label_column to its name."
+            f"The {name} dataset has the columns {sorted(row)}, and no label in {column.name!r}. Rename the column "
+            f"of the target to {column.name!r}, or set label_column to its name."
         )
     return True
 
@@ -249,40 +304,3 @@ def check_target_lengths(prompts: Sequence[EncodedPrompt], targets: Sequence[str
     ]
     if errors:
         raise rows_error(errors)
-
-
-class _Warnings:
-    """Says, once each, how many rows were cut and how many labels are out of reach."""
-
-    def __init__(self, name: str, encoder: PromptEncoder, reach: tuple[float, float] | None):
-        self.name = name
-        self.max_length = encoder.max_length
-        self.reach = reach
-        self.said: set[str] = set()
-
-    def warn(self, encoded: Mapping[str, Any], labels: Sequence[float]) -> None:
-        rows = len(encoded["was_cut"])
-        cut = int(np.sum(encoded["was_cut"]))
-        if cut:
-            self._say(
-                "cut",
-                f"{cut} of the {rows} prompts of the {self.name} dataset are longer than "
-                f"max_length={self.max_length} and lost their beginning. Raise max_length, or shorten the prompts.",
-            )
-        if self.reach is None or not len(labels):
-            return
-        low, high = self.reach
-        numbers = np.asarray(labels)
-        outside = int(np.sum((numbers < low) | (numbers > high)))
-        if outside:
-            self._say(
-                "out of reach",
-                f"{outside} of the {rows} labels of the {self.name} dataset ({number_text(numbers.min())} to "
-                f"{number_text(numbers.max())}) lie outside what this grid can express, {number_text(low)} to "
-                f"{number_text(high)}. Scale the labels, or widen the grid.",
-            )
-
-    def _say(self, kind: str, text: str) -> None:
-        if kind not in self.said:
-            self.said.add(kind)
-            logger.warning(text)

@@ -36,7 +36,7 @@ class PromptTemplate:
         """The prompt of a row.
 
         Raises:
-            ValueError: the row lacks a column.
+            ValueError: the row lacks a column, or has a value that does not fit the template's format.
         """
         missing = [name for name in self.columns if row.get(name) is None]
         if missing:
@@ -44,7 +44,14 @@ class PromptTemplate:
                 f"The prompt template names the column {missing[0]!r}, which a row lacks or leaves empty. It has "
                 f"{', '.join(name for name in row if row[name] is not None)}."
             )
-        return self.text.format_map(row)
+        try:
+            return self.text.format_map(row)
+        except ValueError as error:
+            values = {name: row[name] for name in self.columns}
+            raise ValueError(
+                f"The prompt template {self.text!r} cannot be filled with {values!r:.200}: {error}. Leave out the "
+                "format behind the column's name, or give one that fits; in a CSV file all values are texts."
+            ) from None
 
 
 def prompt_writer(template: str | None) -> Callable[[Mapping[str, Any]], Mapping[str, Any]]:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import itertools
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from raft_peft.data.chats import render_chat
+from raft_peft.data.thoughts import is_in_thought
+from raft_peft.data.token_rows import ids_of_prompt
 from raft_peft.grid import NumberGrid
 from raft_peft.grid.number_end import NumberEnd
 from raft_peft.grid.resolution import Context, GridResolver, default_separator
@@ -25,6 +28,8 @@ class EncodedPrompt:
         grid_token_ids: the tokens of each grid value after this prompt, in the grid's order, with those of its end
             where that is a token or a text.
         was_cut: whether the beginning was cut off to fit `max_length`.
+        was_trimmed: whether padding or an end of sequence was taken off a tokenized row.
+        is_in_thought: whether it ends inside an open thought of a thinking model.
         target_ids: the tokens of the target's text, where one was given.
     """
 
@@ -32,20 +37,24 @@ class EncodedPrompt:
     grid_token_ids: tuple[tuple[int, ...], ...]
     was_cut: bool
     target_ids: list[int] = field(default_factory=list)
+    was_trimmed: bool = False
+    is_in_thought: bool = False
 
 
-def as_rows(prompts: Iterable[Any]) -> Iterator[Mapping[str, Any]]:
-    """Prompts as rows: texts and chats as the `prompt` of one, rows as they are.
+@dataclass(frozen=True)
+class _Reading:
+    """A row as read.
 
-    Raises:
-        ValueError: it is one prompt, and no list of them.
+    Attributes:
+        ids_before: the ids that stand before the text of `context`.
+        context: what stands before the number.
+        was_trimmed, is_in_thought: as in [`EncodedPrompt`].
     """
-    if isinstance(prompts, str | Mapping):
-        raise ValueError("`prompts` must be a list of prompts. For one prompt, pass a list of one: [prompt].")
-    for prompt in prompts:
-        if isinstance(prompt, Mapping) and "role" in prompt:
-            raise ValueError("`prompts` must be a list of chats. For one chat, pass a list of one: [messages].")
-        yield prompt if isinstance(prompt, Mapping) else {"prompt": prompt}
+
+    ids_before: list[int]
+    context: Context
+    was_trimmed: bool = False
+    is_in_thought: bool = False
 
 
 class PromptEncoder:
@@ -86,7 +95,8 @@ class PromptEncoder:
     ) -> list[EncodedPrompt]:
         """Encode rows, each holding `prompt` (text or chat messages) or `input_ids`.
 
-        A chat row may also hold `tools` and `chat_template_kwargs`, as TRL's rows may.
+        A chat row may also hold `tools` and `chat_template_kwargs`, as TRL's rows may, and one of ids the
+        `attention_mask` that tells its padding.
 
         Args:
             rows: the rows.
@@ -97,7 +107,7 @@ class PromptEncoder:
             ValueError: rows that cannot be encoded: an empty prompt, a prompt into which the number merges, a grid
                 that this tokenizer cannot write. The message names the rows and the cure.
         """
-        readings: list[tuple[list[int], Context]] = []
+        readings: list[_Reading] = []
         errors: list[tuple[int, str]] = []
         for number, row in enumerate(rows, first_row):
             try:
@@ -108,61 +118,59 @@ class PromptEncoder:
             raise rows_error(errors)
 
         encoded = []
-        contexts = [context for _, context in readings]
+        contexts = [reading.context for reading in readings]
         resolved_grids = self._resolver.resolve(contexts, targets)
-        for number, ((ids_before, _), resolved) in enumerate(zip(readings, resolved_grids, strict=True), first_row):
+        for number, (reading, resolved) in enumerate(zip(readings, resolved_grids, strict=True), first_row):
             if isinstance(resolved, ValueError):
                 errors.append((number, str(resolved)))
                 continue
-            prompt_ids = [*ids_before, *resolved.prompt_ids]
+            prompt_ids = [*reading.ids_before, *resolved.prompt_ids]
             input_ids = self._cut(prompt_ids)
-            was_cut = len(input_ids) < len(prompt_ids)
-            encoded.append(EncodedPrompt(input_ids, resolved.token_ids, was_cut, list(resolved.target_ids)))
+            encoded.append(
+                EncodedPrompt(
+                    input_ids,
+                    resolved.token_ids,
+                    was_cut=len(input_ids) < len(prompt_ids),
+                    target_ids=list(resolved.target_ids),
+                    was_trimmed=reading.was_trimmed,
+                    is_in_thought=reading.is_in_thought,
+                )
+            )
         if errors:
             raise rows_error(errors)
         return encoded
 
-    def _read(self, row: Mapping[str, Any]) -> tuple[list[int], Context]:
-        """The row's context, and the ids that stand before its text."""
+    def _read(self, row: Mapping[str, Any]) -> _Reading:
         if row.get("input_ids") is not None:
-            return self._read_ids(list(row["input_ids"]))
-        prompt = row.get("prompt")
+            return self._read_ids(row)
+        prompt: Any = row.get("prompt")
+        # Of pandas, whose cells hold lists as arrays.
+        prompt = prompt.tolist() if hasattr(prompt, "tolist") else prompt
         if isinstance(prompt, str):
             separator = default_separator(prompt) if self.separator is None else self.separator
-            return [], Context(prompt, separator)
+            return _Reading([], Context(prompt, separator), is_in_thought=is_in_thought(prompt))
         if isinstance(prompt, Sequence) and len(prompt) > 0 and all(isinstance(turn, Mapping) for turn in prompt):
-            return [], self._read_chat(prompt, row)
+            return self._read_chat(prompt, row)
+        if "prompt" not in row and "input_ids" not in row:
+            raise ValueError(
+                f"The row has the columns {sorted(map(str, row))}, and neither `prompt` nor `input_ids`. Rename the "
+                "column of the text to `prompt`."
+            )
         raise ValueError(
             f"The prompt is {prompt!r}. It must be a text, or a list of chat messages such as "
             "[{'role': 'user', 'content': '...'}], and not be empty."
         )
 
-    def _read_chat(self, messages: Sequence[Mapping[str, Any]], row: Mapping[str, Any]) -> Context:
-        if getattr(self.processor, "chat_template", None) is None:
-            raise ValueError(
-                "The prompt is a list of chat messages, but the tokenizer has no chat template. Set "
-                "`tokenizer.chat_template` or `chat_template_path`, use the instruction-tuned model's tokenizer, or "
-                "give the prompt as text."
-            )
-        tools = row.get("tools")  # a list, or JSON as TRL's rows may hold
-        prefilled = messages[-1].get("role") == "assistant"
-        text = self.processor.apply_chat_template(
-            list(messages),
-            tokenize=False,
-            add_generation_prompt=not prefilled,
-            continue_final_message=prefilled,
-            tools=json.loads(tools) if isinstance(tools, str) else tools,
-            **(row.get("chat_template_kwargs") or {}),
-        )
-        by_default = default_separator(text) if prefilled else ""
-        return Context(text, by_default if self.separator is None else self.separator, add_special_tokens=False)
+    def _read_chat(self, messages: Sequence[Mapping[str, Any]], row: Mapping[str, Any]) -> _Reading:
+        chat = render_chat(self.processor, messages, row)
+        by_default = default_separator(chat.text) if chat.begins_answer else ""
+        separator = by_default if self.separator is None else self.separator
+        context = Context(chat.text, separator, add_special_tokens=False)
+        return _Reading([], context, is_in_thought=chat.is_in_thought)
 
-    def _read_ids(self, ids: list[int]) -> tuple[list[int], Context]:
+    def _read_ids(self, row: Mapping[str, Any]) -> _Reading:
         """The text of a pre-tokenized row's end, as much of it as the tokenizer encodes back to the same ids."""
-        if not ids:
-            raise ValueError(
-                "The row's input_ids are empty. They must hold the prompt, up to where the number begins."
-            )
+        ids, was_trimmed = ids_of_prompt(row, self.tokenizer)
         for length in _TAIL_LENGTHS:
             tail = ids[-length:]
             text = self.tokenizer.decode(tail, skip_special_tokens=False, clean_up_tokenization_spaces=False)
@@ -177,13 +185,19 @@ class PromptEncoder:
             separator = self.separator
         else:
             separator = "" if ids[-1] in self.tokenizer.all_special_ids else default_separator(text)
-        return ids[: len(ids) - len(tail)], Context(text, separator, add_special_tokens=False)
+        context = Context(text, separator, add_special_tokens=False)
+        return _Reading(ids[: len(ids) - len(tail)], context, was_trimmed, is_in_thought(text))
 
     def _cut(self, ids: list[int]) -> list[int]:
         if self.max_length is None or len(ids) <= self.max_length:
             return ids
-        leading = ids[:1] if ids[0] == self.tokenizer.bos_token_id else []
+        # One token of the prompt's end remains at least.
+        leading = list(itertools.takewhile(self._is_special, ids[: self.max_length - 1]))
         return leading + ids[len(ids) - self.max_length + len(leading) :]
+
+    def _is_special(self, token_id: int) -> bool:
+        without, text = (self.tokenizer.decode([token_id], skip_special_tokens=skip) for skip in (True, False))
+        return without != text
 
 
 def rows_error(errors: Sequence[tuple[int, str]]) -> ValueError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import io
+import itertools
 import json
 import math
 import os
@@ -12,6 +13,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+
+from raft_peft.data.made_by import MadeBy
 
 FORMATS = (".jsonl", ".csv")
 
@@ -41,21 +44,24 @@ def read_rows(path: str | Path) -> Iterator[dict[str, Any]]:
 class RowWriter:
     """Appends rows to a file, so that whole rows are on the disk after each `write`.
 
-    What a process that was killed left behind the last whole row is removed by the first `write`.
+    What a process that was killed left behind the last whole row is removed by the first `write`. A file has one
+    writer at a time, and a note beside it of what made its rows, see [`MadeBy`].
 
     Args:
         path: JSON Lines or CSV. It is made where it does not exist.
+        made_by: what makes the rows, by names. Rows that something else made are not continued. None where it does
+            not matter.
 
     Attributes:
         rows: how many rows the file holds.
         last: the last of them as it is written in the file, or None.
 
     Raises:
-        ValueError: the file has another format, or holds what is not rows.
-        OSError: it cannot be written to.
+        ValueError: the file has another format, holds what is not rows, or rows that something else made.
+        OSError: it cannot be written to, or is being written by another.
     """
 
-    def __init__(self, path: str | Path):
+    def __init__(self, path: str | Path, made_by: Mapping[str, Any] | None = None):
         self.path = Path(path)
         _check_format(self.path)
         if not self.path.parent.is_dir():
@@ -64,20 +70,34 @@ class RowWriter:
         self.last: dict[str, Any] | None = None
         self._header: list[str] | None = None
         self._cut_off = b""
-        size = 0
-        if self.path.is_file():
-            whole = _whole_json_lines if self.path.suffix == ".jsonl" else _whole_csv_rows
-            for row, end in whole(self.path):
-                size = end
-                if self.path.suffix == ".csv" and self._header is None:
-                    self._header = list(row)
-                    continue
-                self.rows, self.last = self.rows + 1, row
-            with self.path.open("rb") as file:
-                file.seek(size)
-                self._cut_off = file.read()
-        self._file = self.path.open("ab")
-        self._size = size
+        self._size = 0
+        self._owned = MadeBy(self.path)
+        try:
+            self._find_end()
+            if made_by is not None and self.rows:
+                self._owned.check(made_by)
+            self._file = self.path.open("ab")
+            self._owned.write(made_by, keep=made_by is None and self.rows > 0)
+        except BaseException:
+            self._owned.release()
+            raise
+
+    def _find_end(self) -> None:
+        """Count the whole rows, and find where they end."""
+        if not self.path.is_file():
+            return
+        for row, end in self._whole_rows():
+            self._size = end
+            if self.path.suffix == ".csv" and self._header is None:
+                self._header = list(row)
+                continue
+            self.rows, self.last = self.rows + 1, row
+        with self.path.open("rb") as file:
+            file.seek(self._size)
+            self._cut_off = file.read()
+
+    def _whole_rows(self) -> Iterator[tuple[dict[str, Any], int]]:
+        return (_whole_json_lines if self.path.suffix == ".jsonl" else _whole_csv_rows)(self.path)
 
     def write(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Append rows, all at once.
@@ -109,10 +129,22 @@ class RowWriter:
             ) from error
         self.rows += len(rows)
 
-    def continues(self, row: Mapping[str, Any]) -> bool:
-        """Whether the last row in the file begins with what this one holds."""
+    def begins_with(self, rows: Iterator[Mapping[str, Any]]) -> int:
+        """How many of the file's rows hold what these hold, one after the other, before the first that does not.
+
+        Args:
+            rows: as many are taken from it as the file has, or as there are up to the first that differs.
+        """
+        header = 1 if self.path.suffix == ".csv" else 0
+        for number, (written, _) in enumerate(itertools.islice(self._whole_rows(), header, None)):
+            row = next(rows, None)
+            if row is None or not self._holds(written, row):
+                return number
+        return self.rows
+
+    def _holds(self, written: Mapping[str, Any], row: Mapping[str, Any]) -> bool:
         expected = _as_written(row) if self.path.suffix == ".csv" else json.loads(as_json(row))
-        return self.last is not None and all(self.last.get(name) == value for name, value in expected.items())
+        return all(name in written and written[name] == value for name, value in expected.items())
 
     def _as_json_lines(self, rows: Iterable[Mapping[str, Any]]) -> str:
         return "".join(f"{as_json(row)}\n" for row in rows)
@@ -142,6 +174,7 @@ class RowWriter:
     ) -> None:
         with contextlib.suppress(OSError):  # what could not be written was said by `write`
             self._file.close()
+        self._owned.release()
 
 
 def _check_format(path: Path) -> None:
@@ -172,6 +205,7 @@ def _read_json_lines(path: Path) -> Iterator[dict[str, Any]]:
                     line.decode("utf-8-sig" if number == 1 else "utf-8"),
                     parse_constant=_no_constant,
                     parse_float=_finite,
+                    object_pairs_hook=_no_key_twice,
                 )
                 if b"\\ud" in line.lower():  # half a character, which no file in UTF-8 can hold
                     as_json(row).encode("utf-8")
@@ -188,6 +222,15 @@ def _no_constant(name: str) -> None:
     raise ValueError(f"{name} is not a JSON number")
 
 
+def _no_key_twice(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the key {twice!r} stands in one object twice")
+    return found
+
+
 def _finite(text: str) -> float:
     if math.isinf(float(text)):
         raise ValueError(f"{text} is too large for a number")
@@ -198,6 +241,7 @@ def _read_csv(path: Path) -> Iterator[dict[str, Any]]:
     with path.open(encoding="utf-8-sig", newline="") as file:
         reader = csv.DictReader(file, strict=True)
         try:
+            _check_header(path, reader.fieldnames or [])
             for row in reader:
                 if None in row or None in row.values():
                     raise ValueError(
@@ -207,6 +251,27 @@ def _read_csv(path: Path) -> Iterator[dict[str, Any]]:
                 yield row
         except (csv.Error, UnicodeDecodeError) as error:
             raise ValueError(f"{path}, line {reader.line_num + 1}, is not CSV in UTF-8: {error}.") from None
+
+
+def _check_header(path: Path, names: Sequence[str]) -> None:
+    """Refuse a header whose names are not those that somebody meant.
+
+    Raises:
+        ValueError: a name stands twice or has spaces around it, or the columns are separated by something else.
+    """
+    for separator, called in ((";", "semicolons"), ("\t", "tabs"), ("|", "bars")):
+        if len(names) == 1 and separator in names[0]:
+            raise ValueError(
+                f"{path} has one column, {names[0]!r}, so its columns are separated by {called}. Save it with commas."
+            )
+    spaced = [name for name in names if name != name.strip()]
+    if spaced:
+        raise ValueError(f"{path} has spaces around the names of the columns {spaced}. Take them away in the header.")
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise ValueError(
+            f"{path} has two columns of the name {twice!r}, of which one would be lost. Rename or drop one."
+        )
 
 
 def _whole_json_lines(path: Path) -> Iterator[tuple[dict[str, Any], int]]:

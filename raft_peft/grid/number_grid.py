@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
+from raft_peft.grid.number_text import decimals_of, meant_number, number_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -15,20 +15,14 @@ if TYPE_CHECKING:
     from raft_peft.grid.resolution import ResolvedGrid
 
 
-def number_text(value: float) -> str:
-    """The text of a number, without exponent and without trailing zeros: 1.0 is "1", 0.5 is "0.5"."""
-    rounded = float(f"{value:.12g}") + 0.0  # + 0.0 turns -0.0 into 0.0
-    return np.format_float_positional(rounded, trim="-")
-
-
 @dataclass(frozen=True, init=False)
 class NumberGrid:
     """The finite set of numbers over which the prediction is an expectation (the paper's grid, eq. 5 and 10).
 
     Args:
-        values: the numbers, each written as its shortest decimal text; or a mapping `{number: text}` where the
-            model answers with something else, such as letters, months or reversed digits (the paper's eq. 15); or
-            another `NumberGrid`.
+        values: the numbers, each written as its shortest decimal text (a float32 of 0.1 is "0.1"); or a mapping
+            `{number: text}` where the model answers with something else, such as letters, months or reversed digits
+            (the paper's eq. 15); or another `NumberGrid`.
 
     Attributes:
         values: the numbers as floats, in the order given, in the unit of the labels.
@@ -101,9 +95,11 @@ class NumberGrid:
             raise ValueError(f"A grid from {low} to {high} in steps of {granularity} is empty. Example: 0, 5, 0.1.")
         if decimals < needed:
             raise ValueError(f"{decimals} decimals cannot write steps of {granularity} from {low}; {needed} can.")
+        low, high, granularity = (float(number_text(number)) for number in (low, high, granularity))
         steps = round((high - low) / granularity)
         if number_text(low + steps * granularity) != number_text(high):
-            raise ValueError(f"Steps of {granularity} do not lead from {low} to {high}. Choose one that divides them.")
+            steps_and_ends = f"{number_text(granularity)} do not lead from {number_text(low)} to {number_text(high)}"
+            raise ValueError(f"Steps of {steps_and_ends}. Choose one that divides them.")
         values = [round(low + step * granularity, needed) + 0.0 for step in range(steps + 1)]
         return cls({value: f"{value:.{decimals}f}" for value in values})
 
@@ -196,15 +192,11 @@ class NumberGrid:
         return all(text == number_text(value) for value, text in self)
 
 
-def decimals_of(number: float) -> int:
-    """How many digits behind the point its shortest text has."""
-    return len(number_text(number).partition(".")[2])
-
-
 def _finite_number(value: Any) -> float:
     try:
-        number = float(value)
-    except (TypeError, ValueError):
+        number = meant_number(value)
+    # A RuntimeError is torch's, of a tensor that holds several numbers.
+    except (TypeError, ValueError, RuntimeError):
         raise ValueError(f"The grid value {value!r} is not a number. Example: grid=[1, 2, 3, 4, 5].") from None
     if not math.isfinite(number):
         raise ValueError(f"The grid value {value!r} is not finite. An expectation needs finite values.")

@@ -74,7 +74,8 @@ class Trie:
     def of(cls, grids: Sequence[tuple[tuple[int, ...], ...]]) -> Trie:
         """From the tokens of each number, for each row."""
         rows = [_trie_of_row(token_ids) for token_ids in grids]
-        if all(row is rows[0] for row in rows):  # as a rule, since the lookup is cached
+        # As a rule they are one object, since what was looked up is kept.
+        if all(row is rows[0] for row in rows):
             return cls(**{name: torch.stack([part] * len(rows)) for name, part in rows[0].items()})
         fills = {"token_ids": NO_TOKEN, "ends": NO_NODE, "depths": 1}
         return cls(**{name: _stack([row[name] for row in rows], fills.get(name, 0)) for name in rows[0]})

@@ -3,16 +3,20 @@ import os
 import shutil
 import subprocess
 import sys
+from decimal import Decimal
 from importlib import resources
 from pathlib import Path
 
+import pandas
+import pyarrow
 import pytest
 from datasets import ClassLabel, Dataset, Features, Value
 from datasets.utils._dill import dumps
 from support.encoding import EncodingLog, encode_from_disk
 
 from raft_peft import NumberGrid
-from raft_peft.data.dataset import _hash_of_source, encode_dataset
+from raft_peft.data.dataset import _hash_of_source, check_read_once, encode_dataset, spread_rows
+from raft_peft.data.limits import ModelLimits
 from raft_peft.data.prompts import PromptEncoder
 from raft_peft.grid.number_end import NumberEnd
 from raft_peft.methods import METHODS
@@ -32,10 +36,53 @@ def test_whole_labels_in_front_do_not_make_the_rest_integers(encoder):
     assert encode(dataset, encoder)["label"][1500] == 2.5
 
 
-def test_integer_and_class_labels_become_floats(encoder):
-    features = Features({"prompt": Value("string"), "label": ClassLabel(names=["bad", "good"])})
-    dataset = Dataset.from_list([{"prompt": "a", "label": 1}], features=features)
+def test_integer_labels_become_floats(encoder):
+    dataset = Dataset.from_list([{"prompt": "a", "label": 1}])
     assert encode(dataset, encoder).features["label"] == Value("float64")
+
+
+def classes(names, labels=(0, 1)):
+    features = Features({"prompt": Value("string"), "label": ClassLabel(names=names)})
+    return Dataset.from_dict({"prompt": ["a"] * len(labels), "label": list(labels)}, features=features)
+
+
+def test_classes_named_by_numbers_are_these_numbers(encoder):
+    assert list(encode(classes(["3", "1.5"], [0, 1, 0]), encoder)["label"]) == [3, 1.5, 3]
+    stream = classes(["3", "1.5"]).to_iterable_dataset()
+    assert [row["label"] for row in encode(stream, encoder)] == [3, 1.5]
+
+
+def test_classes_named_as_the_grid_writes_its_numbers(tokenizer):
+    encoder = PromptEncoder(tokenizer, NumberGrid({7: "A", 9: "B"}))
+    assert list(encode(classes(["B", "A"]), encoder)["label"]) == [9, 7]
+
+
+def test_classes_with_other_names_are_refused(encoder):
+    with pytest.raises(ValueError, match=r"classes named '1 star', '2 stars'.*cast_column\('label'"):
+        encode(classes(["1 star", "2 stars"]), encoder)
+
+
+def test_classes_that_are_kept_secret_are_no_labels(encoder):
+    secret = classes(["bad", "good"], [-1, -1])
+    assert "label" not in encode(secret, encoder, require_label=False).column_names
+    with pytest.raises(ValueError, match="row 0: the label is missing"):
+        encode(classes(["1", "2"], [-1, 1]), encoder)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_labels_are_meant_as_their_column_writes_them(encoder, dtype):
+    features = Features({"prompt": Value("string"), "label": Value(dtype)})
+    written = [3.8, 0.0, 2.2, 0.1234]
+    dataset = Dataset.from_dict({"prompt": ["a"] * 4, "label": written}, features=features)
+    encoded = encode(dataset, encoder, method=METHODS["ce"])
+    assert list(encoded["label"]) == written
+    texts = [encoder.tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in encoded["target_ids"]]
+    assert texts == ["3.8", "0", "2.2", "0.1234"]
+
+
+def test_decimals_are_numbers(encoder):
+    dataset = Dataset.from_dict({"prompt": ["a", "b"], "label": [Decimal("1.5"), Decimal("2.25")]})
+    assert list(encode(dataset, encoder)["label"]) == [1.5, 2.25]
 
 
 def test_other_columns_are_dropped_and_another_label_column_read(encoder, rows):
@@ -93,14 +140,123 @@ def test_labels_out_of_reach_are_counted(encoder, caplog, renormalize, outside):
     assert f"{outside} of the 4 labels of the train dataset (-1 to 7.5) lie outside" in caplog.text
 
 
-def test_renormalised_predictions_cannot_reach_zero(tokenizer, caplog):
-    dataset = Dataset.from_list([{"prompt": "a", "label": 0.5}])
-    encoder = PromptEncoder(tokenizer, NumberGrid([1, 2]))
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({}, "1 of the 2 labels of the train dataset (0 to 1) lie outside the grid's own range, 1 to 2"),
+        ({"renormalize": True}, "(0 to 1) lie outside what this grid can express, 1 to 2"),
+        ({"method": METHODS["pooled"]}, ""),
+    ],
+    ids=["0 is within reach", "renormalized", "no grid"],
+)
+def test_labels_from_0_for_a_grid_from_1(tokenizer, caplog, options, said):
+    dataset = Dataset.from_list([{"prompt": "a", "label": 0.0}, {"prompt": "a", "label": 1.0}])
     with caplog.at_level(logging.WARNING):
-        encode(dataset, encoder)
-        assert not caplog.text
-        encode(dataset, encoder, renormalize=True)
-    assert "what this grid can express, 1 to 2" in caplog.text
+        encode(dataset, PromptEncoder(tokenizer, NumberGrid([1, 2])), **options)
+    assert said in caplog.text
+    assert bool(said) == bool(caplog.text)
+
+
+def test_a_label_column_that_does_not_exist(encoder):
+    dataset = Dataset.from_list([{"prompt": "a", "completion": "3"}])
+    with pytest.raises(ValueError, match=r"columns \['completion', 'prompt'\], and no label in 'stars'"):
+        encode(dataset, encoder, label_column="stars")
+    assert "label" not in encode(dataset, encoder, label_column="stars", require_label=False).column_names
+
+
+@pytest.mark.parametrize("as_stream", [False, True])
+def test_the_first_label_does_not_decide_for_all(encoder, as_stream):
+    for labels, message in (([None, 2.0], "row 1: the label is 2.0"), ([2.0, None], "row 1: the label is missing")):
+        dataset = Dataset.from_dict({"prompt": ["a", "b"], "label": labels})
+        with pytest.raises(ValueError, match=message):
+            list(encode(dataset.to_iterable_dataset() if as_stream else dataset, encoder, require_label=False))
+
+
+FORMATS = ["torch", "numpy", "pandas", "arrow"]
+
+
+class TestFormats:
+    rows = ({"prompt": "the item 1:", "label": 1.5}, {"prompt": "the item 2 is", "label": 3.0})
+
+    @pytest.fixture
+    def plain(self, encoder):
+        return list(encode(Dataset.from_list(list(self.rows)), encoder))
+
+    @pytest.mark.parametrize("form", FORMATS)
+    def test_datasets(self, encoder, plain, form):
+        dataset = Dataset.from_list(list(self.rows)).with_format(form)
+        assert list(encode(dataset, encoder)) == plain
+        assert list(spread_rows(dataset, 2)) == list(self.rows)
+
+    @pytest.mark.parametrize("form", FORMATS)
+    def test_streams(self, encoder, plain, form):
+        stream = Dataset.from_list(list(self.rows)).to_iterable_dataset().with_format(form)
+        assert list(encode(stream, encoder)) == plain
+
+    @pytest.mark.parametrize("form", FORMATS)
+    def test_tokenized(self, encoder, plain, form):
+        ids = [{"input_ids": encoder.tokenizer(row["prompt"]).input_ids, "label": row["label"]} for row in self.rows]
+        assert list(encode(Dataset.from_list(ids).with_format(form), encoder)) == plain
+
+    def test_transforms(self, encoder, plain):
+        renamed = Dataset.from_list([{"text": row["prompt"], "stars": row["label"]} for row in self.rows])
+        dataset = renamed.with_transform(lambda batch: {"prompt": batch["text"], "label": batch["stars"]})
+        assert list(encode(dataset, encoder)) == plain
+
+    def test_columns_that_a_format_hides_are_hidden(self, encoder):
+        dataset = Dataset.from_list(list(self.rows)).with_format("torch", columns=["prompt"])
+        with pytest.raises(ValueError, match="no label in 'label'"):
+            encode(dataset, encoder)
+
+    def test_other_holders_of_rows(self, encoder, plain):
+        rows = list(self.rows)
+        for holder in (rows, pandas.DataFrame(rows), pyarrow.Table.from_pylist(rows), iter(rows)):
+            assert list(encode(holder, encoder)) == plain
+
+
+class TestStreams:
+    def test_are_refused_where_rows_would_count_twice(self):
+        stream = Dataset.from_dict({"prompt": ["a"] * 4}).to_iterable_dataset(num_shards=2)
+        with pytest.raises(ValueError, match=r"The dev dataset is a stream.* 2 processes fill .*Dataset.from_list"):
+            check_read_once(stream, "dev", processes=2, workers=0)
+
+    def test_are_refused_where_the_order_would_be_another(self):
+        rows = Dataset.from_dict({"prompt": ["a"] * 4})
+        with pytest.raises(ValueError, match="2 shards, which 2 workers"):
+            check_read_once(rows.to_iterable_dataset(num_shards=2), "dev", processes=1, workers=2)
+        check_read_once(rows.to_iterable_dataset(), "dev", processes=1, workers=2)
+        check_read_once(rows.to_iterable_dataset(num_shards=2), "dev", processes=1, workers=1)
+        check_read_once(rows, "dev", processes=2, workers=2)
+
+
+class TestRemarks:
+    def test_padding_that_is_taken_off_is_said(self, encoder, caplog):
+        ids = encoder.tokenizer("the item 1:").input_ids
+        rows = [{"input_ids": [*ids, encoder.tokenizer.eos_token_id], "label": 1.0}, {"input_ids": ids, "label": 1.0}]
+        with caplog.at_level(logging.WARNING):
+            encoded = encode(Dataset.from_list(rows), encoder)
+        assert encoded[0]["input_ids"] == encoded[1]["input_ids"] == ids
+        assert "1 of the 2 prompts of the train dataset are input_ids with padding, or with an end" in caplog.text
+
+    @pytest.mark.parametrize("as_stream", [False, True])
+    def test_open_thoughts_are_said(self, encoder, caplog, as_stream):
+        rows = [{"prompt": "Rate it.\n<think>\n", "label": 1.0}, {"prompt": "Rate it:", "label": 1.0}]
+        dataset = Dataset.from_list(rows)
+        with caplog.at_level(logging.WARNING):
+            list(encode(dataset.to_iterable_dataset() if as_stream else dataset, encoder))
+        assert "1 of the 2 prompts of the train dataset end inside an open thought" in caplog.text
+        assert 'chat_template_kwargs={"enable_thinking": False}' in caplog.text
+
+
+@pytest.mark.parametrize("as_stream", [False, True])
+def test_rows_that_the_model_cannot_take(encoder, as_stream):
+    dataset = Dataset.from_list([{"prompt": "a", "label": 1.0}, {"prompt": "the item 1, the item 2:", "label": 1.0}])
+    dataset = dataset.to_iterable_dataset() if as_stream else dataset
+    with pytest.raises(ValueError, match=r"row 1: the prompt with its number is \d+ tokens, and the model has 3 pos"):
+        list(encode(dataset, encoder, limits=ModelLimits(positions=3)))
+    with pytest.raises(ValueError, match=r"row 0: the token id \d+ is beyond the model's 5 embeddings"):
+        list(encode(dataset, encoder, limits=ModelLimits(tokens=5)))
+    assert list(encode(dataset, encoder, limits=ModelLimits(positions=100, tokens=1000)))
 
 
 @pytest.mark.parametrize(

@@ -84,8 +84,8 @@ def test_pretokenized_rows_may_begin_with_what_no_text_gives(tokenizer):
 
 
 def test_pretokenized_rows_that_end_in_a_special_token_take_no_space(tokenizer):
-    encoded = encode(tokenizer, {"input_ids": [*tokenizer("the score is").input_ids, tokenizer.eos_token_id]})
-    assert encoded.input_ids[-1] == tokenizer.eos_token_id
+    encoded = encode(tokenizer, {"input_ids": [*tokenizer("the score is").input_ids, tokenizer.unk_token_id]})
+    assert encoded.input_ids[-1] == tokenizer.unk_token_id
     assert grid_tokens(tokenizer, encoded)[3] == "3"
 
 
@@ -101,6 +101,16 @@ def test_cutting_keeps_the_leading_bos(gemma3_tokenizer):
     prompt = "Rate the item 27 from 0 to 9: the score is"
     whole, cut = (encode(gemma3_tokenizer, {"prompt": prompt}, max_length=length) for length in (None, 6))
     assert cut.input_ids == [gemma3_tokenizer.bos_token_id, *whole.input_ids[-5:]]
+
+
+def test_cutting_keeps_all_leading_special_tokens(tokenizer):
+    tokenizer.add_special_tokens({"bos_token": "<bos>", "extra_special_tokens": ["<sop>"]})
+    leading = tokenizer.convert_tokens_to_ids(["<bos>", "<sop>"])
+    ids = tokenizer("Rate the item 27 from 0 to 9: the score is").input_ids
+    row = {"input_ids": [*leading, *ids]}
+    assert encode(tokenizer, row, max_length=6).input_ids == [*leading, *ids[-4:]]
+    # One token of the end is left where the special ones would fill all.
+    assert encode(tokenizer, row, max_length=2).input_ids == [leading[0], ids[-1]]
 
 
 def test_max_length_without_room(tokenizer):
@@ -121,6 +131,11 @@ def test_max_length_without_room(tokenizer):
 def test_rows_without_a_prompt(tokenizer, row, message):
     with pytest.raises(ValueError, match=message):
         encode(tokenizer, row)
+
+
+def test_a_row_without_a_column_of_prompts(tokenizer):
+    with pytest.raises(ValueError, match=r"row 0: The row has the columns \['text'\], and neither `prompt` nor"):
+        encode(tokenizer, {"text": "a"})
 
 
 def test_a_chat_without_a_template(tokenizer):

@@ -1,7 +1,11 @@
 """Rows in files: what is read, and what is left of a file that was cut off at any byte."""
 
 import json
+import os
 import resource
+import signal
+import subprocess
+import sys
 
 import pytest
 from hypothesis import given, settings
@@ -54,17 +58,67 @@ def test_cut_off_at_every_byte_and_continued(tmp_path, suffix):
     for size in range(len(whole) + 1):
         path.write_bytes(whole[:size])
         with RowWriter(path) as writer:
-            if writer.rows:
-                assert writer.continues(ROWS[writer.rows - 1])
+            assert writer.begins_with(iter(ROWS)) == writer.rows
             writer.write(ROWS[writer.rows :])
         assert path.read_bytes() == whole, size
 
 
-def test_a_row_that_the_file_does_not_end_with(tmp_path):
-    for suffix in (".jsonl", ".csv"):
-        with RowWriter(written(tmp_path / f"rows{suffix}", ROWS)) as writer:
-            assert writer.continues({"label": -1.0})
-            assert not writer.continues({"prompt": "another"})
+@pytest.mark.parametrize("suffix", [".jsonl", ".csv"])
+def test_rows_that_the_file_does_not_begin_with(tmp_path, suffix):
+    with RowWriter(written(tmp_path / f"rows{suffix}", ROWS)) as writer:
+        assert writer.begins_with(iter([*ROWS, {"prompt": "more"}])) == len(ROWS)
+        assert writer.begins_with({"label": row["label"]} for row in ROWS) == len(ROWS)
+        assert writer.begins_with(iter([ROWS[0], ROWS[2], ROWS[1], ROWS[3]])) == 1
+        assert writer.begins_with(iter(ROWS[:2])) == 2
+        assert writer.begins_with({**row, "another": None} for row in ROWS) == 0
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".csv"])
+def test_one_writer_at_a_time(tmp_path, suffix):
+    path = tmp_path / f"rows{suffix}"
+    with RowWriter(path) as first:
+        with pytest.raises(OSError, match=rf"is being written by process {os.getpid()} on .*, since 2.*another file"):
+            RowWriter(path)
+        first.write(ROWS)
+    with RowWriter(path) as second:
+        assert second.rows == len(ROWS)
+    with RowWriter(tmp_path / ".." / tmp_path.name / path.name), pytest.raises(OSError, match="is being written"):
+        RowWriter(path)
+
+
+def test_a_writer_that_was_killed_blocks_nobody(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    code = (
+        "import os, signal, sys; from raft_peft.data.row_files import RowWriter; "
+        "RowWriter(sys.argv[1]).write([{'id': 0}]); os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    assert subprocess.run([sys.executable, "-c", code, str(path)]).returncode == -signal.SIGKILL
+    with RowWriter(path) as writer:
+        assert writer.rows == 1
+
+
+def test_what_made_the_rows_is_compared(tmp_path, caplog):
+    path, note = tmp_path / "rows.jsonl", tmp_path / "rows.jsonl.made_by.json"
+    made_by = {"decision": "mean", "grid": [[0, "0"], [1, "1"]], "weights": "abc" * 30}
+    with RowWriter(path, made_by) as writer:
+        writer.write(ROWS)
+    assert json.loads(note.read_text())["made_by"] == made_by
+    with RowWriter(path, made_by) as writer:
+        assert writer.rows == len(ROWS)
+    with pytest.raises(ValueError, match=r'begun with another decision \("mean", not "mode"\), weights\. Go on'):
+        RowWriter(path, {**made_by, "decision": "mode", "weights": "def" * 30})
+    RowWriter(path, {**made_by, "of a later version": 1}).__exit__(None, None, None)
+    assert not caplog.records
+    note.write_text("[]")
+    with pytest.raises(ValueError, match=r"made_by.json should say .* cannot be read"):
+        RowWriter(path, made_by)
+    note.unlink()
+    RowWriter(path, made_by).__exit__(None, None, None)
+    assert "What made the rows in" in caplog.text
+    assert sorted(tmp_path.iterdir()) == [path, note]
+    path.write_text("")
+    RowWriter(path, {"decision": "mode"}).__exit__(None, None, None)
+    assert json.loads(note.read_text())["made_by"] == {"decision": "mode"}
 
 
 @pytest.mark.parametrize(
@@ -80,6 +134,16 @@ def test_a_row_that_the_file_does_not_end_with(tmp_path):
         ("a.csv", b"prompt,label\na\n", "line 2, has not as many fields"),
         ("a.csv", b'prompt\n"a\n', "is not CSV"),
         ("a.csv", b"prompt\n\xff\n", "is not CSV in UTF-8"),
+        ("a.csv", b"prompt,label,label\na,1,5\n", "two columns of the name 'label'"),
+        ("a.csv", b"prompt;label\na;1\n", "separated by semicolons. Save it with commas"),
+        ("a.csv", b"prompt\tlabel\na\t1\n", "separated by tabs"),
+        ("a.csv", b"prompt , label\na,1\n", "spaces around the names"),
+        ("a.jsonl", b'{"prompt": "a", "label": 1, "label": 5}\n', "line 1, is not JSON: the key 'label' stands"),
+        (
+            "a.jsonl",
+            b'{"prompt": [{"role": "user", "role": "system"}]}\n',
+            "the key 'role' stands in one object twice",
+        ),
         ("a.txt", b"prompt\n", "ends in '.txt'"),
     ],
 )

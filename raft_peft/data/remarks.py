@@ -1,0 +1,98 @@
+"""What is said of rows that are used, though something about them is odd."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+import numpy as np
+
+from raft_peft.data.labels import label_range
+from raft_peft.data.prompts import EncodedPrompt, PromptEncoder
+from raft_peft.data.thoughts import CURE
+from raft_peft.grid import number_text
+from raft_peft.main_process import warn
+
+logger = logging.getLogger(__name__)
+
+# The properties of an `EncodedPrompt` that something is said of.
+REMARKABLE = ("was_cut", "was_trimmed", "is_in_thought")
+
+
+class Remarks:
+    """Says, once of each kind, how many rows are odd.
+
+    Args:
+        whose: what the prompts and labels are of, as in "of the train dataset"; may be empty.
+        encoder: which encoded the prompts.
+        limited_by_grid: whether predictions stay within the grid's reach, so that a label beyond is worth a word.
+        renormalize: whether predictions are renormalised over the grid.
+    """
+
+    def __init__(self, whose: str, encoder: PromptEncoder, *, limited_by_grid: bool, renormalize: bool):
+        self._whose = f" {whose}" if whose else ""
+        self._max_length = encoder.max_length
+        self._grid = encoder.grid
+        self._limited_by_grid = limited_by_grid
+        self._renormalize = renormalize
+        self._said: set[str] = set()
+
+    def on_prompts(self, rows: int, was_cut: int = 0, was_trimmed: int = 0, is_in_thought: int = 0) -> None:
+        """Say how many of so many prompts were cut, lost padding or an end, or end inside a thought."""
+        prompts = f"of the {rows} prompts{self._whose}"
+        if was_cut:
+            self._say(
+                "cut",
+                f"{was_cut} {prompts} are longer than max_length={self._max_length} and lost their beginning. Raise "
+                "max_length, or shorten the prompts.",
+            )
+        if was_trimmed:
+            self._say(
+                "trimmed",
+                f"{was_trimmed} {prompts} are input_ids with padding, or with an end of sequence behind the prompt, "
+                "that no attention_mask masks. It was taken off, since the number follows the prompt. Tokenize "
+                "without padding and without an end.",
+            )
+        if is_in_thought:
+            self._say(
+                "thought",
+                f"{is_in_thought} {prompts} end inside an open thought of a thinking model, where no answer is "
+                f"expected. {CURE}",
+            )
+
+    def on_encoded(self, prompts: Sequence[EncodedPrompt]) -> None:
+        """The same, of encoded prompts."""
+        self.on_prompts(len(prompts), *(sum(getattr(one, name) for one in prompts) for name in REMARKABLE))
+
+    def on_labels(self, labels: Sequence[float]) -> None:
+        """Say how many labels lie outside the grid."""
+        numbers = np.asarray(labels, dtype=np.float64)
+        if not self._limited_by_grid or not len(numbers):
+            return
+        low, high = label_range(self._grid, renormalize=True)
+        outside = int(np.sum((numbers < low) | (numbers > high)))
+        if not outside:
+            return
+        labels_outside = (
+            f"{outside} of the {len(numbers)} labels{self._whose} ({number_text(numbers.min())} to "
+            f"{number_text(numbers.max())}) lie outside"
+        )
+        least, greatest = label_range(self._grid, renormalize=self._renormalize)
+        if numbers.min() < least or numbers.max() > greatest:
+            self._say(
+                "out of reach",
+                f"{labels_outside} what this grid can express, {number_text(least)} to {number_text(greatest)}. Scale "
+                "the labels, or widen the grid.",
+            )
+        else:
+            self._say(
+                "off the grid",
+                f"{labels_outside} the grid's own range, {number_text(low)} to {number_text(high)}: only probability "
+                "off the grid, which counts as 0, leads there. Do the labels count from 0, and the grid from 1? Scale "
+                "the labels, or widen the grid.",
+            )
+
+    def _say(self, kind: str, text: str) -> None:
+        if kind not in self._said:
+            self._said.add(kind)
+            warn(logger, text)
