@@ -5,20 +5,25 @@ accelerate launch -m raft_peft.train --help
 
 from __future__ import annotations
 
+import re
 from argparse import RawDescriptionHelpFormatter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pyarrow  # type: ignore[import-untyped]
 from datasets import Dataset, IterableDataset, load_dataset
 from trl import ModelConfig, TrlParser, get_peft_config, get_quantization_config
 
-from raft_peft.data.labels import with_number
+from raft_peft.data.labels import LabelColumn, with_number
 from raft_peft.data.prompt_template import prompt_writer
 from raft_peft.data.row_files import read_rows
 from raft_peft.grid import NumberGrid
+from raft_peft.methods.pretrained import with_dtype
 from raft_peft.training.config import RegressionAwareConfig
+from raft_peft.training.options import parse_options
 from raft_peft.training.quantization import usual_dtype
 from raft_peft.training.trainer import RegressionAwareTrainer
 
@@ -79,7 +84,7 @@ class TrainArguments:
 
 
 # What a row may hold besides its label.
-_COLUMNS = ("prompt", "completion", "input_ids", "tools", "chat_template_kwargs")
+_COLUMNS = ("prompt", "completion", "input_ids", "attention_mask", "tools", "chat_template_kwargs")
 
 # Good for LoRA on one GPU and for a small model on the CPU; each can be set on the command line.
 DEFAULTS: dict[str, Any] = {
@@ -100,7 +105,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         formatter_class=RawDescriptionHelpFormatter,
     )
     parser.set_defaults(**DEFAULTS)
-    given, args, model_config = parser.parse_args_and_config(None if arguments is None else list(arguments))
+    given, args, model_config = parse_options(parser, arguments)
     train(given, args, model_config)
 
 
@@ -119,8 +124,43 @@ def train(given: TrainArguments, args: RegressionAwareConfig, model_config: Mode
         "revision": model_config.model_revision,
         "attn_implementation": model_config.attn_implementation,
         "dtype": model_config.dtype,
-        **(args.model_init_kwargs or {}),
+        **with_dtype(args.model_init_kwargs or {}),
     }
+    with _mistakes_named(args):
+        _run(given, args, model_config, grid, datasets)
+
+
+@contextmanager
+def _mistakes_named(args: RegressionAwareConfig) -> Iterator[None]:
+    """Errors of the libraries beneath that an option has caused, as errors of this option.
+
+    Raises:
+        ValueError: the message names the option.
+    """
+    try:
+        yield
+    except TypeError as error:
+        unexpected = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+        if unexpected is None:
+            raise
+        name = unexpected[1]
+        options = [option for option, value in vars(args).items() if isinstance(value, dict) and name in value]
+        if not options:
+            raise
+        raise ValueError(f"--{options[0]} holds {name!r}, and that does not exist: {error}. Correct it.") from error
+    except KeyError as error:
+        if "metric_for_best_model" not in str(error):
+            raise
+        raise ValueError(str(error.args[0])) from error
+
+
+def _run(
+    given: TrainArguments,
+    args: RegressionAwareConfig,
+    model_config: ModelConfig,
+    grid: NumberGrid,
+    datasets: Mapping[str, Dataset | IterableDataset],
+) -> None:
     trainer = RegressionAwareTrainer(
         model_config.model_name_or_path,
         args,
@@ -155,7 +195,9 @@ def load_rows(given: TrainArguments, label_column: str) -> dict[str, Dataset | I
     write_prompt = prompt_writer(given.prompt_template)
     if given.train_file is not None:
         files = {"train": given.train_file, "eval": given.eval_file}
-        return {name: _read(path, write_prompt, label_column) for name, path in files.items() if path is not None}
+        return {
+            name: _read(path, given.prompt_template, label_column) for name, path in files.items() if path is not None
+        }
     splits = {"train": given.train_split, "eval": given.eval_split}
     datasets = {
         name: load_dataset(given.dataset_name, given.dataset_config, split=split)
@@ -170,12 +212,59 @@ def load_rows(given: TrainArguments, label_column: str) -> dict[str, Dataset | I
     }
 
 
-def _read(path: str, write_prompt: Callable[[Mapping[str, Any]], Mapping[str, Any]], label_column: str) -> Dataset:
-    """The rows of a file as `predict` and `evaluate` read them, and of their columns those that training knows."""
+def _read(path: str, prompt_template: str | None, label_column: str) -> Dataset:
+    """The rows of a file as `predict` and `evaluate` read them, and of their columns those that training knows.
+
+    Raises:
+        ValueError: there is no column of prompts or of labels, or a column of values of several kinds.
+    """
+    write_prompt = prompt_writer(prompt_template)
     rows = [write_prompt(with_number(row, label_column)) for row in read_rows(path)]
-    known = (label_column, *_COLUMNS)
-    names = [name for name in dict.fromkeys(name for row in rows for name in row) if name in known]
-    return Dataset.from_dict({name: [row.get(name) for row in rows] for name in names})
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    if rows and not {"prompt", "input_ids"} & set(names):
+        raise ValueError(
+            f"{path} has the columns {names}, and no `prompt`. Rename the column of the text, or pass "
+            "--prompt_template, such as 'Review: {text} Stars:'."
+        )
+    if rows and not LabelColumn.of(label_column).is_in(names):
+        raise ValueError(
+            f"{path} has the columns {names}, and no label in {label_column!r}. Rename the column of the target to "
+            f"{label_column!r}, or pass --label_column with its name."
+        )
+    known = [name for name in names if name in (label_column, *_COLUMNS)]
+    columns = {name: [row.get(name) for row in rows] for name in known}
+    try:
+        return Dataset.from_dict(columns)
+    except (pyarrow.ArrowException, TypeError, OverflowError):
+        for name, values in columns.items():
+            _check_one_kind(path, name, values)
+        raise
+
+
+def _check_one_kind(path: str, name: str, values: Sequence[Any]) -> None:
+    """Raise a ValueError that names the first row whose value is of another kind than those before it."""
+    if _fit_together(values):
+        return
+    fit, do_not = 0, len(values)
+    while do_not - fit > 1:
+        middle = (fit + do_not) // 2
+        fit, do_not = (middle, do_not) if _fit_together(values[:middle]) else (fit, middle)
+    before = next((value for value in values[:fit] if value is not None), None)
+    if before is None:
+        raise ValueError(f"{path}: row {fit} has the {name} {values[fit]!r:.80}, which no column of numbers can hold.")
+    cure = "Write all prompts as texts, or all as chats." if name == "prompt" else "Write all as the same kind."
+    raise ValueError(
+        f"{path}: row {fit} has the {name} {values[fit]!r:.80}, which does not fit those of the rows before it, such "
+        f"as {before!r:.80}. In training the values of a column are of one kind. {cure}"
+    )
+
+
+def _fit_together(values: Sequence[Any]) -> bool:
+    try:
+        Dataset.from_dict({"value": list(values)})
+    except (pyarrow.ArrowException, TypeError, OverflowError):
+        return False
+    return True
 
 
 if __name__ == "__main__":

@@ -20,9 +20,12 @@ def run(arguments: Sequence[str]) -> None:
     from transformers import HfArgumentParser
 
     from raft_peft.compare import CompareSettings, compare_methods
+    from raft_peft.training.options import unknown_options
 
     parser = HfArgumentParser(
         CompareSettings, prog="raft-peft compare", description=HELP, formatter_class=RawDescriptionHelpFormatter
     )
-    (settings,) = parser.parse_args_into_dataclasses(args=list(arguments))
+    settings, unknown = parser.parse_args_into_dataclasses(args=list(arguments), return_remaining_strings=True)
+    if unknown:
+        raise unknown_options(parser, [word for word in unknown if word.startswith("-")] or unknown)
     print(compare_methods(settings))

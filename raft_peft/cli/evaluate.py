@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
-from raft_peft.cli.options import add_predictor_options, open_predictor, parser_of
+from raft_peft.cli.options import add_predictor_options, check_writable, open_predictor, parser_of
 
 SUMMARY = "metrics on rows with labels"
 HELP = """\
@@ -23,6 +24,11 @@ def run(arguments: Sequence[str]) -> None:
     parser.add_argument("--output", help="A JSON file for the metrics.")
     parser.add_argument("--picture", help="A picture of predictions over the truth, such as picture.png.")
     options = parser.parse_args(list(arguments))
+
+    check_writable(options.output)
+    check_writable(options.picture)
+    if options.picture is not None:
+        _check_picture(options.picture)
 
     from raft_peft.data.row_files import read_rows
     from raft_peft.prediction.evaluation import evaluate_rows
@@ -44,3 +50,14 @@ def run(arguments: Sequence[str]) -> None:
         from raft_peft.plots import plot_predictions
 
         plot_predictions(options.picture, found.labels, {str(options.model): found.predictions})
+
+
+def _check_picture(path: str) -> None:
+    """Raise a ValueError for a picture of a kind that cannot be drawn, a ModuleNotFoundError where none can."""
+    try:
+        from matplotlib.backend_bases import FigureCanvasBase
+    except ModuleNotFoundError:
+        raise ModuleNotFoundError("--picture needs matplotlib. Run: pip install 'raft-peft[plots]'") from None
+    kinds = FigureCanvasBase.get_supported_filetypes()
+    if Path(path).suffix.removeprefix(".") not in kinds:
+        raise ValueError(f"A picture {path!r} cannot be drawn. End its name in one of .{', .'.join(kinds)}.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from raft_peft.cli.options import parser_of
+from raft_peft.cli.options import DTYPES, parser_of
 
 SUMMARY = "an adapter and its base as one model"
 HELP = """\
@@ -20,7 +20,7 @@ def run(arguments: Sequence[str]) -> None:
     parser = parser_of("merge", HELP)
     parser.add_argument("source", help="Folder or name of a saved adapter.")
     parser.add_argument("target", help="A new folder.")
-    parser.add_argument("--dtype", help="Of the merged weights; by default as trained.")
+    parser.add_argument("--dtype", choices=DTYPES, help="Of the merged weights; by default as trained.")
     parser.add_argument("--tolerance", type=float, help="How far a prediction may move; by default little.")
     parser.add_argument("--trust-remote-code", action="store_true", help="Whether a model's own code may be run.")
     options = parser.parse_args(list(arguments))
