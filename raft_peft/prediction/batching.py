@@ -71,7 +71,11 @@ class BatchRunner:
     @contextmanager
     def _inference(self) -> Iterator[None]:
         device, dtype = self._device, self.autocast
-        with turn_of(self.model), torch.inference_mode(), torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
+        with (
+            turn_of(self.model),
+            torch.inference_mode(),
+            torch.autocast(device.type, dtype=dtype, enabled=dtype is not None),
+        ):
             yield
 
     @property

@@ -91,25 +91,56 @@ class Calibration:
             ValueError: the file is not one.
         """
         try:
-            read = json.loads(Path(path).read_text(encoding="utf-8"))
-            temperature = read["temperature"]
-            found = cls(
-                tuple(sorted(float(error) for error in read["errors"])),
-                float(read["low"]),
-                float(read["high"]),
-                None if temperature is None else float(temperature),
-                dict(read["settings"]),
-            )
-            if not found.errors or not all(math.isfinite(number) for number in (*found.errors, found.low, found.high)):
-                raise ValueError("it holds no errors, or numbers that are not finite")
-            if found.temperature is not None and not found.temperature > 0:
-                raise ValueError(f"its temperature is {found.temperature}")
-        except (TypeError, ValueError, KeyError, AttributeError, RecursionError) as error:
+            found = _checked(json.loads(Path(path).read_text(encoding="utf-8")))
+        except (ValueError, RecursionError) as error:
             raise ValueError(
-                f"{path} is not a usable calibration: {error!r}. Remove it, and calibrate again with "
+                f"{path} is not a usable calibration: {error}. Remove it, and calibrate again with "
                 "`predictor.calibrate(prompts, labels)`."
             ) from error
         return found
+
+
+def _checked(read: Any) -> Calibration:
+    """The calibration that a file holds.
+
+    Raises:
+        ValueError: it is none. The message says what is wrong.
+    """
+    if not isinstance(read, dict):
+        raise ValueError(f"it is {type(read).__name__}, and not an object")
+    missing = [name for name in ("errors", "low", "high", "temperature", "settings") if name not in read]
+    if missing:
+        raise ValueError(f"it lacks {', '.join(missing)}")
+    errors, temperature, settings = read["errors"], read["temperature"], read["settings"]
+    if not isinstance(errors, list) or not errors:
+        raise ValueError("its errors are not a list of numbers")
+    if not isinstance(settings, dict):
+        raise ValueError("its settings are not an object")
+    for name, number in (*(("error", error) for error in errors), ("low", read["low"]), ("high", read["high"])):
+        if not _is_finite(number):
+            raise ValueError(f"its {name} {number!r} is not a finite number")
+    if min(errors) < 0:
+        raise ValueError(f"its error {min(errors)} is negative")
+    if read["low"] > read["high"]:
+        raise ValueError(f"its range goes from {read['low']} down to {read['high']}")
+    if temperature is not None and not (_is_finite(temperature) and temperature > 0):
+        raise ValueError(f"its temperature {temperature!r} is not a finite number above 0")
+    return Calibration(
+        tuple(sorted(float(error) for error in errors)),
+        float(read["low"]),
+        float(read["high"]),
+        None if temperature is None else float(temperature),
+        settings,
+    )
+
+
+def _is_finite(number: Any) -> bool:
+    if isinstance(number, bool) or not isinstance(number, int | float):
+        return False
+    try:
+        return math.isfinite(number)
+    except OverflowError:
+        return False
 
 
 def calibration_of(

@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from raft_peft.data.labels import read_labels, with_number
+from raft_peft.data.labels import LabelColumn, read_labels, with_number
 from raft_peft.data.prompt_template import prompt_writer
+from raft_peft.data.rows import each, features_of
 from raft_peft.grid import NumberGrid
 from raft_peft.methods.readout import joined
 from raft_peft.metrics import Evaluation, grid_metrics, regression_metrics
@@ -33,7 +34,8 @@ def evaluate_rows(
 
     Args:
         predictor: makes the predictions.
-        rows: of a `prompt` and a label each, as in training. A label that is text is read as a number.
+        rows: of a `prompt` and a label each, as in training: dicts, a data frame or a dataset. A label that is text
+            is read as a number.
         label_column: the column of the label.
         prompt_template: the prompt, from the columns of a row in braces; by default its `prompt`.
         batch_size, batch_tokens, show_progress: as in [`RegressionPredictor.predict`].
@@ -48,6 +50,7 @@ def evaluate_rows(
     readings = list(predictor.read(prompts, batch_size, batch_tokens=batch_tokens, show_progress=show_progress))
     if not labels:
         raise ValueError("There are no rows to evaluate.")
+    predictor.remarks().on_labels(labels)
     whole = joined(readings)
     predictions, targets = whole.predictions.numpy(), np.array(labels)
     metrics = regression_metrics(predictions, targets)
@@ -70,7 +73,8 @@ def labelled_prompts(
         ValueError: labels that are missing or not numbers. The message names the rows.
     """
     write_prompt = prompt_writer(prompt_template)
-    iterator = iter(rows)
+    column = LabelColumn.of(label_column, features_of(rows).get(label_column))
+    iterator = each(rows)
     while some := [with_number(row, label_column) for row in itertools.islice(iterator, _CHUNK)]:
-        labels.extend(read_labels(some, grid, label_column, len(labels)))
+        labels.extend(read_labels(some, grid, column, len(labels)))
         yield from map(write_prompt, some)

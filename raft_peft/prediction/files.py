@@ -11,6 +11,8 @@ from typing import Any
 
 from raft_peft.data.prompt_template import prompt_writer
 from raft_peft.data.row_files import RowWriter, read_rows
+from raft_peft.data.rows import each
+from raft_peft.prediction.identity import identity_of
 from raft_peft.prediction.predictor import RegressionPredictor
 
 logger = logging.getLogger(__name__)
@@ -37,7 +39,7 @@ def predict_rows(
 
     Args:
         predictor: makes the predictions.
-        rows: with a `prompt` each.
+        rows: with a `prompt` each: dicts, a data frame or a dataset.
         batch_size, batch_tokens: as in [`RegressionPredictor.predict`].
         chunk_size: the rows that are predicted and given together.
         distribution: whether to add `probabilities`, those of each number of the grid by its text.
@@ -59,9 +61,9 @@ def predict_rows(
     pending: deque[Mapping[str, Any]] = deque()
 
     def prompts() -> Iterator[Mapping[str, Any]]:
-        for number, row in enumerate(rows, first_row):
+        for number, row in enumerate(each(rows), first_row):
             prompted = write_prompt(row)
-            if "prompt" not in prompted:
+            if "prompt" not in prompted and "input_ids" not in prompted:
                 raise ValueError(
                     f"Row {number} has the columns {list(row)}, and no `prompt`. Rename the column of the text, or "
                     "give a prompt template."
@@ -102,7 +104,9 @@ def predict_file(predictor: RegressionPredictor, source: str | Path, target: str
     """Predict a number for each row of a file, and write the rows with it to another.
 
     A run that was stopped is continued by the same call: what is in the target already is kept, and each row is there
-    once, in the order of the source.
+    once, in the order of the source. What made the rows (weights, grid, settings) is noted beside the target, in
+    `NAME.made_by.json`; a target that another model or other settings began, or other rows, is refused. Where there is
+    no note, as beside a target of a version before this, rows alone are compared, and a warning says so.
 
     Args:
         predictor: makes the predictions.
@@ -116,14 +120,16 @@ def predict_file(predictor: RegressionPredictor, source: str | Path, target: str
         How many rows were predicted in this call.
 
     Raises:
-        ValueError: a row or file that cannot be used, a target that was written from another source, or with
-            `distribution` a method that gives a number alone. What was predicted before is in the target.
-        OSError: the target cannot be written to.
+        ValueError: a row or file that cannot be used, a target that was written from other rows or by another model
+            or settings, or with `distribution` a method that gives a number alone. What was predicted before is in
+            the target.
+        OSError: the target cannot be written to, or is being written by another process.
     """
     if Path(source).resolve() == Path(target).resolve():
         raise ValueError(f"{str(source)!r} would be overwritten by its own predictions. Write to another file.")
     rows = read_rows(source)
-    with RowWriter(target) as writer:
+    made_by = identity_of(predictor, interval=options.get("interval"), prompt_template=options.get("prompt_template"))
+    with RowWriter(target, made_by) as writer:
         already = writer.rows
         _skip(rows, writer, source)
         added = None if writer.last is None else _added(writer.last)
@@ -143,16 +149,12 @@ def _added(row: Mapping[str, Any]) -> set[str]:
 
 def _skip(rows: Iterator[dict[str, Any]], writer: RowWriter, source: str | Path) -> None:
     """Pass over the rows that are in the target already."""
-    row = None
-    for _ in range(writer.rows):
-        row = next(rows, None)
-        if row is None:
-            break
     if writer.rows == 0:
         return
-    if row is None or not writer.continues(row):
+    same = writer.begins_with(rows)
+    if same < writer.rows:
         raise ValueError(
-            f"{writer.path} holds {writer.rows} rows that were not written from {source}. Write to another file, or "
-            "remove it."
+            f"{writer.path} holds {writer.rows} rows that were not written from {source} as it is now: row {same} is "
+            "another, or is not there. Put the rows back in their order, write to another file, or remove it."
         )
     logger.warning(f"{writer.path} holds {writer.rows} rows already. Prediction goes on behind them.")

@@ -10,8 +10,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from peft import PeftModel
+from peft import PeftModel, PeftType
+from peft.tuners.lora import LoraLayer
 
+from raft_peft.methods.pretrained import with_dtype
 from raft_peft.methods.saved_folder import (
     CARD_NAME,
     PICTURE_NAME,
@@ -45,6 +47,8 @@ def merge_and_save(
     """Merge an adapter into its base model, and save it as an ordinary model folder that predicts the same.
 
     A base that was quantized in training is dequantized first, so that the merged model is as the adapter knows it.
+    That it is the base of training is known by the fingerprint in `raft_config.json`, see `base_fingerprint.py`; so
+    the predictions before the merge, with which those after it are compared, are those of training.
 
     Args:
         source: folder or Hub repository of an adapter that `RegressionAwareTrainer` saved.
@@ -60,12 +64,15 @@ def merge_and_save(
         The largest distance that a prediction moved, in the unit of the labels.
 
     Raises:
-        ValueError: the source is no adapter of ours; the target holds files; or predictions moved further than the
-            tolerance, in which case nothing is left in the target.
+        ValueError: the source is no adapter of ours, or one that cannot be merged; its base model holds other weights
+            than in training; the target holds files; or predictions moved further than the tolerance, in which case
+            nothing is left in the target.
     """
     target = Path(target)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise ValueError(f"{str(target)!r} holds files already. Merge into a new folder.")
+    model_kwargs = with_dtype({**model_kwargs, "dtype": dtype})
+    dtype = model_kwargs.pop("dtype")
     hub = hub_options(model_kwargs)
     saved = RaftConfig.find(source, hub)
     if saved is None:
@@ -77,12 +84,18 @@ def merge_and_save(
     predictor = RegressionPredictor.from_pretrained(source, dtype=dtype, dequantize=True, **model_kwargs)
     if not isinstance(predictor.model, PeftModel):
         raise ValueError(f"{str(source)!r} holds a whole model and no adapter. There is nothing to merge.")
-    merged = predictor.model.merge_and_unload(safe_merge=True)
+    merged = _merged(predictor.model, source)
     try:
         merged.save_pretrained(target)
         predictor.tokenizer.save_pretrained(target)
         saved_dtype = str(merged.dtype).removeprefix("torch.")
-        dataclasses.replace(saved, quantization=None, dtype=saved_dtype).save(target)
+        whole: dict[str, Any] = {
+            "adapter": False,
+            "quantization": None,
+            "base_is_folder": None,
+            "base_fingerprint": None,
+        }
+        dataclasses.replace(saved, dtype=saved_dtype, **whole).save(target)
         if predictor.readout.has_parameters:
             save_head(predictor.readout.head.state_dict(), target)
         for name in (CARD_NAME, PICTURE_NAME):
@@ -107,3 +120,29 @@ def merge_and_save(
             f"of {tolerance:.3g}. Merge with dtype='float32', or allow more with `tolerance`. Nothing was kept."
         )
     return moved
+
+
+def _merged(model: PeftModel, source: str | Path) -> Any:
+    """The base model with its adapter in its weights.
+
+    Raises:
+        ValueError: weights cannot say what the adapter does.
+    """
+    adapter = model.active_peft_config
+    kind = PeftType(adapter.peft_type).value
+    start = f"The adapter in {str(source)!r}, of the type {kind}, cannot be merged"
+    cure = "Keep it as an adapter, which RegressionPredictor opens with its base model; or train LoRA, which merges."
+    if adapter.is_prompt_learning or not hasattr(model.base_model, "merge_and_unload"):
+        raise ValueError(f"{start}: it adds keys and values to the attention, and changes no weights. {cure}")
+    head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
+    is_tied = getattr(head, "weight", None) is getattr(embedding, "weight", embedding)
+    if is_tied and any(isinstance(one, LoraLayer) for one in (head, embedding)):
+        raise ValueError(
+            f"{start}: it changes the input embedding or the output matrix, and in this model they are one matrix, "
+            f"which would change in both places. {cure} Leave these two out of its target_modules."
+        )
+    try:
+        return model.merge_and_unload(safe_merge=True)
+    # Each kind of adapter has its own way to say it.
+    except (AttributeError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
+        raise ValueError(f"{start}: {str(error).rstrip('.')}. {cure}") from error

@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from pathlib import Path, PurePath
+from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftConfig, PeftModelForCausalLM, TaskType
 from peft.utils import CONFIG_NAME as ADAPTER_CONFIG_NAME
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
-from transformers.quantizers import AutoQuantizationConfig
+from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
 from raft_peft.forward.attention import DENSE
-from raft_peft.methods.readout import Readout
+from raft_peft.grid import NumberGrid
+from raft_peft.heads import Head
+from raft_peft.methods import MethodSettings
+from raft_peft.methods.head_origin import (
+    has_parameters,
+    head_origin,
+    load_parameters,
+    new_head,
+    origin_difference,
+    own_head_of,
+)
+from raft_peft.methods.pretrained import open_adapter, open_language_model, with_dtype
 from raft_peft.methods.saved_folder import HEAD_FILE, RaftConfig, find_file
+from raft_peft.methods.saving import check_one_model
 
 
 def check_folder_exists(name: str) -> None:
@@ -38,8 +48,7 @@ def open_as_trained(
     """The model of a folder or Hub repository, as it was in training where nothing else is asked for.
 
     Args:
-        name, tokenizer, hub, options: as in `open_model`.
-        saved: its `raft_config.json`; None where it has none.
+        name, tokenizer, hub, saved, options: as in `open_model`.
         dtype: of the weights; None for that of training.
         quantization_config: None for that of training, False for none.
         device_map: None for all on the accelerator where there is one, else on the CPU.
@@ -47,6 +56,9 @@ def open_as_trained(
     Raises:
         ValueError: as in `open_model`.
     """
+    check_one_model(name, hub, saved)
+    options = with_dtype({**options, "dtype": dtype})
+    dtype = options.pop("dtype")
     if saved is not None:
         dtype = saved.dtype if dtype is None else dtype
         # Another attention, such as a kernel of the Hub, may not be installed here.
@@ -62,28 +74,64 @@ def open_as_trained(
         device_map = {"": torch.accelerator.current_accelerator()}
     if device_map is not None:
         options["device_map"] = device_map
-    return open_model(name, tokenizer, hub, **options)
+    return open_model(name, tokenizer, hub, saved, **options)
 
 
-def load_head(readout: Readout, name: str, hub: Mapping[str, Any]) -> None:
-    """Load the parameters of a readout's head from a folder or Hub repository.
+def open_head(
+    name: str,
+    hub: Mapping[str, Any],
+    saved: RaftConfig | None,
+    model: Any,
+    tokenizer: Any,
+    grid: NumberGrid,
+    settings: Mapping[str, Any],
+    head: Head | None,
+) -> Head | None:
+    """The head with its parameters, out of a folder or Hub repository; as given where it has none to load.
+
+    Args:
+        name, hub: as in `open_model`.
+        saved: its `raft_config.json`; None where it has none.
+        model, tokenizer, grid: those that the head is for.
+        settings: of a predictor, with the method among them.
+        head: of the user's own; None for the method's.
 
     Raises:
-        ValueError: it has none, or they do not fit the head.
+        ValueError: no parameters are saved; they belong to other settings or another grid; or they do not fit.
     """
+    own = own_head_of(head)
+    of_method = MethodSettings(
+        **{one.name: settings[one.name] for one in fields(MethodSettings) if one.name in settings}
+    )
+    of_method.check_method()
+    if head is None:
+        ids = settings.get("grid_token_ids")
+        head = new_head(model, tokenizer, grid, of_method, None if ids is None else tuple(map(tuple, ids)))
+    if not has_parameters(head):
+        return None if own is None else head
     path = find_file(name, HEAD_FILE, hub)
     if path is None:
         raise ValueError(
-            f"{name!r} has no {HEAD_FILE}, and the head of method {readout.settings.method!r} has parameters. Load a "
+            f"{name!r} has no {HEAD_FILE}, and the head of method {of_method.method!r} has parameters. Load a "
             "folder that RegressionAwareTrainer.save_model wrote with it, or use method='rail'."
         )
-    readout.load_head(path)
+    if saved is not None:
+        then = head_origin(saved, saved.grid, tokenizer, own_head=saved.head)
+        difference = origin_difference(then, head_origin(of_method, grid, tokenizer, own_head=own))
+        if difference is not None:
+            raise ValueError(
+                f"The head of {name!r} was trained for {difference}, and its parameters mean nothing else. Leave the "
+                "settings and the grid as they were saved, or train with the new ones."
+            )
+    load_parameters(head, path, of_method.method)
+    return head
 
 
 def open_model(
     name: str,
     tokenizer: Any,
     hub: Mapping[str, Any],
+    saved: RaftConfig | None,
     *,
     quantization: Mapping[str, Any] | None = None,
     dequantize: bool = False,
@@ -95,84 +143,27 @@ def open_model(
         name: the folder or repository.
         tokenizer: of the model; one that was saved with an adapter may have tokens that the base model lacks.
         hub: how the Hub is reached: `revision`, `token` and so on.
+        saved: its `raft_config.json`; None where it has none.
         quantization: of the model under an adapter, where its own folder does not hold it quantized already.
         dequantize: whether the model under an adapter is made dense again, with the values that quantization left.
         options: of `from_pretrained`, those of `hub` among them.
 
     Raises:
-        ValueError: the adapter is for another task.
+        ValueError: it is no language model, or an adapter that cannot be opened as it was trained.
+        OSError: the base model of an adapter is not found.
     """
-    check_shards(name)
     if find_file(name, ADAPTER_CONFIG_NAME, hub) is None:
-        return _from_pretrained(name, **options)
-    return _open_adapter(name, tokenizer, quantization, dequantize, **options)
+        return open_language_model(name, _from_pretrained, **options)
+    return open_adapter(
+        name, tokenizer, saved, _from_pretrained, quantization=quantization, dequantize=dequantize, **options
+    )
 
 
-def _from_pretrained(pretrained_model_name_or_path: str, **options: Any) -> Any:
+def _from_pretrained(name: str, **options: Any) -> Any:
     """A language model, or one that also reads images, where its architecture has no class for text alone."""
     try:
-        return AutoModelForCausalLM.from_pretrained(pretrained_model_name_or_path, **options)
+        return AutoModelForCausalLM.from_pretrained(name, **options)
     except ValueError as error:
         if "Unrecognized configuration class" not in str(error):
             raise
-        return AutoModelForImageTextToText.from_pretrained(pretrained_model_name_or_path, **options)
-
-
-def check_shards(folder: str | Path) -> None:
-    """Raise a ValueError where the list of a folder's weights leads out of it."""
-    for index in Path(folder).glob("*.index.json"):
-        try:
-            shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise ValueError(
-                f"{index} is not a list of weights: {error!r}. Save or download the model again."
-            ) from None
-        for shard in shards:
-            if not isinstance(shard, str) or PurePath(shard).name != shard:
-                raise ValueError(
-                    f"{index} takes weights from {shard!r}, outside its folder. Such a model is not opened."
-                )
-
-
-def _open_adapter(
-    name: str,
-    tokenizer: Any,
-    quantization: Mapping[str, Any] | None,
-    dequantize: bool,
-    revision: str | None = None,
-    **options: Any,
-) -> Any:
-    """The adapter on its base model, as `AutoPeftModelForCausalLM` opens it, with a row for every token.
-
-    There, rows that the base model lacks are drawn from the mean and covariance of all others, at the cost of float32
-    copies of the embedding and, for Gemma 2's on a CPU, most of a minute. The adapter replaces them.
-
-    Raises:
-        ValueError: the adapter is for another task.
-    """
-    peft_config = PeftConfig.from_pretrained(name, revision=revision, **options)
-    if peft_config.task_type not in (None, TaskType.CAUSAL_LM):
-        raise ValueError(
-            f"The adapter in {name!r} is for the task {peft_config.task_type}, and has no next-token probabilities. "
-            "Load one of the task CAUSAL_LM."
-        )
-    if not peft_config.base_model_name_or_path:
-        raise ValueError(
-            f"The adapter in {name!r} does not say which model it is for, since it was trained on one without a name. "
-            f"Write the model's name or folder into its {ADAPTER_CONFIG_NAME}, as `base_model_name_or_path`."
-        )
-    base = {"pretrained_model_name_or_path": peft_config.base_model_name_or_path, "revision": peft_config.revision}
-    base_options = dict(options)
-    if quantization is not None and not hasattr(AutoConfig.from_pretrained(**base, **options), "quantization_config"):
-        base_options["quantization_config"] = AutoQuantizationConfig.from_dict(dict(quantization))
-    check_shards(peft_config.base_model_name_or_path)
-    model = _from_pretrained(**base, **base_options)
-    if dequantize and getattr(model, "is_quantized", False):
-        model = model.dequantize()
-    if len(tokenizer) > model.get_input_embeddings().weight.shape[0]:
-        model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
-    places = options.get("device_map")
-    # A map names the base model's parts, which have other names under the adapter.
-    if isinstance(places, Mapping) and "" not in places:
-        options["device_map"] = {f"base_model.model.{part}": place for part, place in places.items()}
-    return PeftModelForCausalLM.from_pretrained(model, name, revision=revision, **options)
+        return AutoModelForImageTextToText.from_pretrained(name, **options)

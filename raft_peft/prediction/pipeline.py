@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from datasets import Dataset, IterableDataset
+from torch.utils.data import Dataset as TorchDataset
 from transformers import Pipeline
 from transformers.pipelines import PIPELINE_REGISTRY
 
+from raft_peft.data.rows import each
 from raft_peft.grid import NumberGrid
 from raft_peft.methods.readout import Reading
 from raft_peft.methods.saved_folder import TASK
 from raft_peft.prediction.predictor import RegressionPredictor
+
+# What `Pipeline` tells apart itself: one prompt, and several.
+_TAKEN_BY_TRANSFORMERS = (str, Mapping, list, Generator, TorchDataset)
 
 # The batches of a stream whose prompts are read ahead and sorted by length together.
 _BATCHES_AHEAD = 16
@@ -51,8 +57,8 @@ class TextRegressionPipeline(Pipeline):
     # [{"prediction": 4.8, "distribution": [{"value": 5.0, "text": "5", "probability": 0.83}, ...], "mass": 0.99}]
     ```
 
-    Prompts are texts, chats (lists of messages), or rows (dicts with `prompt`). A list gives a list, a dataset or
-    generator an iterator. Batches are made as in [`RegressionPredictor.predict`].
+    Prompts are texts, chats (lists of messages), or rows (dicts with `prompt`). A list or a data frame gives a list, a
+    dataset or generator an iterator. Batches are made as in [`RegressionPredictor.predict`].
 
     Args:
         model: a folder or Hub repository through `pipeline`; or a causal language model, with `tokenizer` and `grid`.
@@ -114,6 +120,14 @@ class TextRegressionPipeline(Pipeline):
             batch_size=batch_size,
             **kwargs,
         )
+
+    def __call__(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        """The answer to a prompt, or those to many, as [`TextRegressionPipeline`] says."""
+        if isinstance(inputs, Dataset | IterableDataset):
+            inputs = (row for row in each(inputs))
+        elif not isinstance(inputs, _TAKEN_BY_TRANSFORMERS) and isinstance(inputs, Iterable):
+            inputs = list(each(inputs))
+        return [] if isinstance(inputs, list) and not inputs else super().__call__(inputs, *args, **kwargs)
 
     def _sanitize_parameters(self, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
         unknown = [name for name in kwargs if name != "top_k"]

@@ -12,19 +12,24 @@ from tqdm.auto import tqdm
 from transformers import AutoTokenizer
 
 from raft_peft.data.batches import RegressionCollator
-from raft_peft.data.prompts import PromptEncoder, as_rows
+from raft_peft.data.labels import LabelColumn, read_labels, with_number
+from raft_peft.data.limits import ModelLimits
+from raft_peft.data.prompts import PromptEncoder
+from raft_peft.data.remarks import Remarks
+from raft_peft.data.rows import as_rows, each
 from raft_peft.distribution import GridDistribution
 from raft_peft.forward.cpu_precision import warn_where_bf16_is_emulated
 from raft_peft.forward.memory import PartsThatFit
 from raft_peft.forward.model import device_of
 from raft_peft.grid import NumberGrid, number_text
 from raft_peft.heads import Head
-from raft_peft.methods import MethodSettings
+from raft_peft.methods import METHODS, MethodSettings
 from raft_peft.methods.readout import Reading, Readout, joined
 from raft_peft.methods.saved_folder import CALIBRATION_NAME, RAFT_CONFIG_NAME, RaftConfig, find_file, hub_options
 from raft_peft.prediction.batching import BatchRunner, autocast_dtype, chunks
+from raft_peft.prediction.calibrated_weights import calibrated_weights, changed_since
 from raft_peft.prediction.calibration import Calibration, calibration_of
-from raft_peft.prediction.opening import check_folder_exists, load_head, open_as_trained
+from raft_peft.prediction.opening import check_folder_exists, open_as_trained, open_head
 
 
 class PredictionsWithIntervals(NamedTuple):
@@ -49,14 +54,15 @@ class RegressionPredictor:
         grid: the numbers that it may answer with, as for [`RegressionAwareTrainer`].
         separator: text between prompt and number; None for the default, see [`RegressionAwareConfig`].
         max_length: the most tokens of a prompt; a longer one loses its beginning. None for no limit.
-        head: a head of yours, for a model that was trained with it.
+        head: a head of yours, for a model that was trained with it; or of a trainer, as `trainer.readout.head`.
         grid_token_ids: the tokens of each grid value in training, for a head that starts from them.
         autocast: the dtype in which products are computed, whatever that of the weights: `"bfloat16"`, `"float16"`, or
             `"float32"` and None for that of the weights.
         settings: of [`MethodSettings`]: `method`, `decision`, `renormalize` and so on.
 
     Raises:
-        ValueError: settings that do not exist or do not go together, or a model that cannot be read like this.
+        ValueError: settings that do not exist or do not go together, a model that cannot be read like this, or a
+            method whose head nobody trained.
     """
 
     def __init__(
@@ -86,6 +92,8 @@ class RegressionPredictor:
         )
         ids = None if grid_token_ids is None else tuple(map(tuple, grid_token_ids))
         self.readout = Readout(model, tokenizer, self.grid, self.settings, grid_token_ids=ids, head=head)
+        self.readout.refuse_untrained()
+        self.readout.head.eval()
         self.calibration: Calibration | None = None
         self._parts = PartsThatFit()
         self._autocast = autocast_dtype(autocast)
@@ -187,9 +195,8 @@ class RegressionPredictor:
             device_map=device_map,
             **model_kwargs,
         )
+        head = open_head(name, hub, saved, model, tokenizer, NumberGrid(grid), settings, head)
         predictor = cls(model, tokenizer, grid, head=head, **settings)
-        if predictor.readout.has_parameters:
-            load_head(predictor.readout, name, hub)
         calibration_path = find_file(name, CALIBRATION_NAME, hub)
         if calibration_path is not None:
             predictor.calibration = Calibration.load(calibration_path)
@@ -241,7 +248,7 @@ class RegressionPredictor:
         Args:
             prompts: texts, chats (lists of messages), or rows (dicts with `prompt`, and for a chat optionally
                 `tools` and `chat_template_kwargs`). Any iterable; it is read as it is needed, so its length does not
-                matter.
+                matter. Of a data frame or a dataset, its rows.
             batch_size: the most prompts in a forward pass.
             batch_tokens: the most tokens in a forward pass, with padding and without what the prompts begin with in
                 common; a longer prompt is run alone.
@@ -284,7 +291,7 @@ class RegressionPredictor:
 
         Args:
             prompts: as `predict` takes them, neither those of training nor those by which a checkpoint was chosen.
-            labels: their targets, as many.
+            labels: their targets, as many: numbers, read as those of a `label` column.
             batch_size, batch_tokens, show_progress: as in `predict`.
 
         Raises:
@@ -292,9 +299,13 @@ class RegressionPredictor:
         """
         readings = list(self.read(prompts, batch_size, batch_tokens=batch_tokens, show_progress=show_progress))
         whole = joined(readings) if readings else Reading(torch.empty(0), None, None)
+        column = LabelColumn.of("label", getattr(labels, "features", None))
+        rows = [with_number({"label": label}, "label") for label in each(labels)]
+        numbers = read_labels(rows, self.grid, column)
+        self.remarks().on_labels(numbers)
         self.calibration = calibration_of(
             whole.predictions.numpy(),
-            np.asarray(labels, dtype=np.float64),
+            np.asarray(numbers, dtype=np.float64),
             whole.distribution,
             self.grid.values,
             self._calibrated_settings(),
@@ -305,25 +316,34 @@ class RegressionPredictor:
         """The calibration, where there is one for the way in which numbers are read.
 
         Raises:
-            ValueError: there is none, or it was made for other settings.
+            ValueError: there is none, or it was made for other settings or weights.
         """
         cure = "Calibrate on held-out rows first: predictor.calibrate(prompts, labels)."
         if self.calibration is None:
             raise ValueError(f"The model is not calibrated. {cure}")
-        now, then = self._calibrated_settings(), dict(self.calibration.settings)
-        if then != now:
-            changed = [name for name, value in now.items() if then.get(name) != value]
+        changed = changed_since(self.calibration.settings, self._calibrated_settings())
+        if changed:
             raise ValueError(f"The calibration was made with another {', '.join(changed)}. {cure}")
         return self.calibration
 
     def _calibrated_settings(self) -> dict[str, Any]:
-        """The settings that a calibration depends on, besides the model."""
+        """What a calibration depends on: the settings, and the weights."""
         return {
             **self.settings.method_settings(),
             "separator": self._encoder.separator,
             "max_length": self._encoder.max_length,
             "grid": [list(pair) for pair in self.grid],
+            **calibrated_weights(self.model, self.readout.head),
         }
+
+    def remarks(self) -> Remarks:
+        """What says, once of each kind, what is odd about prompts and labels that are used."""
+        return Remarks(
+            "",
+            self._encoder,
+            limited_by_grid=METHODS[self.settings.method].limited_by_grid,
+            renormalize=self.settings.renormalize,
+        )
 
     def predict_distribution(
         self,
@@ -393,8 +413,11 @@ class RegressionPredictor:
             batch_size=batch_size,
             batch_tokens=batch_tokens,
         )
+        remarks, limits = self.remarks(), ModelLimits.of(self.model)
         with tqdm(total=total, unit="prompt", disable=not show_progress) as progress:
             for rows in chunks(as_rows(prompts), chunk_size):
                 encoded = self._encoder.encode(rows, first_row)
+                limits.check(encoded, first_row)
+                remarks.on_encoded(encoded)
                 first_row += len(rows)
                 yield runner.run(encoded, progress.update)

@@ -1,11 +1,14 @@
 """Intervals and temperatures from held-out rows."""
 
 import json
+import logging
 import math
+from decimal import Decimal
 
 import numpy as np
 import pytest
 import torch
+from datasets import ClassLabel, Dataset
 
 from raft_peft import GridDistribution, RegressionPredictor
 from raft_peft.prediction.calibration import Calibration, calibration_of, fitted_temperature
@@ -93,17 +96,36 @@ def test_saved_beside_the_model(tiny_llama, tokenizer, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "change",
-    [{"errors": []}, {"errors": [math.nan]}, {"low": None}, {"temperature": 0}, {"settings": 3}, {"errors": 1}],
+    ("change", "message"),
+    [
+        ({"errors": []}, "errors are not a list of numbers"),
+        ({"errors": 1}, "errors are not a list of numbers"),
+        ({"errors": "123"}, "errors are not a list of numbers"),
+        ({"errors": [math.nan]}, "error nan is not a finite number"),
+        ({"errors": ["1.0"]}, "error '1.0' is not a finite number"),
+        ({"errors": [True]}, "error True is not a finite number"),
+        ({"errors": [10**400]}, "is not a finite number"),
+        ({"errors": [0.5, -3.0]}, "error -3.0 is negative"),
+        ({"low": None}, "low None is not a finite number"),
+        ({"low": 4}, "range goes from 4 down to 1"),
+        ({"temperature": 0}, "temperature 0 is not a finite number above 0"),
+        ({"temperature": math.inf}, "temperature inf is not"),
+        ({"settings": 3}, "settings are not an object"),
+        ({"settings": [["a", 1]]}, "settings are not an object"),
+    ],
 )
-def test_files_that_are_no_calibration(tmp_path, change):
+def test_files_that_are_no_calibration(tmp_path, change, message):
     good = {"errors": [0.1], "low": 0, "high": 1, "temperature": None, "settings": {}}
     path = tmp_path / "calibration.json"
     path.write_text(json.dumps(good))
     assert Calibration.load(path).errors == (0.1,)
     path.write_text(json.dumps(good | change))
-    with pytest.raises(ValueError, match="not a usable calibration"):
+    with pytest.raises(ValueError, match=rf"not a usable calibration: .*{message}.*calibrate again"):
         Calibration.load(path)
+    for text in ("", "[]", json.dumps({"errors": [0.1]})):
+        path.write_text(text)
+        with pytest.raises(ValueError, match="not a usable calibration"):
+            Calibration.load(path)
 
 
 @pytest.mark.parametrize(
@@ -118,3 +140,25 @@ def test_rows_that_cannot_calibrate(predictions, labels, message):
 def test_labels_beyond_the_grid_widen_the_range():
     found = calibration_of(np.array([1.0, 1.0]), np.array([-2.0, 7.0]), None, [0, 5], {})
     assert (found.low, found.high, found.temperature) == (-2, 7, None)
+
+
+def test_labels_are_read_as_those_of_a_column(tiny_llama, tokenizer, caplog):
+    predictor = RegressionPredictor(tiny_llama, tokenizer, [1, 2, 3, 4, 5])
+    expected = predictor.calibrate(PROMPTS, LABELS).errors
+    with caplog.at_level(logging.WARNING):
+        for labels in (
+            torch.tensor(LABELS),
+            [Decimal(label) for label in LABELS],
+            Dataset.from_dict({"x": LABELS})["x"],
+        ):
+            assert predictor.calibrate(PROMPTS, labels).errors == expected
+    assert "6 of the 30 labels (0 to 4) lie outside the grid's own range, 1 to 5" in caplog.text
+    classes = Dataset.from_dict({"x": LABELS}).cast_column("x", ClassLabel(names=["4", "3", "2", "1", "0"]))["x"]
+    assert predictor.calibrate(PROMPTS, classes).errors != expected
+    for label, message in (
+        (True, "label is True"),
+        (None, "label is missing"),
+        ("x", "'x' is not"),
+    ):
+        with pytest.raises(ValueError, match=f"row 0: the .*{message}"):
+            predictor.calibrate(PROMPTS, [label] * 30)

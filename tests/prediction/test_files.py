@@ -1,5 +1,6 @@
 """Predictions from file to file, killed and continued."""
 
+import copy
 import json
 import math
 import os
@@ -10,6 +11,8 @@ import time
 
 import pytest
 import torch
+from peft import get_peft_model
+from support.training import lora
 
 from raft_peft import RegressionPredictor, predict_file
 from raft_peft.cli.command import main
@@ -77,6 +80,70 @@ def test_a_target_of_another_source_is_refused(predictor, source, tmp_path):
     assert target.read_bytes() == before
 
 
+@pytest.mark.parametrize("suffix", [".jsonl", ".csv"])
+@pytest.mark.parametrize("left", [8, 40])
+def test_a_target_that_another_model_or_other_settings_began_is_refused(predictor, source, tmp_path, left, suffix):
+    target = tmp_path / f"out{suffix}"
+    predict_file(predictor, source, target)
+    header = 1 if suffix == ".csv" else 0
+    target.write_bytes(b"".join(target.read_bytes().splitlines(keepends=True)[: left + header]))
+    before = target.read_bytes()
+    model, tokenizer = predictor.model, predictor.tokenizer
+
+    def refused(words, *, grid=range(5), options=None, **settings):
+        with pytest.raises(ValueError, match=words):
+            predict_file(RegressionPredictor(model, tokenizer, grid, **settings), source, target, **(options or {}))
+
+    refused(r'decision \("mean", not "mode"\)', decision="mode")
+    refused("renormalize", renormalize=True)
+    refused("grid", grid=range(4))
+    refused(r"max_length \(null, not 5\)", max_length=5)
+    refused("prompt_template", options={"prompt_template": "{prompt} out of 4:"})
+    refused("autocast", autocast="bfloat16")
+    adapter = get_peft_model(copy.deepcopy(model), lora())
+    with pytest.raises(ValueError, match=r"another weights, base_weights\. Go on"):
+        predict_file(RegressionPredictor(adapter, tokenizer, range(5)), source, target)
+    weight = model.model.layers[1].mlp.up_proj.weight
+    with torch.no_grad():
+        weight.mul_(1.01)
+    refused(r"another weights\. Go on")
+    with torch.no_grad():
+        weight.div_(1.01)
+    model.bfloat16()
+    refused("dtype")
+    assert target.read_bytes() == before
+
+
+def test_a_model_moved_or_opened_again_goes_on(model, predictor, source, tmp_path):
+    target = tmp_path / "out.jsonl"
+    predict_file(predictor, source, target)
+    target.write_bytes(b"".join(target.read_bytes().splitlines(keepends=True)[:8]))
+    model.rename(tmp_path / "moved")
+    opened = RegressionPredictor.from_pretrained(tmp_path / "moved", grid=range(5))
+    assert predict_file(opened, source, target, batch_size=3) == 32
+
+
+def test_a_source_in_another_order_is_refused(predictor, source, tmp_path):
+    target = tmp_path / "out.jsonl"
+    predict_file(predictor, source, target)
+    lines = source.read_text().splitlines(keepends=True)
+    source.write_text("".join([*lines[:2], lines[3], lines[2], *lines[4:]]))
+    with pytest.raises(ValueError, match=r"row 2 is another.*Put the rows back in their order"):
+        predict_file(predictor, source, target)
+    source.write_text("".join(lines[:20]))
+    with pytest.raises(ValueError, match="row 20 is another, or is not there"):
+        predict_file(predictor, source, target)
+
+
+def test_a_target_without_a_note_is_gone_on_with_and_that_is_said(predictor, source, tmp_path, caplog):
+    target = tmp_path / "out.jsonl"
+    predict_file(predictor, source, target)
+    target.write_bytes(b"".join(target.read_bytes().splitlines(keepends=True)[:8]))
+    (tmp_path / "out.jsonl.made_by.json").unlink()
+    assert predict_file(predictor, source, target) == 32
+    assert "made_by.json is not beside it" in caplog.text
+
+
 def test_a_row_that_cannot_be_used_is_named_and_what_came_before_is_kept(predictor, tmp_path):
     source, target = tmp_path / "rows.jsonl", tmp_path / "out.jsonl"
     source.write_text("".join(json.dumps({"prompt": prompt}) + "\n" for prompt in [*PROMPTS[:5], ""]))
@@ -137,4 +204,17 @@ def test_killed_and_started_again_each_row_is_there_once(model, source, tmp_path
         seen = target.read_bytes().count(b"\n")
     assert 5 <= seen < len(PROMPTS)
     assert main(arguments) == 0
+    assert [row["id"] for row in read_rows(target)] == list(range(len(PROMPTS)))
+
+
+def test_started_twice_one_writes_and_the_other_is_told_who(model, source, tmp_path, capsys):
+    target = tmp_path / "out.jsonl"
+    arguments = ["predict", str(source), str(target), "--model", str(model), "--grid", "0,1,2,3,4"]
+    command = [sys.executable, "-c", SLOWLY, *arguments, "--chunk-size", "1"]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"}) as run:
+        while run.poll() is None and (not target.is_file() or target.read_bytes().count(b"\n") < 2):
+            time.sleep(0.01)
+        assert main(arguments) == 1
+        assert f"is being written by process {run.pid} on" in capsys.readouterr().err
+        assert run.wait() == 0
     assert [row["id"] for row in read_rows(target)] == list(range(len(PROMPTS)))

@@ -1,7 +1,10 @@
 """`transformers.pipeline("text-regression")` gives the predictor's numbers."""
 
+import numpy as np
+import pandas
 import pytest
 import torch
+from datasets import Dataset
 from support.training import lora, make
 from transformers import pipeline
 
@@ -42,6 +45,19 @@ def test_a_saved_adapter(folder):
     assert numbers(scorer(ROWS)) == pytest.approx(expected, abs=1e-5)
 
 
+def test_rows_of_whatever_holds_them(folder):
+    scorer = pipeline("text-regression", model=folder)
+    expected = pytest.approx(numbers(scorer(PROMPTS)), abs=1e-5)
+    dataset = Dataset.from_list(ROWS)
+    for holder in (pandas.DataFrame(ROWS), dataset["prompt"], tuple(PROMPTS), np.array(PROMPTS)):
+        answers = scorer(holder)
+        assert isinstance(answers, list)
+        assert numbers(answers) == expected
+    for dataset_of_a_kind in (dataset, dataset.with_format("torch"), dataset.to_iterable_dataset()):
+        assert numbers(scorer(dataset_of_a_kind)) == expected
+    assert scorer([]) == []
+
+
 def test_the_distribution(folder):
     distribution = RegressionPredictor.from_pretrained(folder).predict_distribution(PROMPTS)
     scorer = pipeline("text-regression", model=folder, top_k=2)
@@ -79,6 +95,10 @@ def test_errors(folder, tmp_path, tiny_llama, tokenizer):
         pipeline("text-regression", model=tiny_llama, tokenizer=tokenizer)
     with pytest.raises(ValueError, match="takes no 'temperature'"):
         pipeline("text-regression", model=folder)(PROMPTS, temperature=1)
+    with pytest.raises(ValueError, match="does not carry a head that was trained"):
+        pipeline("text-regression", model=tiny_llama, tokenizer=tokenizer, grid=range(5), method="special_token")
+    options = {"method": "special_token", "max_steps": 1}
+    make(tiny_llama, tokenizer, tmp_path / "head", ROWS, options=options).train()
     head = pipeline("text-regression", model=tiny_llama, tokenizer=tokenizer, grid=range(5), method="special_token")
     assert numbers(head(PROMPTS[:2])) == head.predictor.predict(PROMPTS[:2]).tolist()
     with pytest.raises(ValueError, match="no distribution"):

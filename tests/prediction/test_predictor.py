@@ -1,8 +1,11 @@
 import json
+import logging
 
 import numpy as np
+import pandas
 import pytest
 import torch
+from datasets import Dataset
 from peft import LoraConfig, get_peft_model
 from transformers import AutoTokenizer
 
@@ -167,3 +170,60 @@ def test_a_real_model_by_hand(smollm2):
             p = predictor.model(torch.tensor([tokenizer(text).input_ids])).logits[0, -1].double().softmax(-1)
         expected.append(sum(y * p[tokenizer.convert_tokens_to_ids(str(y))].item() for y in range(6)))
     np.testing.assert_allclose(predictor.predict([*prompts, chat], batch_size=4), expected, atol=1e-5)
+
+
+def test_the_rows_of_whatever_holds_them(predictor, rows):
+    prompts = [row["prompt"] for row in rows]
+    expected = predictor.predict(prompts)
+    dataset = Dataset.from_list(rows)
+    for holder in (
+        pandas.DataFrame(rows),
+        dataset,
+        dataset.with_format("torch"),
+        dataset["prompt"],
+        np.array(prompts),
+    ):
+        np.testing.assert_allclose(predictor.predict(holder), expected, atol=1e-6)
+    with pytest.raises(ValueError, match="a set, which has no order"):
+        predictor.predict(set(prompts))
+
+
+class TestRemarks:
+    long = "It is very, very long. " * 4 + "The score is"
+
+    @pytest.fixture
+    def predictor(self, tiny_llama, tokenizer):
+        return RegressionPredictor(tiny_llama, tokenizer, GRID, max_length=12)
+
+    def test_cut_prompts_are_said_once_a_call(self, predictor, caplog):
+        said = "2 of the 3 prompts are longer than max_length=12 and lost their beginning"
+        for _ in range(2):
+            caplog.clear()
+            with caplog.at_level(logging.WARNING, logger="raft_peft.data"):
+                predictor.predict([self.long, "It is", self.long])
+            assert caplog.text.count("lost their beginning") == 1
+            assert said in caplog.text
+        caplog.clear()
+        with caplog.at_level(logging.WARNING, logger="raft_peft.data"):
+            list(predictor.read([self.long] * 6, chunk_size=2))
+            predictor.calibrate([self.long] * 6, [1.0] * 6)
+        assert caplog.text.count("lost their beginning") == 2
+
+    def test_padding_and_open_thoughts(self, predictor, caplog):
+        ids = predictor.tokenizer("It is").input_ids
+        with caplog.at_level(logging.WARNING, logger="raft_peft.data"):
+            padded, plain = predictor.predict([{"input_ids": [*ids, predictor.tokenizer.eos_token_id]}, "It is"])
+            predictor.predict(["It is <think>"])
+        assert padded == pytest.approx(plain, abs=1e-6)
+        assert "1 of the 2 prompts are input_ids with padding" in caplog.text
+        assert "1 of the 1 prompts end inside an open thought" in caplog.text
+
+
+def test_prompts_that_the_model_cannot_take(predictor):
+    tokenizer = predictor.tokenizer
+    tokenizer.add_tokens(["<score>"])
+    with pytest.raises(ValueError, match=r"row 1: the token id \d+ is beyond the model's \d+ embeddings"):
+        predictor.predict(["It is", "It is <score>"])
+    predictor.model.config.max_position_embeddings = 20
+    with pytest.raises(ValueError, match=r"row 1: the prompt with its number is .* and the model has 20 positions"):
+        predictor.predict(["It is", "It is very, very long. " * 9])

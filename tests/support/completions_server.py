@@ -132,7 +132,9 @@ class CompletionsServer:
                 "token_logprobs": [log_probs[drawn].item()],
                 "top_logprobs": [{name(token): max(log_probs[token].item(), -9999.0) for token in [drawn, *tokens]}],
             }
-        return 200, self.replace({"object": "text_completion", "choices": [{"index": 0, "logprobs": logprobs}]})
+        usage = {"prompt_tokens": len(body["prompt"]), "completion_tokens": 1}
+        choices = [{"index": 0, "logprobs": logprobs}]
+        return 200, self.replace({"object": "text_completion", "choices": choices, "usage": usage})
 
     def text(self, token):
         if self.like == "vocabulary":

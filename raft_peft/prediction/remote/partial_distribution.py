@@ -15,7 +15,7 @@ class PartialGridDistribution(GridDistribution):
     """Probabilities of the numbers of a grid, as far as a server returned them.
 
     Attributes:
-        log_probs: as in [`GridDistribution`]; -inf, a probability of 0, for a number that was not returned.
+        log_probs: as in [`GridDistribution`]; -inf, a probability of 0, also for a number that was not returned.
         ceiling: what the probability of each number that was not returned is at most, of shape (batch,): the least of
             the returned probabilities, or 1 minus their sum if that is less.
         rest: what the probability of all these numbers together is at most, of shape (batch,): 1 minus the sum of the
@@ -27,8 +27,8 @@ class PartialGridDistribution(GridDistribution):
 
     @property
     def missing(self) -> torch.Tensor:
-        """Whether a number's probability was not returned, of shape (batch, grid)."""
-        return self.log_probs.isneginf()
+        """Whether a number's probability was not returned, and may be above 0, of shape (batch, grid)."""
+        return self.log_probs.isneginf() & (self.rest > 0)[:, None]
 
     def error_bound(self, rule: str = "mean", *, renormalize: bool = False) -> torch.Tensor:
         """How far a prediction is from that of the whole distribution at most.

@@ -15,7 +15,9 @@ import torch
 from tqdm.auto import tqdm
 from transformers import AutoTokenizer
 
-from raft_peft.data.prompts import EncodedPrompt, PromptEncoder, as_rows, rows_error
+from raft_peft.data.prompts import EncodedPrompt, PromptEncoder, rows_error
+from raft_peft.data.remarks import Remarks
+from raft_peft.data.rows import as_rows
 from raft_peft.decisions import decide
 from raft_peft.grid import NumberGrid
 from raft_peft.methods import METHODS, MethodSettings
@@ -62,7 +64,7 @@ class RemoteRegressionPredictor:
         max_length: the most tokens of a prompt; a longer one loses its beginning. None for no limit.
         api_key: the server's; by default the environment's OPENAI_API_KEY. Empty for none.
         concurrency: how many requests are under way at once.
-        timeout: seconds that the server may take for an answer.
+        timeout: seconds that the server may take for a whole answer, from connecting to its last byte.
         max_retries: how often a request is repeated after a timeout, a broken connection, or an answer of 429 or 5xx;
             after a pause that grows from half a second to 30, or as long as the server asks, up to two minutes.
         settings: of [`MethodSettings`]: `decision`, `renormalize` and so on.
@@ -188,6 +190,10 @@ class RemoteRegressionPredictor:
             torch.cat([none[:, 0], *(part.rest for part in parts)]),
         )
 
+    def remarks(self) -> Remarks:
+        """What says, once of each kind, what is odd about prompts and labels that are used."""
+        return Remarks("", self._encoder, limited_by_grid=True, renormalize=self.settings.renormalize)
+
     def read(
         self,
         prompts: Iterable[Any],
@@ -212,6 +218,7 @@ class RemoteRegressionPredictor:
         total = len(prompts) if isinstance(prompts, Sized) else None
         show_progress = (total is None or total > self.concurrency) if show_progress is None else show_progress
         error_bounds: list[torch.Tensor] = []
+        remarks = self.remarks()
         pool = ThreadPoolExecutor(self.concurrency, thread_name_prefix="raft-peft-completions")
         connection = Connection(
             self.base_url,
@@ -226,6 +233,7 @@ class RemoteRegressionPredictor:
                 for chunk in chunks(as_rows(prompts), chunk_size):
                     encoded = self._encoder.encode(chunk, first_row)
                     _check_single_tokens(encoded, self.grid, first_row)
+                    remarks.on_encoded(encoded)
                     reading = self._reading(self._answers(connection, pool, encoded, first_row, progress))
                     first_row += len(chunk)
                     missing = reading.distribution.missing.any(-1)
@@ -290,7 +298,7 @@ class RemoteRegressionPredictor:
         rule, renormalize = self.settings.decision, self.settings.renormalize
         predictions = decide(distribution, rule, renormalize=renormalize)
         if rule != "mean" or renormalize:
-            predictions = predictions.masked_fill(distribution.missing.all(-1), torch.nan)
+            predictions = predictions.masked_fill(distribution.log_probs.isneginf().all(-1), torch.nan)
         return RemoteReading(predictions, distribution, None)
 
     def _error_bound(self, distribution: PartialGridDistribution) -> torch.Tensor:
