@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,7 +11,6 @@ from typing import Any
 
 import torch
 from accelerate.utils import is_compiled_module
-from safetensors.torch import load_file
 
 from raft_peft import decisions
 from raft_peft.distribution import GridDistribution
@@ -28,9 +28,17 @@ from raft_peft.forward.model import (
 from raft_peft.forward.prefix_cache import PrefixCache
 from raft_peft.grid import NumberGrid
 from raft_peft.grid.trie import Trie
-from raft_peft.heads import Head, HeadSetup
+from raft_peft.heads import Head
 from raft_peft.losses import DistributionLoss, Loss, squared_error
 from raft_peft.main_process import warn
+from raft_peft.methods.head_origin import (
+    carried_head,
+    has_parameters,
+    head_origin,
+    load_parameters,
+    new_head,
+    own_head_of,
+)
 from raft_peft.methods.saved_folder import HEAD_NAME
 from raft_peft.methods.table import METHODS, MethodSettings
 
@@ -92,8 +100,8 @@ def joined(parts: Sequence[Reading], order: torch.Tensor | None = None) -> Readi
 class Readout:
     """A method at work on a model: its head, and how the head's output becomes a number.
 
-    The head is attached to the model as `regression_head`, where it has parameters, so that it trains, moves and is
-    wrapped with it.
+    The model stays as it is. `attach` lets it carry the head, as training needs it. A head that it carries from
+    training is the one that reads it, where its settings and its grid are the same.
 
     Args:
         model: a causal language model, with or without an adapter.
@@ -127,21 +135,28 @@ class Readout:
         self.grid = grid
         self.settings = settings
         self.method = METHODS[settings.method]
+        self.head_origin = head_origin(settings, grid, tokenizer, own_head=own_head_of(head))
         if head is None:
-            setup = HeadSetup(
-                values=grid.values,
-                grid_token_ids=grid_token_ids,
-                vocab_size=model.config.get_text_config().vocab_size,
-                hidden_size=model.config.get_text_config().hidden_size,
-            )
-            head = self.method.head(settings, setup, tokenizer)
-            head = _trained_head(model, like=head) or head
+            head = carried_head(model, self.head_origin)
+        if head is None:
+            head = new_head(model, tokenizer, grid, settings, grid_token_ids)
         self.head = head.to(device_of(model.get_output_embeddings()))
-        self.has_parameters = any(True for _ in head.parameters())
-        if self.has_parameters:
-            setattr(model, HEAD_NAME, self.head)
+        self.has_parameters = has_parameters(head)
         self._layouts = Layouts(model, padding_free=padding_free, bidirectional=settings.attention == "bidirectional")
         self._mass_checked = False
+        self._said_untrained = False
+
+    def attach(self, model: Any) -> None:
+        """Let the model carry this head and no other, so that it trains, moves and is wrapped with it.
+
+        A wrapper that FSDP put around the head is left as it is.
+        """
+        for module in list(model.modules()):
+            found = module._modules.get(HEAD_NAME)
+            if isinstance(found, Head) and found is not self.head:
+                del module._modules[HEAD_NAME]
+        if self.has_parameters and HEAD_NAME not in model._modules:
+            setattr(model, HEAD_NAME, self.head)
 
     @property
     def padding_free(self) -> bool:
@@ -221,6 +236,10 @@ class Readout:
         )
 
     def _apply_head(self, final: FinalPosition, grid_token_ids: torch.Tensor) -> dict[str, torch.Tensor]:
+        # A head that the model does not carry did not move with it.
+        own = next(itertools.chain(self.head.parameters(), self.head.buffers()), None)
+        if own is not None and own.device != final.logits.device:
+            self.head.to(final.logits.device)
         with torch.autocast(final.logits.device.type, enabled=False):
             output = self.head(final, grid_token_ids.to(final.logits.device))
         if isinstance(output, GridDistribution):
@@ -322,12 +341,28 @@ class Readout:
         Raises:
             ValueError: the file does not fit the head.
         """
-        try:
-            self.head.load_state_dict(load_file(path))
-        except (OSError, RuntimeError) as error:
+        load_parameters(self.head, path, self.settings.method)
+
+    def refuse_untrained(self) -> None:
+        """Raise a ValueError where the head has parameters that nobody trained or loaded."""
+        if self.has_parameters and self.head.is_new:
             raise ValueError(
-                f"{path} does not fit the head of method {self.settings.method!r}, {type(self.head).__name__}: {error}"
-            ) from error
+                f"The head of method {self.settings.method!r} has parameters, and the model does not carry a head "
+                "that was trained with these settings on this grid. Open the folder that the trainer saved, with "
+                "RegressionPredictor.from_pretrained(folder); or pass `head=`, such as trainer.readout.head."
+            )
+
+    def warn_where_untrained(self) -> None:
+        """Say, once, that a head with parameters reads numbers which nobody trained or loaded."""
+        if self._said_untrained or not (self.has_parameters and self.head.is_new):
+            return
+        self._said_untrained = True
+        warn(
+            logger,
+            f"The head of method {self.settings.method!r} is new: its parameters were neither trained nor loaded, so "
+            "these predictions say nothing of the model. Train first; or, where the head was saved, pass the name of "
+            "its folder in place of the open model.",
+        )
 
 
 def losses_of(
@@ -367,12 +402,3 @@ def losses_of(
             "value an example, not reduced: with torch's losses, reduction='none'."
         )
     return losses
-
-
-def _trained_head(model: Any, like: Head) -> Head | None:
-    """The head that the model carries already, from its trainer, where it is of the same kind and sizes."""
-    found = getattr(model, HEAD_NAME, None)
-    if type(found) is not type(like):
-        return None
-    shapes, expected = ([parameter.shape for parameter in head.parameters()] for head in (found, like))
-    return found if shapes == expected else None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
@@ -13,6 +12,7 @@ from typing import Any, get_type_hints
 import torch
 from huggingface_hub.dataclasses import type_validator
 from huggingface_hub.errors import EntryNotFoundError, HFValidationError, RepositoryNotFoundError
+from peft import PeftModel
 from safetensors.torch import save_file
 from transformers.utils import cached_file
 
@@ -55,12 +55,17 @@ class RaftConfig(MethodSettings):
         head: the class of a head that is not the method's own, which loading has to be given; None for the method's
             own.
         base_model: name or path of the model under the adapter.
+        base_is_folder: whether that is the path of a folder; None where it is not known.
+        base_fingerprint: digests of a few slices of the tensors of that model in training, by the tensors' names; None
+            where they are not known. See `base_fingerprint.py`.
         dtype: the dtype of the weights in training.
         autocast: the dtype in which products were computed in training; None for that of the weights.
         quantization: how the base model under an adapter was quantized, as `quantization_config.to_dict()` gives it;
             None where it was not.
         attn_implementation: the model's attention in training. With these four, predictions are the same after
             loading.
+        adapter: whether the weights beside it are an adapter's; False for a whole model's, None where it is not known.
+        train_rows: how many rows it was trained on; None where they were a stream, or there were none.
         versions: the versions of the libraries that wrote the folder.
     """
 
@@ -72,10 +77,14 @@ class RaftConfig(MethodSettings):
     max_length: int | None = None
     head: str | None = None
     base_model: str | None = None
+    base_is_folder: bool | None = None
+    base_fingerprint: dict[str, str] | None = None
     dtype: str | None = None
     autocast: str | None = None
     quantization: dict[str, Any] | None = None
     attn_implementation: str | None = None
+    adapter: bool | None = None
+    train_rows: int | None = None
     versions: dict[str, str] = field(default_factory=installed_versions)
 
     @classmethod
@@ -92,6 +101,7 @@ class RaftConfig(MethodSettings):
         max_length: int | None,
         base_model: str,
         mixed_precision: str,
+        train_rows: int | None = None,
     ) -> RaftConfig:
         """What has to be known of a model beside its weights, so that it predicts alike when it is opened again.
 
@@ -105,7 +115,11 @@ class RaftConfig(MethodSettings):
             separator, max_length: as the prompts were encoded.
             base_model: name or path of the model under the adapter.
             mixed_precision: as accelerate names it: bf16, fp16, or another word for the dtype of the weights.
+            train_rows: how many rows it is trained on, where that is known.
         """
+        is_adapter = saves_adapter(model)
+        # Noted by `note_base` before training.
+        base = getattr(model, "adapted_base", None) if is_adapter else None
         ids = None if grid_token_ids is None else [list(one) for one in grid_token_ids]
         texts = None if ids is None else [tokenizer.decode(one, skip_special_tokens=False) for one in ids]
         return cls(
@@ -118,10 +132,14 @@ class RaftConfig(MethodSettings):
             **settings.method_settings(),
             head=None if head is None else type(head).__qualname__,
             base_model=base_model,
+            base_is_folder=None if base is None else base.is_folder,
+            base_fingerprint=None if base is None else base.fingerprint,
             dtype=str(model.dtype).removeprefix("torch."),
             autocast={"bf16": "bfloat16", "fp16": "float16"}.get(mixed_precision),
             quantization=quantization_of(model),
             attn_implementation=own_implementation(model.config.get_text_config()),
+            adapter=is_adapter,
+            train_rows=train_rows,
         )
 
     @property
@@ -228,10 +246,16 @@ class RaftConfig(MethodSettings):
                 )
 
 
+def saves_adapter(model: Any) -> bool:
+    """Whether a model's `save_pretrained` writes an adapter, and not the whole of it."""
+    # A model that PEFT was once put on keeps its `peft_config`, which therefore tells nothing.
+    return isinstance(model, PeftModel) or bool(getattr(model, "_hf_peft_config_loaded", False))
+
+
 def quantization_of(model: Any) -> dict[str, Any] | None:
     """How the model under an adapter is quantized, as `raft_config.json` holds it; None where it is not."""
     found = getattr(model.config, "quantization_config", None)
-    if found is None or not hasattr(model, "peft_config"):
+    if found is None or not saves_adapter(model):
         return None
     return dict(found) if isinstance(found, dict) else found.to_dict()
 
@@ -247,28 +271,6 @@ def save_head(parameters: Mapping[str, torch.Tensor], folder: str | Path) -> Non
     """Write a head's parameters into a folder."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in parameters.items()}
     save_file(tensors, Path(folder) / HEAD_FILE)
-
-
-def save_beside_weights(folder: str | Path, config: RaftConfig, head: Mapping[str, torch.Tensor]) -> None:
-    """Write what a folder of weights needs to predict by itself.
-
-    Args:
-        folder: the folder, with the weights.
-        config: the contents of `raft_config.json`.
-        head: the head's parameters; empty where it has none.
-    """
-    config.save(folder)
-    if head:
-        save_head(head, folder)
-    # A calibration that lies there was fitted to the weights before these.
-    (Path(folder) / CALIBRATION_NAME).unlink(missing_ok=True)
-
-
-def copy_beside_weights(source: str | Path, folder: str | Path) -> None:
-    """Copy what was written by `save_beside_weights` into another folder of the same weights."""
-    for name in (RAFT_CONFIG_NAME, HEAD_FILE):
-        if (Path(source) / name).is_file():
-            shutil.copy(Path(source) / name, folder)
 
 
 def hub_options(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -166,7 +166,7 @@ class MethodSettings:
         return {setting.name: getattr(self, setting.name) for setting in fields(MethodSettings)}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Method:
     """A row of the paper's Table 2.
 
@@ -242,46 +242,79 @@ _ON_GRID = ("decision", "renormalize", "attention", *_ENDS)
 _DECODED = ("constrained", *_ENDS)
 
 METHODS: dict[str, Method] = {
-    "raft": Method(_grid_head, _squared_error, _ON_GRID, "eq. 10, Table 16", limited_by_grid=True),
-    "rail": Method(_grid_head, None, (*_ON_GRID, "num_samples", "constrained"), "eq. 4, 5", limited_by_grid=True),
-    "zero_shot": Method(_grid_head, None, _DECODED, "eq. 1", reads_text=True),
-    "ce": Method(_grid_head, None, _DECODED, "eq. 8", reads_text=True, trains_text=True),
-    "mbr": Method(_grid_head, _expected_squared_error, (*_ON_GRID, "num_samples"), "eq. 13, 14", limited_by_grid=True),
+    "raft": Method(
+        head=_grid_head,
+        loss=_squared_error,
+        takes=_ON_GRID,
+        limited_by_grid=True,
+        source="eq. 10, Table 16",
+    ),
+    "rail": Method(
+        head=_grid_head,
+        loss=None,
+        takes=(*_ON_GRID, "num_samples", "constrained"),
+        limited_by_grid=True,
+        source="eq. 4, 5",
+    ),
+    "zero_shot": Method(
+        head=_grid_head,
+        loss=None,
+        takes=_DECODED,
+        reads_text=True,
+        source="eq. 1",
+    ),
+    "ce": Method(
+        head=_grid_head,
+        loss=None,
+        takes=_DECODED,
+        reads_text=True,
+        trains_text=True,
+        source="eq. 8",
+    ),
+    "mbr": Method(
+        head=_grid_head,
+        loss=_expected_squared_error,
+        takes=(*_ON_GRID, "num_samples"),
+        limited_by_grid=True,
+        source="eq. 13, 14",
+    ),
     "log_loss": Method(
-        lambda settings, setup, tokenizer: UpperValueHead(setup.values),
-        lambda settings: losses.LogLoss(),
-        ("attention", *_ENDS),
-        "Table 15",
+        head=lambda settings, setup, tokenizer: UpperValueHead(setup.values),
+        loss=lambda settings: losses.LogLoss(),
+        takes=("attention", *_ENDS),
         labels_within_grid=True,
+        source="Table 15",
     ),
     "learnable_raft": Method(
-        lambda settings, setup, tokenizer: LearnableGridHead(setup, whole_vocabulary=settings.weights == "vocabulary"),
-        _squared_error,
-        ("attention", "decision", "weights", *_ENDS),
-        "eq. 12",
+        head=lambda settings, setup, tokenizer: LearnableGridHead(
+            setup, whole_vocabulary=settings.weights == "vocabulary"
+        ),
+        loss=_squared_error,
+        takes=("attention", "decision", "weights", *_ENDS),
+        source="eq. 12",
     ),
     "special_token": Method(
-        lambda settings, setup, tokenizer: SpecialTokenHead(setup, _special_token_id(tokenizer, settings)),
-        _squared_error,
-        ("attention", "special_token"),
-        "Table 2",
+        head=lambda settings, setup, tokenizer: SpecialTokenHead(setup, _special_token_id(tokenizer, settings)),
+        loss=_squared_error,
+        takes=("attention", "special_token"),
+        source="Table 2",
     ),
     "logits_mlp": Method(
-        lambda settings, setup, tokenizer: LogitsMLPHead(setup, width=settings.mlp_width),
-        _squared_error,
-        ("attention", "mlp_width"),
-        "eq. 11",
+        head=lambda settings, setup, tokenizer: LogitsMLPHead(setup, width=settings.mlp_width),
+        loss=_squared_error,
+        takes=("attention", "mlp_width"),
+        source="eq. 11",
     ),
     "pooled": Method(
-        lambda settings, setup, tokenizer: PooledHead(setup, pooling=settings.pooling),
-        _squared_error,
-        ("attention", "pooling"),
-        "Table 2",
+        head=lambda settings, setup, tokenizer: PooledHead(setup, pooling=settings.pooling),
+        loss=_squared_error,
+        takes=("attention", "pooling"),
+        source="Table 2",
     ),
     "probability_projection": Method(
-        lambda settings, setup, tokenizer: ProbabilityProjectionHead(setup),
-        _squared_error,
-        ("attention",),
-        "Table 2",
+        head=lambda settings, setup, tokenizer: ProbabilityProjectionHead(setup),
+        loss=_squared_error,
+        takes=("attention",),
+        source="Table 2",
     ),
 }

@@ -22,10 +22,11 @@ from raft_peft.main_process import warn
 
 logger = logging.getLogger(__name__)
 
-# What torch and tokenizers say of a file that cannot be written, in exceptions that have no class of their own.
+# torch and tokenizers have no exception of its own for a file that cannot be written, but say so in these words.
 _CANNOT_WRITE = (
     r"PytorchStreamWriter|iostream|unexpected pos|cannot be opened|Parent directory .* does not exist|os error"
 )
+# These optimizers keep two numbers for each weight that is trained, and a checkpoint holds them too.
 _WITH_ADAM_STATE = ("adamw_torch", "adamw_torch_fused")
 
 

@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, fields
 from typing import Any
 
 import torch
-from transformers import (
-    TrainingArguments,
-)
+from transformers import TrainingArguments
+from transformers.trainer_pt_utils import AcceleratorConfig
 from transformers.utils import is_torch_bf16_gpu_available
 from trl import SFTConfig
+from trl.trainer.utils import get_config_model_id
 
 from raft_peft.forward.cpu_precision import cpu_multiplies_bf16, warn_where_bf16_is_emulated
 from raft_peft.methods import METHODS, MethodSettings
 
 _LOWER_IS_BETTER = ("rmse", "mae", "loss")
 
-# Settings of SFTConfig that speak of tokens, or of a loss over them: the value that can be honoured, and what to do.
+# Each of these settings of SFTConfig speaks of tokens, or of a loss over them. Beside its name stand the value that
+# can be honoured, and what to do instead of another.
 _UNSUPPORTED = {
     "packing": (
         False,
@@ -121,7 +123,9 @@ class RegressionAwareConfig(MethodSettings, SFTConfig):
         },
     )
 
-    # Off while the arguments are written beside a model: `Trainer` pickles them, and with them what opens the Hub.
+    # `Trainer` pickles the arguments beside a model, and one call of it, `_push_from_checkpoint`, goes on to upload
+    # the folder with their `hub_token`. With `hub_token=None` in the meantime the file would hold no token, but the
+    # upload would have none either. So the arguments keep their tokens, and only their pickle leaves them out.
     _pickles_tokens = True
 
     def __getstate__(self) -> dict[str, Any]:
@@ -130,6 +134,10 @@ class RegressionAwareConfig(MethodSettings, SFTConfig):
             state["hub_token"] = None
             state["model_init_kwargs"] = self.model_init_kwargs and {**self.model_init_kwargs, "token": None}
         return state
+
+    def pickled_without_tokens(self) -> AbstractContextManager[None]:
+        """For the time of a `with` block, these settings are pickled without the tokens that open the Hub."""
+        return temporarily(self, _pickles_tokens=False)
 
     def __post_init__(self) -> None:
         if self.log_predictions < 0:
@@ -161,15 +169,33 @@ class RegressionAwareConfig(MethodSettings, SFTConfig):
             on_cpu = self.use_cpu or not torch.accelerator.is_available()  # type: ignore[has-type]
             self.bf16 = not self.fp16 and (cpu_multiplies_bf16() if on_cpu else is_torch_bf16_gpu_available())
         if (self.bf16 or self.bf16_full_eval) and not torch.accelerator.is_available():
-            self.use_cpu = True  # bf16 on the CPU is asked for; without this, transformers demands a GPU
+            # transformers demands a GPU for bf16 unless the CPU is asked for by name.
+            self.use_cpu = True
         if (self.bf16 or self.bf16_full_eval) and self.use_cpu:
             warn_where_bf16_is_emulated("Leave `bf16` and `bf16_full_eval` unset.")
         with warnings.catch_warnings():
-            # TRL deprecates the mode for its token losses, while this trainer cuts prompts itself; and transformers
+            # TRL deprecates `keep_end` for its token losses, while this trainer cuts prompts itself; and transformers
             # deprecates the name under which TRL turns on activation checkpointing.
             for name in ("keep_end", "gradient_checkpointing"):
                 warnings.filterwarnings("ignore", message=f".*{name}.* is deprecated", category=FutureWarning)
             super().__post_init__()
+
+    @classmethod
+    def of(cls, args: TrainingArguments | None, model: Any) -> RegressionAwareConfig:
+        """The settings that a trainer was given, converted where they are of another class, or the defaults.
+
+        It is a copy, since a trainer writes to its settings, and one object may serve several trainers.
+        """
+        if isinstance(args, RegressionAwareConfig):
+            copied = copy.copy(args)
+            for name, value in vars(args).items():
+                if isinstance(value, dict | list | AcceleratorConfig):
+                    setattr(copied, name, copy.copy(value))
+            return copied
+        if args is not None:
+            return cls.from_training_arguments(args)
+        name = model if isinstance(model, str) else get_config_model_id(model.config)
+        return cls(f"{name.rstrip('/').split('/')[-1]}-RAFT")
 
     @classmethod
     def from_training_arguments(cls, args: TrainingArguments) -> RegressionAwareConfig:
@@ -180,14 +206,16 @@ class RegressionAwareConfig(MethodSettings, SFTConfig):
         }
         metric = settings.get("metric_for_best_model")
         if metric is not None and metric.endswith(_LOWER_IS_BETTER):
-            del settings["greater_is_better"]  # transformers sets True for every metric whose name is not a loss
-        if settings.get("truncation_mode") == "keep_start":  # SFTConfig's default, meant for completions
+            # transformers sets it to True for every metric whose name does not end in "loss".
+            del settings["greater_is_better"]
+        # SFTConfig's default is meant for completions, and nobody chose it for prompts that end in a number.
+        if settings.get("truncation_mode") == "keep_start":
             del settings["truncation_mode"]
         return cls(**settings)
 
 
 def refuse_token_callables(compute_loss_func: Any, preprocess_logits_for_metrics: Any, formatting_func: Any) -> None:
-    """Raise a ValueError for arguments of `SFTTrainer` that work on token logits."""
+    """Raise a ValueError for arguments of `SFTTrainer` that work on token logits or texts to complete."""
     reasons = {
         "compute_loss_func": (
             compute_loss_func,
@@ -206,6 +234,32 @@ def refuse_token_callables(compute_loss_func: Any, preprocess_logits_for_metrics
     for name, (value, cure) in reasons.items():
         if value is not None:
             raise ValueError(f"`{name}` cannot be used with a regression loss. {cure}")
+
+
+def loss_to_train_on(args: RegressionAwareConfig, loss: Any) -> Any:
+    """The user's loss, or the method's own; None where it has none, or one over the target's text.
+
+    Raises:
+        ValueError: a loss of the prediction is given to a method that trains on text.
+    """
+    method = METHODS[args.method]
+    if loss is not None and method.trains_text:
+        raise ValueError(f"`loss` cannot be used with method {args.method!r}, whose loss is over the target's text.")
+    return method.loss(args) if loss is None and method.loss is not None else loss
+
+
+def refuse_training_on_nothing(train_dataset: Any, loss: Any, method: str) -> None:
+    """Raise a ValueError where there are no rows to train on, or there is no loss."""
+    if train_dataset is None:
+        raise ValueError(
+            "There is nothing to train on. Pass `train_dataset` to RegressionAwareTrainer: rows of `prompt` and a "
+            "float `label`. Without it, `evaluate(dataset)` and `predict(dataset)` work zero-shot."
+        )
+    if loss is None and not METHODS[method].trains_text:
+        raise ValueError(
+            f"Method {method!r} predicts zero-shot and has no loss to train on. Set `method` to raft or another that "
+            "trains, or pass `loss`."
+        )
 
 
 def refuse_offloading_without_accelerator(args: Any) -> None:
@@ -232,8 +286,8 @@ def refuse_sequence_sharding(parallelism: Any) -> None:
 
 
 @contextmanager
-def _temporarily(args: RegressionAwareConfig, **changes: Any) -> Iterator[None]:
-    """With some settings other than the user's."""
+def temporarily(args: RegressionAwareConfig, **changes: Any) -> Iterator[None]:
+    """For the time of a `with` block, give some settings another value than the user's."""
     before = {name: getattr(args, name) for name in changes}
     for name, value in changes.items():
         setattr(args, name, value)

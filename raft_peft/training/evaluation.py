@@ -1,35 +1,168 @@
-"""A few rows of an evaluation with what the model says of them, as a table in the tools that follow a run."""
+"""An evaluation in training: what is read of its rows, the metrics of that, and what is said and shown of them."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Generic, NotRequired, TypedDict, TypeVar
 
 import numpy as np
 import pandas
-from transformers import (
-    TrainerCallback,
-)
+import torch
+from transformers import EvalPrediction, TrainerCallback
 from transformers.integrations import TensorBoardCallback, TrackioCallback, WandbCallback
-from transformers.trainer_utils import PredictionOutput
+from transformers.trainer_utils import EvalLoopOutput, PredictionOutput
 
 from raft_peft.distribution import GridDistribution
 from raft_peft.grid import number_text
+from raft_peft.main_process import warn
+from raft_peft.methods.readout import Reading, Readout
+from raft_peft.metrics import Evaluation, grid_metrics, regression_metrics
+from raft_peft.training.config import RegressionAwareConfig
 
-# What stands before is the rubric or the template, the same in all rows.
+logger = logging.getLogger(__name__)
+
+# An evaluation is remembered by these metrics, while those of a user's own are only logged.
+_KEPT_METRICS = ("rmse", "mae", "pearson", "spearman", "grid_mass", "entropy")
+# Below this mean probability of the grid, predictions are all near 0 whatever the prompt.
+_SMALL_MASS = 0.5
+# A table shows the ends of prompts, since they begin with the rubric or the template, which is the same in all rows.
 _LAST_LETTERS = 500
 _NUMBERS_SHOWN = 5
 
+Array = TypeVar("Array", torch.Tensor, np.ndarray)
+
+
+class RowsRead(TypedDict, Generic[Array]):
+    """What is read of an evaluation's rows: tensors for one batch, NumPy arrays once `Trainer` has gathered them all.
+
+    Attributes:
+        predictions: one number a row in the unit of the labels, of shape (rows,).
+        log_probs: of the grid's numbers, in nats, of shape (rows, grid), where the head gives a distribution.
+        parsed: where numbers were parsed from texts, the share of each row's texts that hold one, of shape (rows,).
+        rail: beside parsed numbers, the expectations over the grid, of shape (rows,).
+        losses: of shape (rows,), where the rows have labels.
+    """
+
+    predictions: Array
+    log_probs: NotRequired[Array]
+    parsed: NotRequired[Array]
+    rail: NotRequired[Array]
+    losses: NotRequired[Array]
+
+
+def rows_read(reading: Reading, readout: Readout, losses: torch.Tensor | None) -> RowsRead[torch.Tensor]:
+    """What an evaluation keeps of a batch that was read, and of the losses of its rows where they have labels."""
+    rows: RowsRead[torch.Tensor] = {"predictions": reading.predictions}
+    if reading.distribution is not None:
+        rows["log_probs"] = reading.distribution.log_probs
+        if reading.parsed is not None:
+            rows["parsed"] = reading.parsed
+            rows["rail"] = readout.expectation(reading.distribution)
+    if losses is not None:
+        rows["losses"] = losses
+    return rows
+
+
+class RegressionPredictionOutput(PredictionOutput):
+    """What `predict` returns: a `PredictionOutput` of three fields, with the distribution as an attribute.
+
+    Attributes:
+        predictions: one number a row, of shape (rows,), in the order of the dataset and the unit of the labels.
+        label_ids: the labels, of shape (rows,), or None where the dataset has none.
+        metrics: the metrics, where the dataset has labels.
+        distribution: the probabilities of the grid behind each number, over the whole vocabulary; None where the
+            method gives a number alone.
+        rail: where the numbers were parsed from text, the expectations over the grid beside them, of shape (rows,).
+    """
+
+    distribution: GridDistribution | None
+    rail: np.ndarray | None
+
+    @classmethod
+    def of(cls, output: PredictionOutput, values: torch.Tensor) -> RegressionPredictionOutput:
+        """From what `Trainer.predict` returns, whose predictions are `RowsRead`, over the numbers of a grid."""
+        read: RowsRead[np.ndarray] = output.predictions
+        result = cls(read["predictions"], output.label_ids, output.metrics)
+        result.distribution, result.rail = None, read.get("rail")
+        if "log_probs" in read:
+            result.distribution = GridDistribution(torch.from_numpy(read["log_probs"]), values)
+        return result
+
+
+def metrics_of(evaluated: EvalPrediction, *, with_grid_metrics: bool) -> dict[str, float]:
+    """The metrics of an evaluation's rows, by name.
+
+    Args:
+        evaluated: whose `predictions` are `RowsRead` and whose `label_ids` are of shape (rows,).
+        with_grid_metrics: whether the log-probabilities are over the whole vocabulary, so that the grid has a mass.
+    """
+    read: RowsRead[np.ndarray] = evaluated.predictions
+    labels = evaluated.label_ids
+    metrics = {"loss": float(read["losses"].mean()), **regression_metrics(read["predictions"], labels)}
+    if "log_probs" in read and with_grid_metrics:
+        metrics |= grid_metrics(read["log_probs"])
+    if "parsed" in read:
+        metrics["parsed"] = float(read["parsed"].mean())
+        metrics |= {f"rail_{name}": value for name, value in regression_metrics(read["rail"], labels).items()}
+    return metrics
+
+
+def as_numbers(evaluated: EvalPrediction, *, with_losses: bool) -> EvalPrediction:
+    """What a user's `compute_metrics` gets: `predictions` and `label_ids`, both numbers of shape (rows,)."""
+    read: RowsRead[np.ndarray] = evaluated.predictions
+    return EvalPrediction(
+        predictions=read["predictions"],
+        label_ids=evaluated.label_ids,
+        inputs=evaluated.inputs,
+        losses=read["losses"] if with_losses else None,
+    )
+
+
+def evaluation_of(output: EvalLoopOutput, prefix: str, step: int) -> Evaluation:
+    """What is remembered of an evaluation.
+
+    Args:
+        output: of the evaluation loop.
+        prefix: stands before the names of its metrics, such as "eval_".
+        step: after how many steps the weights were as they are.
+    """
+    metrics = {name.removeprefix(prefix): value for name, value in output.metrics.items()}
+    kept = {name: metrics[name] for name in _KEPT_METRICS if name in metrics}
+    return Evaluation(output.predictions["predictions"], output.label_ids, kept, step)
+
+
+def warn_where_flat(evaluation: Evaluation, name: str, *, step: int, args: RegressionAwareConfig) -> None:
+    """Say where a model that was trained predicts about the same number for every prompt.
+
+    Args:
+        evaluation: the evaluation.
+        name: of its rows, such as "eval".
+        step: after how many steps of training.
+        args: the settings of the run.
+    """
+    # Where the grid has hardly any mass, the predictions are all near 0 for that reason, and the readout has said so.
+    answers = args.renormalize or evaluation.metrics.get("grid_mass", 1) > _SMALL_MASS
+    if step == 0 or not answers or not evaluation.is_flat:
+        return
+    number = number_text(round(float(evaluation.predictions[0]), 3))
+    warn(
+        logger,
+        f"After step {step} all {name} predictions are about {number}, whatever the prompt. If they differed before, "
+        f"training has collapsed: start again with a smaller `learning_rate` (now {args.learning_rate:g}) or more "
+        "`warmup_steps`. If not, it has hardly begun: take more steps, or a larger `learning_rate`.",
+    )
+
 
 def prediction_rows(
-    prompts: Sequence[str], labels: np.ndarray, read: Mapping[str, np.ndarray], values: Sequence[float]
+    prompts: Sequence[str], labels: np.ndarray, read: RowsRead[np.ndarray], values: Sequence[float]
 ) -> list[dict[str, Any]]:
     """A table's rows: `prompt`, `label`, `prediction`, and where there is a distribution, its likeliest numbers.
 
     Args:
         prompts: the texts of the first rows.
         labels: of shape (rows,), of these and of others behind them.
-        read: what was read of the same rows: `predictions` of shape (rows,), and perhaps `log_probs` (rows, grid).
+        read: what was read of the same rows.
         values: the numbers of the grid, of shape (grid,).
     """
     rows: list[dict[str, Any]] = []
@@ -64,19 +197,3 @@ def _markdown(rows: Sequence[Mapping[str, Any]]) -> str:
         cells = [f"{row[name]:.4g}" if isinstance(row[name], float) else row[name] for name in names]
         lines.append([cell.replace("|", "\\|").replace("\n", "<br>") for cell in cells])
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
-
-
-class RegressionPredictionOutput(PredictionOutput):
-    """What `predict` returns: a `PredictionOutput` of three fields, with the distribution as an attribute.
-
-    Attributes:
-        predictions: one number a row, of shape (rows,), in the order of the dataset and the unit of the labels.
-        label_ids: the labels, of shape (rows,), or None where the dataset has none.
-        metrics: the metrics, where the dataset has labels.
-        distribution: the probabilities of the grid behind each number, over the whole vocabulary; None where the
-            method gives a number alone.
-        rail: where the numbers were parsed from text, the expectations over the grid beside them, of shape (rows,).
-    """
-
-    distribution: GridDistribution | None
-    rail: np.ndarray | None

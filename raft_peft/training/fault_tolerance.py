@@ -27,6 +27,10 @@ from raft_peft.training.checkpoints import (
 
 logger = logging.getLogger(__name__)
 
+# An error names so many rows, each by the end of its prompt.
+_SHOWN_ROWS = 8
+_SHOWN_CHARACTERS = 160
+
 
 class FaultTolerantTrainer(SFTTrainer):
     """TRL's `SFTTrainer`, which goes on from the last whole checkpoint and stops before it takes a step into NaN.
@@ -34,11 +38,11 @@ class FaultTolerantTrainer(SFTTrainer):
     Overridden are `train`, `save_model`, the saving of checkpoints, and the last moment before the optimizer's step.
     """
 
-    # The batches of the optimizer step, and of their rows those with a loss that is not a number, if any process has
-    # such a row.
+    # The batches of the optimizer step are kept to name their rows where its gradient is not finite.
     _step_batches: Sequence[dict[str, torch.Tensor]] = ()
+    # The rows of this process with a loss that is not finite; None where no process has any in this step.
     _non_finite_rows: list[str] | None = None
-    # The folders of the checkpoints that this run wrote, or went on from.
+    # The folders of the checkpoints that this run wrote or went on from are not written a second time.
     _saved_here: set[str] = set()  # noqa: RUF012 - made anew by `train`
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
@@ -50,13 +54,14 @@ class FaultTolerantTrainer(SFTTrainer):
             args, kwargs: as in `Trainer.train`.
 
         Raises:
-            ValueError: the checkpoint is not whole.
+            ValueError: the checkpoint is not whole, or of another run.
             OSError: the output folder cannot be written to, or is full.
             NonFiniteLossError: the loss or its gradient is not a number, see `RegressionAwareConfig.non_finite_loss`.
         """
         self._non_finite_rows = None
         checkpoint: str | None = None
-        if resume_from_checkpoint in (True, "True", "true"):  # the words are what a command line gives
+        # A command line gives the words in place of the value.
+        if resume_from_checkpoint in (True, "True", "true"):
             (checkpoint,) = broadcast_object_list([last_whole_checkpoint(self.args.output_dir)])
             if checkpoint is None:
                 warn(logger, f"There is no whole checkpoint in {self.args.output_dir}. Training starts anew.")
@@ -68,6 +73,8 @@ class FaultTolerantTrainer(SFTTrainer):
                     f"Training cannot go on from {checkpoint!r}, since {reason}. Pass another checkpoint, or True for "
                     "the last whole one of output_dir."
                 )
+        if checkpoint is not None:
+            self._check_resumed(checkpoint)
         if self.args.non_finite_loss == "skip" and self.is_deepspeed_enabled:
             raise ValueError(
                 "`non_finite_loss='skip'` cannot be honoured with DeepSpeed, whose engine takes the step within the "
@@ -76,6 +83,9 @@ class FaultTolerantTrainer(SFTTrainer):
         self._saved_here = {str(checkpoint)}
         self._check_output_folder()
         return super().train(checkpoint, *args, **kwargs)
+
+    def _check_resumed(self, checkpoint: str) -> None:
+        """Called with a whole checkpoint before training goes on from it; a subclass may refuse it."""
 
     def _check_output_folder(self) -> None:
         error = None
@@ -86,12 +96,13 @@ class FaultTolerantTrainer(SFTTrainer):
                 check_output_folder(self.args.output_dir, needed)
             except OSError as found:
                 error = found
-        (error,) = broadcast_object_list([error])  # so that no process waits for one that has stopped
+        # All processes get the error, so that none waits for one that has stopped.
+        (error,) = broadcast_object_list([error])
         if error is not None:
             raise error
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
-        # Resumed from its very last step, `Trainer` takes another where that was not the end of an epoch
+        # Resumed from its very last step, `Trainer` would take another where that was not the end of an epoch.
         if 0 < self.state.max_steps <= self.state.global_step:
             self.control.should_training_stop = True
             return
@@ -100,15 +111,18 @@ class FaultTolerantTrainer(SFTTrainer):
     def _note_non_finite(self, batch: dict[str, torch.Tensor], which: torch.Tensor) -> None:
         """Remember, on all processes, that a loss of the step is not a number, and here in which rows."""
         self._non_finite_rows = [*(self._non_finite_rows or []), *rows_of(batch, self._tokenizer, which)]
-        if self.is_deepspeed_enabled:  # whose engine takes the step within the backward pass
+        # DeepSpeed's engine takes the step within the backward pass, so this is the last moment before it.
+        if self.is_deepspeed_enabled:
             self._stop_or_skip("loss", self._non_finite_rows)
 
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
         """The last moment before the optimizer's step, at which the weights are still those of the step before."""
         grad_norm = super()._get_grad_norm(model, grad_norm=grad_norm)
-        if self.is_deepspeed_enabled:  # whose engine has taken the step already
+        # DeepSpeed's engine has taken the step already.
+        if self.is_deepspeed_enabled:
             return grad_norm
-        scaled = self.accelerator.scaler is not None  # fp16's scaler lowers its scale and skips the step by itself
+        # The scaler of fp16 lowers its scale and skips the step by itself where the gradient is not finite.
+        scaled = self.accelerator.scaler is not None
         if self._non_finite_rows is not None:
             self._stop_or_skip("loss", self._non_finite_rows)
             model.zero_grad()
@@ -166,19 +180,16 @@ class FaultTolerantTrainer(SFTTrainer):
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         folder = self._checkpoint_folder()
         with named_where_it_fails(folder):
-            if self.args.should_save:  # one of an earlier run would be whole while it is overwritten
+            # A checkpoint of an earlier run in this folder would look whole while it is overwritten.
+            if self.args.should_save:
                 (Path(folder) / TRAINER_STATE_NAME).unlink(missing_ok=True)
             super()._save_checkpoint(model, trial)
         self._saved_here.add(folder)
 
     def _save_rng_state(self, output_dir: str) -> None:
         super()._save_rng_state(output_dir)
-        # trainer_state.json, which comes next, says that the checkpoint is whole, for all processes
+        # The next file written, trainer_state.json, says that the checkpoint is whole, also for the other processes.
         self.accelerator.wait_for_everyone()
-
-
-_SHOWN_ROWS = 8
-_SHOWN_CHARACTERS = 160
 
 
 class NonFiniteLossError(FloatingPointError):

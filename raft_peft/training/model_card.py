@@ -12,22 +12,34 @@ from typing import Any
 
 import numpy as np
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from transformers.trainer_utils import SchedulerType
 
 from raft_peft.data.labels import as_number
 from raft_peft.grid import number_text
 from raft_peft.methods import METHODS
 from raft_peft.methods.saved_folder import CARD_NAME, PICTURE_NAME, TASK, RaftConfig
 from raft_peft.metrics import Evaluation
+from raft_peft.training.config import RegressionAwareConfig
 
 TEMPLATE = Path(__file__).with_name("model_card_template.md")
 
-# Stands in the template.
+# The template begins with these words, so that a card without them is known as the user's own.
 _MARK = "<!-- Written by raft-peft at every save."
 
-# As the Hub names them.
+# The Hub has names of its own for the metrics that it knows, and shows no others.
 _METRICS = {"rmse": "rmse", "mae": "mae", "pearson": "pearsonr", "spearman": "spearmanr"}
 _LONGEST_PROMPT = 3000
 _POINTS_DRAWN = 5000
+
+
+# Every card cites the paper that the methods are from.
+_CITATION = """@inproceedings{lukasik2025better,
+    title        = {Better autoregressive regression with {LLM}s via regression-aware fine-tuning},
+    author       = {Lukasik, Michal and Meng, Zhao and Narasimhan, Harikrishna and Chang, Yin-Wen and
+                    Menon, Aditya Krishna and Yu, Felix and Kumar, Sanjiv},
+    year         = 2025,
+    booktitle    = {The Thirteenth International Conference on Learning Representations},
+}"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +57,6 @@ class CardFacts:
         evaluations: by the name of the rows.
         prompt_shape: as [`prompt_shape`] gives it.
         tags: of the card, beside those of every model.
-        citation: BibTeX entries.
     """
 
     name: str
@@ -58,7 +69,76 @@ class CardFacts:
     evaluations: Mapping[str, Evaluation]
     prompt_shape: Any | None
     tags: Sequence[str]
-    citation: str
+
+    @classmethod
+    def of_run(
+        cls,
+        folder: str | Path,
+        model: Any,
+        config: RaftConfig,
+        args: RegressionAwareConfig,
+        *,
+        name: str | None,
+        repository: str | None,
+        dataset_name: str | None,
+        steps: int,
+        epoch: float,
+        evaluations: Mapping[str, Evaluation],
+        prompt_shape: Any | None,
+        tags: Sequence[str],
+    ) -> CardFacts:
+        """What a card tells of a run.
+
+        Args:
+            folder: where the model is saved.
+            model: the model, with its adapter.
+            config: what is saved beside the weights.
+            args: the settings of the run.
+            name: of the model; None for that of the repository.
+            repository: on the Hub; None for the one of the settings, or the folder's name.
+            dataset_name: the dataset on the Hub, where it is known.
+            steps: after how many steps the weights were as they are.
+            epoch: the passes over the dataset.
+            evaluations: by the name of the rows; those of other weights are left out.
+            prompt_shape: as [`prompt_shape`] gives it.
+            tags: of the card, beside those of every model.
+        """
+        folder_name = Path(folder).resolve().name
+        base = config.base_model
+        return cls(
+            name=name or (args.hub_model_id or folder_name).split("/")[-1],
+            repository=repository or args.hub_model_id or folder_name,
+            # The path of a folder would mean nothing to a reader elsewhere.
+            base_model=base if base and not Path(base).is_dir() else None,
+            dataset_name=dataset_name,
+            config=config,
+            adapter=_adapter_in_words(model),
+            training=_training_facts(args, steps, epoch),
+            evaluations={key: one for key, one in evaluations.items() if one.step == steps},
+            prompt_shape=prompt_shape,
+            tags=tags,
+        )
+
+
+def _training_facts(args: RegressionAwareConfig, steps: int, epoch: float) -> dict[str, str]:
+    """What the training was like, by name and in words; empty where no step was taken."""
+    if steps == 0:
+        return {}
+    rows = args.per_device_train_batch_size * args.gradient_accumulation_steps
+    return {
+        "Steps": f"{steps} of {rows} rows a process",
+        "Epochs": f"{epoch:.3g}",
+        "Processes": str(args.world_size),
+        "Learning rate": f"{args.learning_rate:g}, {SchedulerType(args.lr_scheduler_type).value}",
+        "Optimizer": str(args.optim.value),
+        "Seed": str(args.seed),
+    }
+
+
+def _adapter_in_words(model: Any) -> str | None:
+    adapters = getattr(model, "peft_config", {}).values()
+    words = [f"{one.peft_type.value}, r = {one.r}" if hasattr(one, "r") else one.peft_type.value for one in adapters]
+    return ", ".join(words) or None
 
 
 def is_ours(folder: str | Path) -> bool:
@@ -100,7 +180,7 @@ def model_card(facts: CardFacts, picture: str | None = None) -> ModelCard:
         picture=picture,
         training=list(facts.training.items()),
         versions=", ".join(f"{name} {version}" for name, version in facts.config.versions.items()),
-        citation=facts.citation,
+        citation=_CITATION,
     )
 
 

@@ -156,7 +156,8 @@ def with_number_tokens(peft_config: PeftConfig | None, model: Any) -> PeftConfig
     indices = dict(given)
     for layer in by_row:
         key = _named(paths[layer], given)
-        if key is None and tied and layer is head:  # follows the embedding
+        # A tied output matrix follows the embedding, whose rows are named already.
+        if key is None and tied and layer is head:
             continue
         indices[key or _last(paths[layer])] = sorted({*given.get(key, ()), *ids})
     return dataclasses.replace(peft_config, trainable_token_indices=indices)

@@ -5,13 +5,9 @@ import torch
 
 from raft_peft.methods import MethodSettings, saved_folder
 from raft_peft.methods.saved_folder import (
-    CALIBRATION_NAME,
-    HEAD_FILE,
     RAFT_CONFIG_NAME,
     RaftConfig,
-    copy_beside_weights,
     head_and_rest,
-    save_beside_weights,
 )
 
 
@@ -148,23 +144,8 @@ class TestSettingsFor:
         assert self.saved().settings_for("telepathy") == {"method": "telepathy", "separator": "", "max_length": 9}
 
 
-class TestBesideWeights:
-    def test_the_head_is_told_from_the_rest(self):
-        one, two = torch.ones(1), torch.zeros(2)
-        head, rest = head_and_rest({"model.weight": two, "regression_head.layer.weight": one})
-        assert head == {"layer.weight": one}
-        assert rest == {"model.weight": two}
-
-    @pytest.mark.parametrize("head", [{}, {"weight": torch.ones(2)}])
-    def test_is_written_and_copied(self, tmp_path, head):
-        config = RaftConfig(values=[1.0, 2.0], texts=["1", "2"])
-        checkpoint, folder = tmp_path / "checkpoint-1", tmp_path / "out"
-        checkpoint.mkdir()
-        folder.mkdir()
-        # Fitted to the weights that lay there before.
-        (checkpoint / CALIBRATION_NAME).write_text("{}")
-        save_beside_weights(checkpoint, config, head)
-        assert not (checkpoint / CALIBRATION_NAME).exists()
-        copy_beside_weights(checkpoint, folder)
-        assert RaftConfig.load(folder / RAFT_CONFIG_NAME) == config
-        assert (folder / HEAD_FILE).exists() is bool(head)
+def test_the_head_is_told_from_the_rest():
+    one, two = torch.ones(1), torch.zeros(2)
+    head, rest = head_and_rest({"model.weight": two, "regression_head.layer.weight": one})
+    assert head == {"layer.weight": one}
+    assert rest == {"model.weight": two}

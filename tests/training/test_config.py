@@ -1,12 +1,18 @@
+import copy
+import pickle
 from dataclasses import fields
 
 import pytest
 import torch
-from transformers import TrainingArguments
+from datasets import Dataset
+from support.training import lora
+from transformers import BitsAndBytesConfig, TrainingArguments
 from trl import ModelConfig, SFTConfig, TrlParser
 
-from raft_peft import RegressionAwareConfig
+from raft_peft import RegressionAwareConfig, RegressionAwareTrainer
+from raft_peft.losses import squared_error
 from raft_peft.methods import MethodSettings
+from raft_peft.training.config import loss_to_train_on, temporarily
 
 
 def test_names_do_not_collide_with_those_of_trl():
@@ -124,3 +130,73 @@ def test_the_command_line():
     for name in ("label_column", "separator", "renormalize"):
         help_text = RegressionAwareConfig.__dataclass_fields__[name].metadata["help"]
         assert " ".join(help_text.split())[:60] in text
+
+
+def test_settings_of_other_classes_and_none_at_all(tiny_llama, tmp_path):
+    kwargs = {"use_reentrant": False}
+    own = RegressionAwareConfig(str(tmp_path), report_to="none", bf16=False, gradient_checkpointing_kwargs=kwargs)
+    before = copy.deepcopy(own.to_dict())
+    taken = RegressionAwareConfig.of(own, tiny_llama)
+    assert taken.to_dict() == before
+    taken.max_steps = 9
+    taken.accelerator_config.dispatch_batches = False
+    taken.gradient_checkpointing_kwargs["selective"] = True
+    assert own.to_dict() == before
+    converted = RegressionAwareConfig.of(
+        SFTConfig(str(tmp_path), report_to="none", use_cpu=True, max_steps=7), tiny_llama
+    )
+    assert isinstance(converted, RegressionAwareConfig)
+    assert converted.max_steps == 7
+    assert RegressionAwareConfig.of(None, "someone/stars/").output_dir == "stars-RAFT"
+
+
+def test_settings_changed_for_a_while_come_back(tmp_path):
+    args = RegressionAwareConfig(str(tmp_path), report_to="none", bf16=False, max_steps=7)
+    with pytest.raises(KeyError), temporarily(args, max_steps=1, padding_free=True):
+        assert (args.max_steps, args.padding_free) == (1, True)
+        raise KeyError
+    assert (args.max_steps, args.padding_free) == (7, False)
+
+
+def test_a_pickle_without_tokens(tmp_path):
+    """While the arguments are written beside a model they are read from, to upload it, with their token."""
+    options = {"hub_token": "secret", "model_init_kwargs": {"token": "secret", "revision": "v1"}}
+    args = RegressionAwareConfig(str(tmp_path), report_to="none", bf16=False, **options)
+    with args.pickled_without_tokens():
+        written = pickle.loads(pickle.dumps(args))
+        assert args.hub_token == "secret"
+    assert written.hub_token is None
+    assert written.model_init_kwargs == {"token": None, "revision": "v1"}
+    # A process that is started with the arguments gets them by a pickle, and whole.
+    assert pickle.loads(pickle.dumps(args)).hub_token == "secret"
+
+
+def test_a_loss_for_a_method_that_trains_on_text(tmp_path):
+    args = RegressionAwareConfig(str(tmp_path), report_to="none", bf16=False, method="ce")
+    assert loss_to_train_on(args, None) is None
+    with pytest.raises(ValueError, match=r"`loss` cannot be used with method 'ce'"):
+        loss_to_train_on(args, torch.nn.HuberLoss(reduction="none"))
+    args = RegressionAwareConfig(str(tmp_path), report_to="none", bf16=False)
+    assert loss_to_train_on(args, None) is squared_error
+
+
+def test_one_object_serves_two_trainers(tiny_llama, tokenizer, tmp_path, rows):
+    tiny_llama.save_pretrained(tmp_path / "base")
+    args = RegressionAwareConfig(str(tmp_path / "run"), report_to="none", bf16=False, padding_free=True)
+    before = copy.deepcopy(args.to_dict())
+    dtypes = []
+    for quantization_config in (BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_compute_dtype=torch.bfloat16), None):
+        trainer = RegressionAwareTrainer(
+            str(tmp_path / "base"),
+            args,
+            grid=range(5),
+            processing_class=tokenizer,
+            train_dataset=Dataset.from_list(rows),
+            peft_config=lora(),
+            quantization_config=quantization_config,
+        )
+        dtypes.append(trainer.model.dtype)
+        assert trainer.args is not args
+        assert trainer.args.padding_free
+        assert args.to_dict() == before
+    assert dtypes == [torch.bfloat16, torch.float32]

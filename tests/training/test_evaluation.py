@@ -1,14 +1,16 @@
-"""What a run sends to the tools that follow it."""
+"""What is made of an evaluation: metrics, a record, and what is sent to the tools that follow a run."""
 
 import json
 
 import numpy as np
 import pytest
 from datasets import Dataset
+from support.training import lora, make
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from transformers import EvalPrediction
+from transformers.trainer_utils import EvalLoopOutput
 
-from raft_peft.training.evaluation import prediction_rows
-from tests.training import lora, make
+from raft_peft.training.evaluation import as_numbers, evaluation_of, metrics_of, prediction_rows
 
 ROWS = [{"prompt": f"Rate item {index} | {'x' * 600}\nthe score is", "label": float(index % 5)} for index in range(6)]
 
@@ -108,3 +110,42 @@ def test_rows():
     assert rows[1]["prompt"] == "..." + "b" * 500
     del read["log_probs"]
     assert "distribution" not in prediction_rows(["a"], np.array([1.0]), read, [0, 1])[0]
+
+
+# Two rows, predicted as 1 and 4 with labels 1 and 2; a grid of two numbers with masses of 0.5 and 1.
+READ = {
+    "predictions": np.array([1.0, 4.0], np.float32),
+    "log_probs": np.log(np.array([[0.25, 0.25], [0.5, 0.5]])),
+    "losses": np.array([0.0, 4.0], np.float32),
+}
+LABELS = np.array([1.0, 2.0], np.float32)
+
+
+def test_metrics_by_hand():
+    metrics = metrics_of(EvalPrediction(READ, LABELS), with_grid_metrics=True)
+    expected = {"loss": 2, "rmse": 2**0.5, "mae": 1, "pearson": 1, "spearman": 1}
+    assert metrics == pytest.approx({**expected, "grid_mass": 0.75, "entropy": np.log(2)})
+    assert metrics_of(EvalPrediction(READ, LABELS), with_grid_metrics=False) == pytest.approx(expected)
+
+
+def test_metrics_of_parsed_numbers_stand_beside_those_of_the_expectation():
+    read = {**READ, "parsed": np.array([1.0, 0.5]), "rail": np.array([1.0, 2.0])}
+    metrics = metrics_of(EvalPrediction(read, LABELS), with_grid_metrics=False)
+    assert metrics["parsed"] == 0.75
+    assert (metrics["rail_rmse"], metrics["rail_mae"]) == (0, 0)
+    assert metrics["mae"] == 1
+
+
+def test_a_users_metrics_are_of_numbers():
+    numbers = as_numbers(EvalPrediction(READ, LABELS), with_losses=True)
+    assert numbers.predictions.tolist() == [1, 4]
+    assert numbers.losses.tolist() == [0, 4]
+    assert as_numbers(EvalPrediction(READ, LABELS), with_losses=False).losses is None
+
+
+def test_what_is_remembered_of_an_evaluation():
+    metrics = {"dev_rmse": 1.0, "dev_loss": 2.0, "dev_of_mine": 3.0}
+    evaluation = evaluation_of(EvalLoopOutput(READ, LABELS, metrics, 2), "dev_", step=5)
+    assert evaluation.metrics == {"rmse": 1.0}
+    assert evaluation.step == 5
+    assert evaluation.predictions.tolist() == [1, 4]

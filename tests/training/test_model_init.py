@@ -4,7 +4,8 @@ from peft import LoraConfig, TaskType
 from transformers import BitsAndBytesConfig
 
 from raft_peft import RegressionAwareConfig, qlora
-from raft_peft.training.model_init import init_kwargs_of, reloadable
+from raft_peft.training.model_init import reloadable
+from raft_peft.training.opening import init_kwargs_of
 
 
 def arguments(**options):
@@ -13,20 +14,20 @@ def arguments(**options):
 
 def test_the_adapter_remembers_the_revision_of_the_model_named():
     args = arguments(model_init_kwargs={"revision": "v1.0"})
-    config = reloadable(LoraConfig(r=4), "someone/model", args)
+    config = reloadable(LoraConfig(r=4), None, args, named=True)
     assert (config.revision, config.task_type, config.r) == ("v1.0", TaskType.CAUSAL_LM, 4)
-    assert reloadable(LoraConfig(revision="v2"), "someone/model", args).revision == "v2"
-    assert reloadable(None, "someone/model", args) is None
+    assert reloadable(LoraConfig(revision="v2"), None, args, named=True).revision == "v2"
+    assert reloadable(None, None, args, named=True) is None
 
 
 def test_a_complete_configuration_is_used_as_it_is():
     config = LoraConfig(task_type="CAUSAL_LM")
-    assert reloadable(config, "someone/model", arguments()) is config
+    assert reloadable(config, None, arguments(), named=True) is config
 
 
 def test_another_task_is_refused():
     with pytest.raises(ValueError, match=r"task_type is .*SEQ_CLS.*CAUSAL_LM"):
-        reloadable(LoraConfig(task_type="SEQ_CLS"), "someone/model", arguments())
+        reloadable(LoraConfig(task_type="SEQ_CLS"), None, arguments(), named=True)
 
 
 @pytest.mark.parametrize(

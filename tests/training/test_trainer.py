@@ -142,7 +142,8 @@ class TestPrediction:
 class TestTraining:
     @pytest.mark.parametrize("renormalize", [False, True])
     def test_the_gradient_is_that_of_the_full_logits(self, tiny_llama, tokenizer, tmp_path, rows, renormalize):
-        model = tiny_llama
+        # How float32 is rounded differs from one version of torch to the next.
+        model = tiny_llama.double()
         trainer = make(model, tokenizer, tmp_path, rows, options={"renormalize": renormalize})
         batch = trainer.data_collator([trainer.train_dataset[index] for index in range(len(rows))])
         trainer.compute_loss(model, dict(batch)).backward()

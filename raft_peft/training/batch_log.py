@@ -1,0 +1,77 @@
+"""What all processes saw in the batches of training, for the log."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from raft_peft.distribution import GridDistribution
+
+
+def batch_totals(
+    batch: Mapping[str, torch.Tensor], losses: torch.Tensor, distribution: GridDistribution | None
+) -> dict[str, torch.Tensor]:
+    """Sums over the rows of a batch that count, by name, each a float32 scalar.
+
+    Args:
+        batch: `attention_mask` of shape (batch, length), and where some rows do not count, `counts` of shape (batch,).
+        losses: of shape (batch,).
+        distribution: of the same rows, if any.
+
+    Returns:
+        `tokens` of the prompts; `with_grid`, how many rows have a distribution; the sums of its `grid_mass` and of its
+        `entropy`, in nats; and how many losses are `not_finite`.
+    """
+    tokens = batch["attention_mask"].sum(1)
+    one = torch.ones_like(tokens)
+    none = torch.zeros_like(losses)
+    counted = batch.get("counts", one)
+    with torch.no_grad():
+        of_rows = {
+            "tokens": tokens,
+            "with_grid": none if distribution is None else one,
+            "grid_mass": none if distribution is None else distribution.mass,
+            "entropy": none if distribution is None else distribution.entropy,
+            "not_finite": ~torch.isfinite(losses),
+        }
+    return {name: (values.to(tokens.device) * counted).sum().float() for name, values in of_rows.items()}
+
+
+def over_processes(totals: Mapping[str, torch.Tensor], accelerator: Any) -> dict[str, float]:
+    """The same totals over all processes, gathered at once."""
+    stacked = torch.stack(list(totals.values()))
+    return dict(zip(totals, accelerator.gather(stacked[None]).sum(0).tolist(), strict=True))
+
+
+class BatchLog:
+    """What the log says of the batches since its last entry, beside the loss.
+
+    These are `num_tokens`, those of all prompts since the trainer was made, and the averages over the batches of
+    `grid_mass`, the mean probability of the grid in a batch, and `entropy`, in nats.
+    """
+
+    def __init__(self) -> None:
+        self._tokens = 0
+        self._values: defaultdict[str, list[float]] = defaultdict(list)
+
+    def add(self, totals: Mapping[str, float], *, tp_size: int) -> None:
+        """Take in a batch.
+
+        Args:
+            totals: of the batch over all processes, see [`batch_totals`].
+            tp_size: the processes that share their rows, each of which has counted them.
+        """
+        self._tokens += int(totals["tokens"]) // tp_size
+        self._values["num_tokens"] = [self._tokens]
+        if totals["with_grid"]:
+            for name in ("grid_mass", "entropy"):
+                self._values[name].append(totals[name] / totals["with_grid"])
+
+    def take(self) -> dict[str, float]:
+        """The values of an entry of the log, which begins the next."""
+        averages = {name: sum(values) / len(values) for name, values in self._values.items()}
+        self._values.clear()
+        return averages

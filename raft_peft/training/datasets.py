@@ -1,0 +1,123 @@
+"""The datasets of a run: encoded as `Trainer` asks for them, and what their rows tell of all others."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeAlias
+
+from datasets import Dataset, IterableDataset
+
+from raft_peft.data.dataset import check_read_once, encode_dataset, first_row, spread_rows
+from raft_peft.data.limits import ModelLimits
+from raft_peft.data.prompt_template import prompt_shape
+from raft_peft.data.prompts import PromptEncoder
+from raft_peft.data.rows import as_dataset
+from raft_peft.grid import NumberGrid
+from raft_peft.methods import METHODS
+from raft_peft.training.config import RegressionAwareConfig
+
+AnyDataset: TypeAlias = Dataset | IterableDataset
+EvalDataset: TypeAlias = AnyDataset | dict[str, AnyDataset]
+
+# So many prompts tell what all have in common. Fewer than the least could have somebody's own words in common.
+_PROMPTS_COMPARED, _FEWEST_PROMPTS = 64, 8
+
+
+class RunDatasets:
+    """Encodes the datasets of a run, each once.
+
+    Attributes:
+        encoder: encodes the prompts; there from the first call of `open` on.
+        grid_token_ids: the tokens of each number in the first row that was encoded; None before.
+        prompt_shape: what the prompts of the first dataset have in common, as [`prompt_shape`] gives it.
+        stand_in: a dataset of one encoded row, for what demands a dataset to train on where there is none.
+    """
+
+    encoder: PromptEncoder
+    grid_token_ids: tuple[tuple[int, ...], ...] | None = None
+    prompt_shape: Any = None
+
+    def __init__(self, grid: NumberGrid, args: RegressionAwareConfig):
+        self._grid = grid
+        self._args = args
+        self.stand_in = Dataset.from_dict({"input_ids": [[0]], "grid_token_ids": [[[0]] * len(grid)], "label": [0.0]})
+        self._limits = ModelLimits()
+        self._encoded_here: weakref.WeakSet[Any] = weakref.WeakSet([self.stand_in])
+
+    def open(self, tokenizer: Any, processing_class: Any) -> None:
+        """Make the encoder, at the first call, when `SFTTrainer` has the tokenizer."""
+        if not hasattr(self, "encoder"):
+            self.encoder = PromptEncoder(
+                tokenizer,
+                self._grid,
+                separator=self._args.separator,
+                max_length=self._args.max_length,
+                number_end=self._args.end_of_numbers(tokenizer),
+                processor=processing_class,
+            )
+
+    def encode(self, dataset: AnyDataset, name: str, *, require_label: bool = True) -> AnyDataset:
+        """Encode a dataset, unless it was encoded here.
+
+        Raises:
+            ValueError: as [`encode_dataset`].
+        """
+        if isinstance(dataset, Dataset | IterableDataset) and dataset in self._encoded_here:
+            return dataset
+        dataset = as_dataset(dataset, name)
+        if name != "train":
+            workers = self._args.dataloader_num_workers
+            check_read_once(dataset, name, processes=self._args.world_size, workers=workers)
+        with self._args.main_process_first(desc=f"tokenizing the {name} dataset"):
+            encoded = encode_dataset(
+                dataset,
+                name,
+                self.encoder,
+                label_column=self._args.label_column,
+                require_label=require_label,
+                method=METHODS[self._args.method],
+                renormalize=self._args.renormalize,
+                num_proc=self._args.dataset_num_proc,
+                limits=self._limits,
+            )
+        self._encoded_here.add(encoded)
+        if self.prompt_shape is None:
+            prompts = [row.get("prompt") for row in spread_rows(dataset, _PROMPTS_COMPARED)]
+            self.prompt_shape = prompt_shape(prompts) if len(prompts) >= _FEWEST_PROMPTS else None
+        if self.grid_token_ids is None:
+            self.grid_token_ids = tuple(map(tuple, next(iter(encoded))["grid_token_ids"]))
+        return encoded
+
+    def check_fits(self, model: Any) -> None:
+        """Refuse rows that the model cannot take: those encoded before it was there, and from now on all.
+
+        Raises:
+            ValueError: a row has more tokens than the model has positions, or tokens that it does not have.
+        """
+        self._limits.learn(model)
+        for dataset in self._encoded_here:
+            if isinstance(dataset, Dataset):
+                self._limits.check_dataset(dataset)
+
+
+def check_not_empty(train_dataset: AnyDataset | None, eval_dataset: EvalDataset | None) -> None:
+    """Raise a ValueError that names what is no dataset, or has no rows, before a model is loaded for it."""
+    evaluated = eval_dataset if isinstance(eval_dataset, dict) else {"eval": eval_dataset}
+    named: Iterable[tuple[str, Any]] = {"train": train_dataset, **evaluated}.items()
+    for name, dataset in named:
+        if isinstance(dataset, Dataset | IterableDataset):
+            first_row(dataset, name)
+        elif dataset is not None:
+            raise ValueError(
+                f"The {name} dataset is a {type(dataset).__name__}, and the trainer takes a datasets.Dataset or "
+                f"IterableDataset. {_way_to_dataset(dataset)}"
+            )
+
+
+def _way_to_dataset(rows: Any) -> str:
+    if isinstance(rows, Mapping):
+        return f"Pass one of {', '.join(f'dataset[{name!r}]' for name in rows)}."
+    if hasattr(rows, "to_pandas") or hasattr(rows, "itertuples"):
+        return "Make one of the table: Dataset.from_pandas, from_polars, or datasets.Dataset(arrow_table)."
+    return "Make one of the rows: Dataset.from_list([{'prompt': ..., 'label': ...}, ...])."
