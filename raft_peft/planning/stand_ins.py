@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from bitsandbytes.autograd._functions import MatmulLtState
+from bitsandbytes import MatmulLtState
 from bitsandbytes.nn import Linear4bit, Linear8bitLt
 from torch import nn
 from transformers.quantizers.base import get_keys_to_not_convert

@@ -12,7 +12,7 @@ import torch
 from support.training import lora, make
 
 from raft_peft import RegressionPredictor
-from raft_peft.prediction.opening import check_shards
+from raft_peft.methods.pretrained import check_shards
 
 SECRET = "hf_doNotWriteThisDownAnywhere"
 
