@@ -20,6 +20,8 @@ FULL, SLIDING = "full_attention", "sliding_attention"
 DENSE = ("eager", "sdpa")
 # Stands before its name where it takes flat sequences, too.
 FLAT = "flat_"
+# All that transformers knows by name. Made here, since torch 2.7 cannot compile what makes one.
+_ATTENTION = AttentionInterface()
 
 
 def own_implementation(config: Any) -> str:
@@ -150,7 +152,7 @@ def _own_function(implementation: str, module: torch.nn.Module) -> Callable[...,
     # Each architecture has an eager attention of its own.
     if implementation == "eager":
         return sys.modules[type(module).__module__].eager_attention_forward
-    return AttentionInterface()[implementation]
+    return _ATTENTION[implementation]
 
 
 def _register(implementation: str) -> None:

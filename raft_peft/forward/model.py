@@ -64,6 +64,8 @@ def _view(model: Any, keep: Callable[[torch.Tensor], None] | None) -> Any:
     # What is compiled are the modules themselves: it would be compiled again for every view.
     if keep is None and (torch.compiler.is_compiling() or is_compiled_module(model)):
         return model
+    # A compiled model does not call the modules that stand in its view, and shows no embeddings.
+    model = getattr(model, "_orig_mod", model)
     head = model.get_output_embeddings()
     parts = {head: copied(head, forward=partial(logits_of_few_positions, head))}
     if keep is not None:
@@ -96,7 +98,8 @@ def with_parts(model: Any, parts: Mapping[Any, Any], **attributes: Any) -> Any:
     for module, part in parts.items():
         while module is not model:
             parent, name = parents[module]
-            copies[parent] = copies.get(parent) or copied(parent)
+            if parent not in copies:
+                copies[parent] = copied(parent)
             copies[parent]._modules[name] = part
             module, part = parent, copies[parent]
     copies[model].__dict__.update(attributes)

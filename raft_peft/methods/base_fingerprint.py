@@ -143,18 +143,24 @@ def check_base(adapter: str, saved: RaftConfig | None, base: str, hub: Mapping[s
         )
         return
     now = {tensor: _digest(part.slices) for tensor, part in files.items()}
-    then = saved.base_fingerprint
-    # A folder that holds the same model quantized has other tensors of the same names, which say nothing.
-    compared = [tensor for tensor in now if _format(now[tensor]) == _format(then[tensor])]
-    other = [tensor for tensor in compared if now[tensor] != then[tensor]]
+    other = differing(saved.base_fingerprint, now)
     if other:
         raise ValueError(
             f"The adapter in {adapter!r} was trained on other weights than its base model {base!r} holds: of "
-            f"{len(compared)} tensors that were looked at, {len(other)} differ, such as {min(other)}. Either {base!r} "
+            f"{len(now)} tensors that were looked at, {len(other)} differ, such as {min(other)}. Either {base!r} "
             "was written to since, or the adapter was trained on a model that had been changed after it was opened "
             "(merged, or trained). Bring the former weights back; or name their folder, or the revision of the "
             "repository, in adapter_config.json (`base_model_name_or_path`, `revision`); or train again."
         )
+
+
+def differing(then: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    """The names of the tensors by which two fingerprints are those of different weights.
+
+    A model that is stored quantized has other tensors of the same names than when it was not, which say nothing.
+    """
+    both = then.keys() & now.keys()
+    return [name for name in both if _format(then[name]) == _format(now[name]) and then[name] != now[name]]
 
 
 def _read_files(name: str, hub: Mapping[str, Any], tensors: list[str] | None = None) -> dict[str, _Part] | None:
@@ -291,6 +297,9 @@ def _changed_in_memory(model: Any, files: Mapping[str, _Part]) -> dict[str, str]
     memory, those that are not stored as the model holds them, and those that the adapter will change alike when it
     is opened again.
     """
+    # FSDP may have the weights on one process alone at first.
+    if torch.distributed.is_initialized() and torch.distributed.get_rank() != 0:
+        return {}
     base = base_model(model)
     held = {_WRAPPED.sub("", name): tensor for name, tensor in base.named_parameters()}
     prefix = f"{base.base_model_prefix}."
@@ -301,6 +310,8 @@ def _changed_in_memory(model: Any, files: Mapping[str, _Part]) -> dict[str, str]
     for name, part in files.items():
         tensor = held.get(name, held.get(prefix + name))
         if tensor is None or not _is_plain(tensor) or any(re.search(pattern, name) for pattern in converted):
+            continue
+        if any(values.dtype not in _DENSE for values in part.slices):
             continue
         # A vocabulary may have grown since.
         if tensor.dim() != len(part.shape) or any(a < b for a, b in zip(tensor.shape, part.shape, strict=True)):

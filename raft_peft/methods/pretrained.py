@@ -154,10 +154,8 @@ def open_adapter(
         OSError: the base model is not found.
     """
     check_shards(name)
-    peft_config = PeftConfig.from_pretrained(name, revision=revision, **options)
-    _check_adapter(name, peft_config)
+    peft_config = config_of_adapter(name, saved, revision=revision, **options)
     base = peft_config.base_model_name_or_path
-    _check_base_exists(name, base, saved)
     base_options = {**options, "revision": peft_config.revision}
     try:
         if quantization is not None:
@@ -182,7 +180,13 @@ def open_adapter(
     return PeftModelForCausalLM.from_pretrained(model, name, revision=revision, is_trainable=is_trainable, **options)
 
 
-def _check_adapter(name: str, peft_config: PeftConfig) -> None:
+def config_of_adapter(name: str, saved: RaftConfig | None, **options: Any) -> PeftConfig:
+    """The configuration of a saved adapter, with the name of its base model.
+
+    Raises:
+        ValueError, FileNotFoundError: as `open_adapter`.
+    """
+    peft_config = PeftConfig.from_pretrained(name, **options)
     if peft_config.task_type not in (None, TaskType.CAUSAL_LM):
         raise ValueError(
             f"The adapter in {name!r} is for the task {peft_config.task_type}, and has no next-token probabilities. "
@@ -194,6 +198,8 @@ def _check_adapter(name: str, peft_config: PeftConfig) -> None:
             f"Write the model's name or folder into its {ADAPTER_CONFIG_NAME}, as `base_model_name_or_path`."
         )
     refuse_init_for_once(peft_config, adapter=name)
+    _check_base_exists(name, peft_config.base_model_name_or_path, saved)
+    return peft_config
 
 
 def _check_base_exists(name: str, base: str, saved: RaftConfig | None) -> None:

@@ -157,6 +157,9 @@ class Readout:
                 del module._modules[HEAD_NAME]
         if self.has_parameters and HEAD_NAME not in model._modules:
             setattr(model, HEAD_NAME, self.head)
+        # PEFT freezes all that a model carries when it makes an adapter. A head of the user's own is the user's.
+        if self.head.origin is not None:
+            self.head.requires_grad_(True)
 
     @property
     def padding_free(self) -> bool:

@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from typing import Any
 
 from accelerate.utils import DistributedType
-from peft import PeftConfig
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import CONFIG_NAME as ADAPTER_CONFIG_NAME
 from transformers import AutoConfig, AutoModelForCausalLM, AutoProcessor, AutoTokenizer, set_seed
@@ -16,7 +15,7 @@ from trl.trainer.utils import create_model_from_path
 
 from raft_peft.forward.attention import DENSE
 from raft_peft.forward.model import base_model
-from raft_peft.methods.pretrained import open_adapter, open_language_model, with_dtype
+from raft_peft.methods.pretrained import config_of_adapter, open_adapter, open_language_model, with_dtype
 from raft_peft.methods.saved_folder import RaftConfig, find_file, hub_options
 from raft_peft.methods.saving import check_one_model
 from raft_peft.training.config import RegressionAwareConfig
@@ -83,7 +82,7 @@ def processing_class_of(name: str, args: RegressionAwareConfig) -> Any:
         return AutoProcessor.from_pretrained(name, **trust, **hub)
     if find_file(name, TOKENIZER_CONFIG_FILE, hub) is not None:
         return AutoTokenizer.from_pretrained(name, **trust, **hub)
-    adapter = PeftConfig.from_pretrained(name, **hub)
+    adapter = config_of_adapter(name, RaftConfig.find(name, hub), **hub)
     return AutoTokenizer.from_pretrained(
         adapter.base_model_name_or_path, **trust, **{**hub, "revision": adapter.revision}
     )

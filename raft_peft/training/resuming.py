@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from peft import PeftModel
+from peft.utils import CONFIG_NAME as ADAPTER_CONFIG_NAME
+
 from raft_peft.heads import Head
 from raft_peft.main_process import warn
+from raft_peft.methods.base_fingerprint import differing
 from raft_peft.methods.head_origin import has_parameters, head_origin, origin_difference
 from raft_peft.methods.saved_folder import HEAD_FILE, RAFT_CONFIG_NAME, RaftConfig
 from raft_peft.methods.table import MethodSettings
@@ -25,9 +30,12 @@ _COMPARED = (
     "attn_implementation",
     "train_rows",
 )
+# Those of an adapter's settings which say what its weights are, and those by which the same weights act otherwise.
+_OF_SHAPES = ("peft_type", "r", "target_modules")
+_OF_ADAPTERS = (*_OF_SHAPES, "lora_alpha", "lora_dropout", "use_rslora", "use_dora", "bias")
 
 
-def check_resumed(checkpoint: str, now: RaftConfig, head: Head, tokenizer: Any) -> None:
+def check_resumed(checkpoint: str, now: RaftConfig, head: Head, tokenizer: Any, model: Any) -> None:
     """Compare a run with the one that wrote the checkpoint from which it goes on; what differs is said.
 
     Args:
@@ -35,10 +43,11 @@ def check_resumed(checkpoint: str, now: RaftConfig, head: Head, tokenizer: Any) 
         now: what the run would write into its own.
         head: the head of the run.
         tokenizer: the model's.
+        model: the model of the run.
 
     Raises:
-        ValueError: the grid is another one; the head is, where either has parameters; or an adapter is to go on from
-            a whole model, or the other way round.
+        ValueError: the grid or the base model is another one; the head is, where either has parameters; an adapter is
+            to go on from a whole model, or the other way round; or it is of another kind or other shapes.
     """
     path = Path(checkpoint) / RAFT_CONFIG_NAME
     if not path.is_file():
@@ -54,6 +63,13 @@ def check_resumed(checkpoint: str, now: RaftConfig, head: Head, tokenizer: Any) 
         raise ValueError(
             f"{start}it holds {kinds[then.adapter]}, and the run trains {kinds[bool(now.adapter)]}. {cure}"
         )
+    other = differing(then.base_fingerprint or {}, now.base_fingerprint or {})
+    if other:
+        raise ValueError(
+            f"{start}its adapter was trained on other weights than the base model {now.base_model!r} holds, by "
+            f"{min(other)} and {len(other) - 1} other tensors. Bring the former base model back, or start a new run "
+            "with another output_dir."
+        )
     if has_parameters(head) or (Path(checkpoint) / HEAD_FILE).is_file():
         origin = head_origin(then, then.grid, tokenizer, own_head=then.head)
         difference = origin_difference(origin, head_origin(now, now.grid, tokenizer, own_head=now.head))
@@ -64,12 +80,31 @@ def check_resumed(checkpoint: str, now: RaftConfig, head: Head, tokenizer: Any) 
         for name in _COMPARED
         if getattr(then, name) != getattr(now, name) and not (name == "train_rows" and then.train_rows is None)
     ]
+    of_adapter = _changed_adapter(checkpoint, model)
+    other_shapes = [words for name, words in of_adapter.items() if name in _OF_SHAPES]
+    if other_shapes:
+        raise ValueError(f"{start}its adapter is another one, whose {', '.join(other_shapes)}. {cure}")
+    changed += of_adapter.values()
     if changed:
         warn(
             logger,
             f"The checkpoint {checkpoint} was written by a run of other settings: {', '.join(changed)}. Training goes "
             "on from its weights and its step with the settings of this run.",
         )
+
+
+def _changed_adapter(checkpoint: str, model: Any) -> dict[str, str]:
+    """What differs between the adapter of a checkpoint and that of the run, in words, by the setting's name."""
+    path = Path(checkpoint) / ADAPTER_CONFIG_NAME
+    if not path.is_file() or not isinstance(model, PeftModel):
+        return {}
+    then, now = json.loads(path.read_text(encoding="utf-8")), model.active_peft_config.to_dict()
+    pairs = {name: (_plain(then[name]), _plain(now[name])) for name in _OF_ADAPTERS if name in then and name in now}
+    return {name: f"{name} was {one!r} and is {other!r}" for name, (one, other) in pairs.items() if one != other}
+
+
+def _plain(value: Any) -> Any:
+    return sorted(value) if isinstance(value, set | list | tuple) else getattr(value, "value", value)
 
 
 def _pairs(config: RaftConfig) -> list[list[Any]]:

@@ -94,7 +94,7 @@ class RegressionAwareTrainer(ExampleCountingTrainer):
     ```
 
     Args:
-        model: model name, folder, model or PEFT model, as in `SFTTrainer`. A decoder with a head over the vocabulary.
+        model: model name, folder, model or PEFT model, as in `SFTTrainer`; also a saved adapter, to train it on.
         args: the settings. `SFTConfig` and `TrainingArguments` are converted. By default
             `RegressionAwareConfig("<model>-RAFT")`.
         grid: the numbers that the model may answer with: a list of numbers, a mapping `{number: text}`, or a
@@ -164,6 +164,7 @@ class RegressionAwareTrainer(ExampleCountingTrainer):
         # So what this method reads is set before, and what needs the model or an encoded row is made after.
         # TRL demands a training dataset, and zero-shot prediction has none.
         self._datasets = RunDatasets(self.grid, args)
+        self._datasets.check_fits(model)
         trained_before = trained_tensors(model)
         with as_trl_takes_it(model, args, named=name is not None):
             super().__init__(
@@ -189,14 +190,7 @@ class RegressionAwareTrainer(ExampleCountingTrainer):
                 pad_token_id=self._tokenizer.pad_token_id, pad_to_multiple_of=args.pad_to_multiple_of
             )
         self._attach_readout(head, loss)
-        prepare_head(
-            self.readout,
-            self.model,
-            args,
-            self.accelerator,
-            folder=name,
-            optimizer=optimizers[0],
-        )
+        prepare_head(self.readout, self.model, args, self.accelerator, folder=name, optimizer=optimizers[0])
         self._user_compute_metrics = compute_metrics
         # The last evaluation of each name, such as "eval" or "test".
         self.evaluations: dict[str, Evaluation] = {}
@@ -413,7 +407,7 @@ class RegressionAwareTrainer(ExampleCountingTrainer):
             super()._push_from_checkpoint(checkpoint_folder)
 
     def _check_resumed(self, checkpoint: str) -> None:
-        check_resumed(checkpoint, self._raft_config(), self.readout.head, self._tokenizer)
+        check_resumed(checkpoint, self._raft_config(), self.readout.head, self._tokenizer, self.model)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)

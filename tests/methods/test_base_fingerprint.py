@@ -160,6 +160,24 @@ def test_adapters_that_train_the_vocabulary_leave_the_base_as_it_is(base, tokeni
         RegressionPredictor.from_pretrained(tmp_path / folder)
 
 
+def test_training_does_not_go_on_on_another_base(base, tokenizer, tmp_path, rows):
+    options = {"max_steps": 1, "save_strategy": "steps", "save_steps": 1}
+    make(base, tokenizer, tmp_path / "run", rows, options=options, peft_config=lora()).train()
+    options = {**options, "max_steps": 2}
+    make(base, tokenizer, tmp_path / "run", rows, options=options, peft_config=lora()).train(True)
+    move(base, "model.layers.1.self_attn.q_proj.weight", by=0.01)
+    trainer = make(base, tokenizer, tmp_path / "run", rows, options={**options, "max_steps": 3}, peft_config=lora())
+    with pytest.raises(
+        ValueError, match=r"cannot go on from .*checkpoint-2': its adapter was trained on other weights"
+    ):
+        trainer.train(resume_from_checkpoint=True)
+
+
+def test_fingerprints_of_quantized_weights_are_not_compared_with_those_of_dense_ones():
+    then = {"a": "0123", "b": "4567", "c": "89ab", "d": "cdef"}
+    assert base_fingerprint.differing(then, {"a": "0123", "b": "uint8:aaaa", "c": "ffff"}) == ["c"]
+
+
 def test_what_is_known_of_folders_without_a_fingerprint(base, tokenizer, tmp_path, rows):
     train(base, tokenizer, tmp_path / "run", rows)
     path = tmp_path / "run" / "raft_config.json"

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from peft import AdaptionPromptConfig, LoraConfig, PrefixTuningConfig
 from support.training import lora, make
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
@@ -76,6 +77,22 @@ def test_merged_into_what_quantization_left(base, tokenizer, tmp_path, quantizat
     assert not getattr(merged.model, "is_quantized", False)
     assert json.loads((tmp_path / "merged" / "raft_config.json").read_text())["quantization"] is None
     assert np.abs(merged.predict(PROMPTS) - expected).max() == pytest.approx(moved, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("adapter", "reason"),
+    [
+        (PrefixTuningConfig(num_virtual_tokens=4), "PREFIX_TUNING, cannot be merged: it adds keys and values"),
+        (AdaptionPromptConfig(adapter_len=4, adapter_layers=2), "ADAPTION_PROMPT, cannot be merged: it adds keys"),
+        (LoraConfig(target_modules=["q_proj"], lora_bias=True), "LORA, cannot be merged: .* no bias. Keep it"),
+        (LoraConfig(target_modules=["q_proj"], alora_invocation_tokens=[5]), "LORA, cannot be merged: aLoRA"),
+    ],
+)
+def test_adapters_that_weights_cannot_hold(base, tokenizer, tmp_path, adapter, reason):
+    train(base, tokenizer, tmp_path / "adapter", adapter=adapter)
+    with pytest.raises(ValueError, match=rf"adapter in '.*adapter', of the type {reason}"):
+        merge_and_save(tmp_path / "adapter", tmp_path / "merged")
+    assert not (tmp_path / "merged").exists()
 
 
 def test_what_cannot_be_merged(base, tokenizer, tmp_path):

@@ -85,6 +85,9 @@ def test_a_predictor_whose_first_requests_come_together(tiny_gemma2, tokenizer):
 
 @pytest.mark.parametrize("method", ["pooled", "zero_shot"])
 def test_hidden_states_and_generated_text(method, tiny_llama, tokenizer, tmp_path, rows):
+    if method == "pooled":
+        options = {"method": method, "max_steps": 1}
+        make(tiny_llama, tokenizer, tmp_path, rows, grid=SINGLE, options=options).train()
     predictor = RegressionPredictor(tiny_llama, tokenizer, SINGLE, method=method)
     before = attributes(tiny_llama)
     assert in_threads(lambda prompts: predictor.predict(prompts, show_progress=False)) == []

@@ -60,6 +60,25 @@ def test_the_same_settings_go_on_with_the_head_and_another_grid_does_not(tiny_ll
     assert not torch.equal(saved, first.readout.head.weight)
 
 
+def test_a_head_that_the_base_carries_trains_under_a_new_adapter(tiny_llama, tokenizer, tmp_path, rows):
+    options = {**STEPS, "method": "special_token"}
+    first = make(tiny_llama, tokenizer, tmp_path, rows, options=options)
+    first.train()
+    trainer = make(tiny_llama, tokenizer, tmp_path, rows, peft_config=lora(), options=options)
+    before = trainer.readout.head.bias.item()
+    trainer.train()
+    assert trainer.readout.head is first.readout.head
+    assert trainer.readout.head.bias.item() != before
+    assert "regression_head" not in tiny_llama._modules
+
+
+def test_heads_of_hidden_states_on_a_compiled_model(tiny_llama, tokenizer, tmp_path, rows):
+    trainer = make(tiny_llama, tokenizer, tmp_path, rows, options={**STEPS, "method": "pooled"})
+    trainer.train()
+    compiled = RegressionPredictor(torch.compile(tiny_llama, backend="eager"), tokenizer, GRID, method="pooled")
+    np.testing.assert_allclose(compiled.predict(prompts_of(rows)), predictions(trainer, rows), atol=1e-5)
+
+
 def test_a_folder_of_another_head_is_trained_on_from_a_new_one(tiny_llama, tokenizer, tmp_path, rows, caplog):
     trained = make(tiny_llama, tokenizer, tmp_path, rows, options={**STEPS, "method": "learnable_raft"})
     trained.train()

@@ -2,6 +2,7 @@ import logging
 
 import pytest
 from datasets import Dataset
+from peft import LoraConfig
 from support.training import GRID, lora, make
 
 POOLED = {"method": "pooled"}
@@ -36,6 +37,7 @@ def folder(tiny_llama, tokenizer, tmp_path):
         (POOLED, {}, {}, "method 'pooled' and not 'raft'"),
         ({}, POOLED, {}, "method 'raft' and not 'pooled'"),
         (LEARNED, LEARNED, {"grid": {10.0 * value: str(value) for value in GRID}}, "trained for the grid"),
+        ({}, {}, {"peft_config": LoraConfig(r=8, target_modules=["q_proj"])}, "adapter is another one, whose r was 4"),
         ({}, {}, {"peft_config": None}, "it holds an adapter, and the run trains a whole model"),
     ],
 )
@@ -63,6 +65,12 @@ def test_other_settings_are_said(second, more, words, folder, tokenizer, rows, c
     if words is not None:
         assert words in said[0]
         assert said[0].count(" was ") == 2  # "was written by", and the one setting
+
+
+def test_another_scale_of_the_adapter_is_said(folder, tokenizer, rows, caplog):
+    with caplog.at_level(logging.WARNING, "raft_peft"):
+        resumed(folder, tokenizer, rows, {}, {}, peft_config=lora(lora_alpha=64))
+    assert "lora_alpha was 8 and is 64" in caplog.text
 
 
 def test_a_checkpoint_of_another_trainer_is_not_compared(folder, tokenizer, rows):
