@@ -153,7 +153,7 @@ class Readout:
         """
         for module in list(model.modules()):
             found = module._modules.get(HEAD_NAME)
-            if isinstance(found, Head) and found is not self.head:
+            if isinstance(found, Head) and (found is not self.head or module is not model):
                 del module._modules[HEAD_NAME]
         if self.has_parameters and HEAD_NAME not in model._modules:
             setattr(model, HEAD_NAME, self.head)
