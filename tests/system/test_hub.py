@@ -29,7 +29,8 @@ def run(hub, tmp_path_factory):
     def start(action, *arguments, output, **environment):
         folder = tmp_path_factory.mktemp("home")
         settings = {"HF_ENDPOINT": hub.url, "HF_HOME": str(folder), "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1"}
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", **settings, **environment}
+        paths = os.pathsep.join([str(WORKER.parents[1]), os.environ.get("PYTHONPATH", "")])
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths, **settings, **environment}
         command = [sys.executable, str(WORKER), action, *map(str, arguments), str(output)]
         done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=folder)
         assert done.returncode == 0, done.stderr[-5000:]
