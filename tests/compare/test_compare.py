@@ -290,7 +290,7 @@ class TestCommandLine:
 
 
 def test_a_comparison_says_before_it_starts_that_it_cannot_draw(monkeypatch, tmp_path):
-    monkeypatch.setattr("raft_peft.compare.find_spec", lambda name: None)
+    monkeypatch.setattr("raft_peft.compare.comparison.find_spec", lambda name: None)
     with pytest.raises(ModuleNotFoundError, match=r"pip install 'raft-peft\[plots\]'"):
         compare_methods(settings("m", tmp_path / "out", task="synthetic"))
     assert not (tmp_path / "out").exists()
