@@ -19,7 +19,8 @@ def turn_of(model: Any) -> AbstractContextManager[Any]:
 
 
 def _changes_in_a_forward(module: Any) -> bool:
-    kinds = getattr(module, "rope_type", None) or ()
+    # Looked up where it is kept: asked of every module at every request, a missing attribute is slow.
+    kinds = vars(module).get("rope_type") or ()
     kinds = kinds.values() if isinstance(kinds, dict) else (kinds,)
     scaled = any("dynamic" in kind or kind == "longrope" for kind in kinds if isinstance(kind, str))
     return scaled or type(module).__name__ == "Linear8bitLt"
