@@ -2,7 +2,7 @@
 
     accelerate launch examples/finetune_stsb.py
     accelerate launch examples/finetune_stsb.py --model_name_or_path google/gemma-2-2b --load_in_4bit
-    accelerate launch examples/finetune_stsb.py --granularity 0.1 --number_tokens average
+    accelerate launch examples/finetune_stsb.py --grid 0..5 --granularity 0.1 --number_tokens average
 
 Every setting of RegressionAwareConfig and of TRL's ModelConfig is an option; see --help.
 """
@@ -14,12 +14,19 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import ModelConfig, TrlParser, get_peft_config, get_quantization_config
 
 from raft_peft import NumberGrid, RegressionAwareConfig, RegressionAwareTrainer, add_number_tokens
-from raft_peft.tasks.stsb import GRID, load_stsb
+from raft_peft.tasks.stsb import load_stsb
 from raft_peft.training.quantization import usual_dtype
 
 
 @dataclass
 class ScriptArguments:
+    grid: str = field(
+        default="1..5",
+        metadata={
+            "help": "The numbers that the model may answer with. 1..5 is the paper's: what is off the grid counts as "
+            "0, so 0 can be reached. 0..5 is the whole scale."
+        },
+    )
     granularity: float = field(
         default=1.0, metadata={"help": "Distance of the grid's numbers: 1, or below it numbers of several tokens."}
     )
@@ -79,10 +86,12 @@ def main(script_args: ScriptArguments, training_args: RegressionAwareConfig, mod
     quantization_config = get_quantization_config(model_args)
     model: Any = model_args.model_name_or_path
     tokenizer = None
-    grid = NumberGrid.spaced(min(GRID), max(GRID), script_args.granularity)
+    grid = NumberGrid.parse(script_args.grid)
+    ends = (min(grid.values), max(grid.values))
+    if script_args.granularity != 1:
+        grid = NumberGrid.spaced(*ends, script_args.granularity)
     if script_args.number_tokens is not None:
         model, tokenizer = load_model_and_tokenizer(model, training_args.model_init_kwargs, quantization_config)
-        ends = (min(GRID), max(GRID))
         grid = add_number_tokens(
             model, tokenizer, ends, granularity=script_args.granularity, init=script_args.number_tokens
         )

@@ -20,7 +20,8 @@ class Task:
 
     Attributes:
         name: the name it is asked for by.
-        grid: the numbers that the model may answer with, in the unit of the labels.
+        grid: the numbers that the model may answer with, in the unit of the labels. It is the paper's; any other can
+            take its place, such as 0 to 5 for STS-B.
         load: from the path of local files (None for the task's default source) and a seed to `train`, `validation`
             and `test`, with the columns `prompt` and `label`.
         description: one line on what is predicted from what.
@@ -78,12 +79,11 @@ def _load_movielens(path: str | Path | None, seed: int) -> DatasetDict:
 def _load_synthetic(path: str | Path | None, seed: int) -> DatasetDict:
     from datasets import DatasetDict
 
-    from raft_peft.tasks.synthetic import load_synthetic
+    from raft_peft.tasks.synthetic import SPLIT_SIZES, load_synthetic
 
-    sizes = {"train": 2_000, "validation": 300, "test": 300}
     # Three seeds a seed, so that no split of one seed is a split of another.
     return DatasetDict(
-        {name: load_synthetic(rows, seed=3 * seed + offset) for offset, (name, rows) in enumerate(sizes.items())}
+        {name: load_synthetic(rows, seed=3 * seed + offset) for offset, (name, rows) in enumerate(SPLIT_SIZES.items())}
     )
 
 
@@ -92,8 +92,8 @@ _STARS = range(1, 6)
 TASKS = {
     task.name: task
     for task in (
-        Task("stsb", range(6), _load_stsb, "similarity of two sentences, 0 to 5"),
-        Task("stsb_1k", range(6), _load_stsb_1k, "similarity of two sentences, 0 to 5, from 1,000 training pairs"),
+        Task("stsb", range(1, 6), _load_stsb, "similarity of two sentences, 0 to 5"),
+        Task("stsb_1k", range(1, 6), _load_stsb_1k, "similarity of two sentences, 0 to 5, from 1,000 training pairs"),
         Task("amazon_wireless", _STARS, partial(_load_amazon_reviews, "wireless"), "stars of a wireless review"),
         Task(
             "amazon_personal_care",

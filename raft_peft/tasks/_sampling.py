@@ -7,11 +7,12 @@ import hashlib
 import heapq
 import logging
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
-from datasets import Dataset, DatasetDict
+from datasets import Dataset, DatasetDict, concatenate_datasets
 
 logger = logging.getLogger(__name__)
 
@@ -20,10 +21,11 @@ T = TypeVar("T")
 # Rows of `prompt` and `label` before they become a dataset.
 Row = tuple[str, float]
 
-SPLIT_SIZES = {"train": 10_000, "validation": 1_500, "test": 1_500}
+SPLITS = ("train", "validation", "test")
 
 _GZIP_MAGIC = b"\x1f\x8b"
 _LINES_SHOWN = 5
+_ROWS_AT_ONCE = 10_000
 
 
 def check_on_malformed(on_malformed: str) -> None:
@@ -140,29 +142,41 @@ def draw(items: Iterable[tuple[str, T]], count: int, seed: int) -> list[T]:
     return [item for _, item in sorted(first_places, key=lambda entry: -entry[0])]
 
 
-def cut_into_splits(rows: Sequence[T]) -> dict[str, Sequence[T]]:
-    """Rows in random order as consecutive pieces, in the proportions of `SPLIT_SIZES`."""
-    total = sum(SPLIT_SIZES.values())
-    pieces, start, share = {}, 0, 0
-    for name, size in SPLIT_SIZES.items():
-        share += size
-        end = len(rows) * share // total
-        pieces[name] = rows[start:end]
-        start = end
+def check_sizes(sizes: Mapping[str, int]) -> None:
+    """Raise a ValueError unless there is a size of 1 or more for each split, and for nothing else."""
+    if set(sizes) != set(SPLITS) or not all(isinstance(size, int) and size >= 1 for size in sizes.values()):
+        raise ValueError(
+            f"sizes is {dict(sizes)!r}. It must give the rows of each split, 1 or more: "
+            "{'train': 1_000, 'validation': 100, 'test': 100}."
+        )
+
+
+def cut_into_splits(rows: Sequence[T], sizes: Mapping[str, int]) -> dict[str, Sequence[T]]:
+    """Rows in random order as consecutive pieces of these sizes."""
+    pieces, start = {}, 0
+    for name, size in sizes.items():
+        pieces[name] = rows[start : start + size]
+        start += size
     return pieces
 
 
-def too_few_rows(source: str | Path, found: str) -> ValueError:
+def too_few_rows(source: str | Path, found: str, sizes: Mapping[str, int]) -> ValueError:
     """The error for a file that cannot fill the splits; `found` says what it has."""
-    sizes = ", ".join(f"{size:,} {name}" for name, size in SPLIT_SIZES.items())
-    return ValueError(f"{source} has {found}, too few for the splits of {sizes} rows. Give the whole file.")
-
-
-def as_dataset(splits: dict[str, Sequence[Row]]) -> DatasetDict:
-    """Splits of rows as datasets of `prompt` and `label`."""
-    return DatasetDict(
-        {
-            name: Dataset.from_dict({"prompt": [row[0] for row in rows], "label": [row[1] for row in rows]})
-            for name, rows in splits.items()
-        }
+    wanted = ", ".join(f"{size:,} {name}" for name, size in sizes.items())
+    return ValueError(
+        f"{source} has {found}, too few for the splits of {wanted} rows. Give the whole file, or smaller splits: "
+        "sizes={'train': ..., 'validation': ..., 'test': ...}."
     )
+
+
+def as_dataset(splits: Mapping[str, Iterable[Row]]) -> DatasetDict:
+    """Splits of rows as datasets of `prompt` and `label`, made piece by piece as the rows are given."""
+    return DatasetDict({name: _joined(rows) for name, rows in splits.items()})
+
+
+def _joined(rows: Iterable[Row]) -> Dataset:
+    rest, pieces = iter(rows), []
+    while piece := list(islice(rest, _ROWS_AT_ONCE)):
+        prompts, labels = zip(*piece, strict=True)
+        pieces.append(Dataset.from_dict({"prompt": prompts, "label": labels}))
+    return concatenate_datasets(pieces)

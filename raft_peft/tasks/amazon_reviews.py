@@ -4,14 +4,16 @@ The paper takes its rows from the *Amazon US reviews*, which are no longer offer
 can give it. By default the rows come from *Amazon Reviews 2023* (McAuley Lab), in the nearest category. The two are
 different reviews, so their errors are not to be compared.
 
-The prompt is in the style of the paper's Table 6, not in its wording, which is not known here.
+The prompt is that of the paper's Table 6. The table does not show how its fields are separated; here each begins a
+line, since the question speaks of "the above review". A field that is not known stays empty.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import islice
@@ -21,9 +23,9 @@ from typing import Any
 from datasets import DatasetDict, load_dataset
 
 from raft_peft.tasks._sampling import (
-    SPLIT_SIZES,
     as_dataset,
     check_on_malformed,
+    check_sizes,
     cut_into_splits,
     draw,
     parse_lines,
@@ -32,12 +34,19 @@ from raft_peft.tasks._sampling import (
     too_few_rows,
 )
 
+logger = logging.getLogger(__name__)
+
 GRID = range(1, 6)
 
-# {review} is one line a field, of the fields that are not empty. The question comes last, where no cut can reach it.
+# The paper's sizes (its Table 7).
+SPLIT_SIZES = {"train": 10_000, "validation": 1_500, "test": 1_500}
+
+# The question comes last, where no cut can reach it. In a user's message, as for the paper's instruction-tuned models,
+# the number begins the reply. In plain text it stands behind the last full stop and a space.
 PROMPT = (
-    "What is the rating corresponding to the following review on a scale of 1 to 5?\n{review}\n"
-    "The rating measured on a scale of 1 to 5 with 1 being the most negative and 5 being the most positive is equal to"
+    "product_category: {category}\nproduct_title: {product}\nreview_date: {date}\nreview_headline: {headline}\n"
+    "review_body: {body}\nQuestion: In a star rating of 1, 2, 3, 4, 5, the higher the better, what would be the star "
+    "rating of the above review? Please only give me the final rating and I do not need any explanations."
 )
 
 # The repository's own configurations need a loading script, which `datasets` no longer runs; these are its files.
@@ -78,13 +87,17 @@ def load_amazon_reviews(
     *,
     meta_path: str | Path | None = None,
     seed: int = 0,
+    sizes: Mapping[str, int] = SPLIT_SIZES,
+    automatic_headlines: bool = True,
     on_malformed: str = "raise",
 ) -> DatasetDict:
     """Draw reviews of one category at random, split as in the paper.
 
-    Reviews that make the same prompt count once, so no prompt is in two splits. Headlines that the shop wrote ("Five
-    Stars") are left out of the prompts. Files are read in one pass, whatever their size, and only the rows drawn are
-    held in memory.
+    Reviews that make the same prompt count once, so no prompt is in two splits. Files are read in one pass, whatever
+    their size, and only the rows drawn are held in memory.
+
+    Where a customer wrote no headline, the shop wrote one: "Five Stars". It is the label, in words. The paper does not
+    say that it leaves these out, so they stay by default, and how many there are is logged.
 
     Args:
         category: "wireless", "personal_care" or "music".
@@ -93,31 +106,42 @@ def load_amazon_reviews(
         meta_path: the products of Amazon Reviews 2023 (`meta_*.jsonl`, also as `.gz`), for the titles of the
             products, which its reviews do not hold. Without it, the prompts have no titles.
         seed: of the draw.
+        sizes: the rows of each split, for a file that has fewer than the paper's 13,000.
+        automatic_headlines: whether a headline that the shop wrote stays in the prompt. False leaves it empty.
         on_malformed: what to do with a line that has the wrong number of columns, a rating other than 1 to 5 stars,
             bytes that are not UTF-8, invalid JSON, or another category: "raise", or "skip" and log a warning.
 
     Returns:
-        `train` (10,000 rows), `validation` (1,500) and `test` (1,500), of `prompt` and `label`, in stars.
+        `train` (by default 10,000 rows), `validation` (1,500) and `test` (1,500), of `prompt` and `label`, in stars.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: an unknown category, policy or format; a malformed line, under "raise"; too few reviews.
     """
     check_on_malformed(on_malformed)
+    check_sizes(sizes)
     if category not in CATEGORIES:
         raise ValueError(f"There is no category {category!r}. Choose one of: {', '.join(CATEGORIES)}.")
     source, reviews = _open_reviews(CATEGORIES[category], path, on_malformed)
     if meta_path is not None and source.removesuffix(".gz").endswith(".tsv"):
         raise ValueError(f"meta_path is for .jsonl files; {source} has its own product titles. Leave meta_path out.")
 
-    rows = sum(SPLIT_SIZES.values())
+    if not automatic_headlines:
+        reviews = (replace(review, headline="") if review.has_automatic_headline else review for review in reviews)
+    rows = sum(sizes.values())
     drawn = draw(((review.prompt(), review) for review in reviews), rows, seed)
     if len(drawn) < rows:
-        raise too_few_rows(source, f"{len(drawn):,} distinct reviews")
+        raise too_few_rows(source, f"{len(drawn):,} distinct reviews", sizes)
+    automatic = sum(review.has_automatic_headline for review in drawn)
+    if automatic:
+        logger.warning(
+            f"{automatic:,} of the {rows:,} reviews have a headline that the shop wrote, such as 'Five Stars', which "
+            "gives the label away. Pass automatic_headlines=False to leave these headlines empty."
+        )
     if meta_path is not None:
         titles = _read_titles(_existing(meta_path), {review.product_id for review in drawn} - {""}, on_malformed)
         drawn = [replace(review, product=titles.get(review.product_id, "")) for review in drawn]
-    return as_dataset(cut_into_splits([(review.prompt(), review.stars) for review in drawn]))
+    return as_dataset(cut_into_splits([(review.prompt(), review.stars) for review in drawn], sizes))
 
 
 @dataclass(frozen=True)
@@ -132,16 +156,14 @@ class Review:
     stars: float
     product_id: str = ""
 
+    @property
+    def has_automatic_headline(self) -> bool:
+        return _AUTOMATIC_HEADLINE.fullmatch(self.headline) is not None
+
     def prompt(self) -> str:
-        headline = "" if _AUTOMATIC_HEADLINE.fullmatch(self.headline) else self.headline
-        fields = {
-            "Product category": self.category,
-            "Product": self.product,
-            "Date": self.date,
-            "Headline": headline,
-            "Review": self.body,
-        }
-        return PROMPT.format(review="\n".join(f"{name}: {text}" for name, text in fields.items() if text))
+        return PROMPT.format(
+            category=self.category, product=self.product, date=self.date, headline=self.headline, body=self.body
+        )
 
 
 def _open_reviews(category: Category, path: str | Path | None, on_malformed: str) -> tuple[str, Iterator[Review]]:

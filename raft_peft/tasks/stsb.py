@@ -6,7 +6,11 @@ from pathlib import Path
 
 from datasets import Dataset, DatasetDict, load_dataset
 
-GRID = range(6)
+# The paper's, though the scale begins at 0: what is off the grid counts as 0, so 0 can be reached.
+GRID = range(1, 6)
+
+# Every whole number of the scale, for those who want one. It is divided by its sum by default, since it holds 0.
+WHOLE_SCALE = range(6)
 
 # The paper's prompt ends in "equal to", without a space: the space is part of the number's token in many vocabularies.
 PROMPT = (
@@ -21,6 +25,9 @@ _COLUMNS = ["sentence1", "sentence2", "label"]
 
 def load_stsb(folder: str | Path | None = None, *, seed: int = 0) -> DatasetDict:
     """STS-B as the paper splits it: 15 % of train held out for validation, the 1,500 validation pairs as test.
+
+    The paper gives 4,887 and 863 pairs (its Table 7), together 5,750. The dataset has 5,749, so the training split
+    here has one pair less. Which pairs the paper holds out is not known; here they are drawn at random.
 
     Args:
         folder: a folder with `train.csv` and `dev.csv`, each line sentence 1, sentence 2 and score, without a header.

@@ -1,4 +1,4 @@
-"""The synthetic task *Original #1*: a smooth function of one number, read off a prompt."""
+"""The synthetic task *Original #1*: a smooth function of one number, read off a prompt (the paper's Table 6)."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ import numpy as np
 from datasets import Dataset
 
 GRID = range(10)
+
+# The paper's sizes (its Table 7).
+SPLIT_SIZES = {"train": 10_000, "validation": 1_000, "test": 1_000}
 
 PROMPT = (
     "The task is to provide your best estimate for 'output score' based on 'input score'. Please provide that and "

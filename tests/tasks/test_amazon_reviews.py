@@ -18,7 +18,7 @@ HEADER = [
 @pytest.fixture(autouse=True)
 def small_splits(monkeypatch):
     for name, size in (("train", 10), ("validation", 3), ("test", 2)):
-        monkeypatch.setitem(_sampling.SPLIT_SIZES, name, size)
+        monkeypatch.setitem(amazon_reviews.SPLIT_SIZES, name, size)
 
 
 def tsv_line(number, **cells):
@@ -63,8 +63,7 @@ def rows(dataset):
 
 
 def expected(body, category="Wireless", product="", headline="", date="2015-08-31"):
-    fields = {"Product category": category, "Product": product, "Date": date, "Headline": headline, "Review": body}
-    return PROMPT.format(review="\n".join(f"{name}: {text}" for name, text in fields.items() if text))
+    return PROMPT.format(category=category, product=product, date=date, headline=headline, body=body)
 
 
 def test_the_splits_and_the_prompt(tmp_path):
@@ -132,17 +131,21 @@ def test_every_body_is_kept_as_it_is(tmp_path, body):
     assert (expected(body, headline="Headline 0"), 1.0) in rows(load(path))
 
 
-def test_what_is_empty_or_written_by_the_shop_is_left_out(tmp_path):
+def test_what_is_empty_or_written_by_the_shop(tmp_path, caplog):
     lines = [
         tsv_line(4, review_body="", review_headline="Love it"),
         tsv_line(3, review_headline="Four Stars", product_title=" "),
         tsv_line(2, review_headline="Five Stars if it were red"),
         *map(tsv_line, range(5, 17)),
     ]
-    prompts = dict(rows(load(write_tsv(tmp_path, lines))))
+    path = write_tsv(tmp_path, lines)
+    prompts = dict(rows(load(path, automatic_headlines=False)))
     assert prompts[expected("", product="Case 4", headline="Love it")] == 5
     assert prompts[expected("Body 3")] == 4
     assert prompts[expected("Body 2", product="Case 2", headline="Five Stars if it were red")] == 3
+    assert not caplog.records
+    assert dict(rows(load(path)))[expected("Body 3", headline="Four Stars")] == 4
+    assert "1 of the 15 reviews have a headline that the shop wrote" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -158,7 +161,7 @@ def test_what_is_empty_or_written_by_the_shop_is_left_out(tmp_path):
 def test_the_categories_of_the_file(tmp_path, category, in_file):
     path = write_tsv(tmp_path, [tsv_line(i, product_category=in_file) for i in range(15)])
     text = {"wireless": "Wireless", "personal_care": "Personal Care", "music": "Music"}[category]
-    assert all(f"\nProduct category: {text}\n" in prompt for prompt, _ in rows(load(path, category)))
+    assert all(prompt.startswith(f"product_category: {text}\n") for prompt, _ in rows(load(path, category)))
 
 
 @pytest.mark.parametrize("name", ["reviews.tsv.gz", "reviews.tsv"])

@@ -1,7 +1,6 @@
 import pytest
 
-from raft_peft.tasks._sampling import SPLIT_SIZES
-from raft_peft.tasks.movielens import GRID, HISTORY_LENGTH, PROMPT, load_movielens
+from raft_peft.tasks.movielens import GRID, HISTORY_LENGTH, PROMPT, SPLIT_SIZES, load_movielens
 
 MOVIES = 400
 
@@ -40,8 +39,8 @@ def rows(dataset):
 
 
 def all_rows(folder, monkeypatch, count):
-    """Every rating that can be drawn, by asking for as many as there are, in one split."""
-    set_sizes(monkeypatch, count, 0, 0)
+    """Every rating that can be drawn, by asking for as many as there are."""
+    set_sizes(monkeypatch, count - 2, 1, 1)
     return dict(rows(load_movielens(folder)))
 
 
@@ -74,13 +73,13 @@ def test_the_history_is_what_came_before_in_order(tmp_path, monkeypatch):
 def test_the_history_is_of_the_most_recent_ratings(tmp_path, monkeypatch):
     count = HISTORY_LENGTH + 3
     prompts = all_rows(write(tmp_path, many_users(1, count)), monkeypatch, count - 1)
-    last = next(prompt for prompt in prompts if prompt.count(title(count - 1)) == 2)
-    shown = [movie for movie in range(count) if f"{title(movie)}: " in last.split("latest: ")[1]]
+    last = next(prompt for prompt in prompts if f"Candidate Item: {title(count - 1)}." in prompt)
+    shown = [movie for movie in range(count) if f"{title(movie)}: " in last]
     assert shown == list(range(2, count - 1))
 
 
 def test_no_user_is_in_two_splits(tmp_path):
-    dataset = load_movielens(write(tmp_path, many_users()))
+    dataset = load_movielens(write(tmp_path, many_users()), split_by="user")
     users = {
         name: {movie // 15 for movie in range(18 * 15) if any(title(movie) in p for p in split["prompt"])}
         for name, split in dataset.items()
@@ -138,10 +137,14 @@ def test_what_cannot_be_loaded(tmp_path):
     write(tmp_path, many_users(ratings=2))
     with pytest.raises(ValueError, match="on_malformed is None"):
         load_movielens(tmp_path, on_malformed=None)
-    with pytest.raises(
-        ValueError, match=r"has 9 train, 4 validation, 4 test ratings .* of 10 train, 4 validation, 4 te"
-    ):
-        load_movielens(write(tmp_path, many_users(17, ratings=2)))
+    with pytest.raises(ValueError, match="split_by is 'movie'"):
+        load_movielens(tmp_path, split_by="movie")
+    with pytest.raises(ValueError, match=r"sizes is .*must give the rows of each split"):
+        load_movielens(tmp_path, sizes={"train": 10})
+    for split_by, found in (("rating", "10 train, 4 validation, 3 test"), ("user", "9 train, 4 validation, 4 test")):
+        message = f"has {found} ratings .* split by {split_by}, .* of 10 train, 4 validation, 4 te"
+        with pytest.raises(ValueError, match=message):
+            load_movielens(write(tmp_path, many_users(17, ratings=2)), split_by=split_by)
     (tmp_path / "ratings.dat").unlink()
     with pytest.raises(FileNotFoundError, match=r"ratings.dat is missing"):
         load_movielens(tmp_path)

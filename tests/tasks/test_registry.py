@@ -33,6 +33,53 @@ def test_every_task_is_on_the_grid_of_its_module():
         TASKS["stsb"].name = "other"
 
 
+# The paper's Table 6, word by word. Fields are in braces; how they are separated the table does not show.
+TABLE_6 = {
+    stsb: (
+        "What is the sentence similarity between the following two sentences measured on a scale of 0 to 5: "
+        "{Sentence #1}, {Sentence #2}. The similarity measured on a scale of 0 to 5 with 0 being unrelated and 5 "
+        "being related is equal to",
+        {"sentence1": "{Sentence #1}", "sentence2": "{Sentence #2}"},
+    ),
+    amazon_reviews: (
+        "product_category: {product category} product_title: {product title} review_date: {review date} "
+        "review_headline: {review headline} review_body: {review body} Question: In a star rating of 1, 2, 3, 4, 5, "
+        "the higher the better, what would be the star rating of the above review? Please only give me the final "
+        "rating and I do not need any explanations.",
+        {
+            "category": "{product category}",
+            "product": "{product title}",
+            "date": "{review date}",
+            "headline": "{review headline}",
+            "body": "{review body}",
+        },
+    ),
+    movielens: (
+        "Instruction: Predict the rating of a target movie based on the user's historical movie ratings. Rating "
+        "History: {Rating history} Candidate Item: {Candidate Item}. Output:",
+        {"history": "{Rating history}", "movie": "{Candidate Item}"},
+    ),
+    synthetic: (
+        "The task is to provide your best estimate for 'output score' based on 'input score'. Please provide that and "
+        "only that, without any additional text. Input score: {Input score}. Output score:",
+        {"x": "{Input score}"},
+    ),
+}
+
+
+@pytest.mark.parametrize("module", TABLE_6, ids=lambda module: module.__name__)
+def test_the_prompts_are_those_of_the_paper(module):
+    wording, fields = TABLE_6[module]
+    assert module.PROMPT.format(**fields).split() == wording.split()
+
+
+def test_the_sizes_are_those_of_the_paper():
+    """Its Table 7; those of STS-B follow from the dataset, see tests/tasks/test_stsb.py."""
+    assert amazon_reviews.SPLIT_SIZES == {"train": 10_000, "validation": 1_500, "test": 1_500}
+    assert movielens.SPLIT_SIZES == {"train": 797_758, "validation": 10_145, "test": 10_145}
+    assert synthetic.SPLIT_SIZES == {"train": 10_000, "validation": 1_000, "test": 1_000}
+
+
 def test_an_unknown_task():
     with pytest.raises(ValueError, match=r"no task 'sts-b'. Choose one of: stsb, stsb_1k, amazon_wireless, .*synthet"):
         get_task("sts-b")
@@ -64,9 +111,9 @@ def test_stsb_1k(tmp_path):
 def test_synthetic():
     task = get_task("synthetic")
     first, again, other = (task.load("no such path", seed) for seed in (0, 0, 1))
-    assert sizes(first) == {"train": 2000, "validation": 300, "test": 300}
+    assert sizes(first) == {"train": 10_000, "validation": 1_000, "test": 1_000}
     assert first["train"][:] == again["train"][:]
-    draws = [tuple(split["x"][:300]) for dataset in (first, other) for split in dataset.values()]
+    draws = [tuple(split["x"][:1000]) for dataset in (first, other) for split in dataset.values()]
     assert len(set(draws)) == 6
 
 

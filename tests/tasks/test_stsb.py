@@ -20,6 +20,12 @@ def test_the_splits_and_the_prompt(folder):
     assert not set(dataset["train"]["prompt"]) & set(dataset["validation"]["prompt"])
 
 
+def test_the_sizes_of_the_paper_but_for_one_pair(folder):
+    (folder / "train.csv").write_text("".join(f"Sentence {i},b,{i % 6}\n" for i in range(5749)))
+    dataset = load_stsb(folder)
+    assert (len(dataset["train"]), len(dataset["validation"])) == (4886, 863)  # in its Table 7: 4,887 and 863
+
+
 def test_the_split_follows_the_seed(folder):
     first, again, other = (load_stsb(folder, seed=seed)["validation"]["prompt"][:] for seed in (0, 0, 1))
     assert first == again != other
