@@ -44,7 +44,7 @@ class NumberEnd:
             if tokenizer.eos_token_id is None:
                 raise ValueError(
                     "`number_end='eos'`, but the tokenizer has no end-of-sequence token. Set tokenizer.eos_token, or "
-                    "leave number_end at 'grid'."
+                    "leave `number_end` at 'grid'."
                 )
             return cls(token_id=tokenizer.eos_token_id, every_number=every_number)
         if name == TURN_END:
@@ -57,7 +57,7 @@ def _end_of_turn_id(tokenizer: Any) -> int:
     if getattr(tokenizer, "chat_template", None) is None:
         raise ValueError(
             "`number_end='end_of_turn'`, but the tokenizer has no chat template that would say which token ends a "
-            "turn. Set tokenizer.chat_template, or leave number_end at 'grid'."
+            "turn. Set tokenizer.chat_template, or leave `number_end` at 'grid'."
         )
     answer = "0123456789"  # a text that no template holds by itself
     messages = [{"role": "user", "content": "?"}, {"role": "assistant", "content": answer}]

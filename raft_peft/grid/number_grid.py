@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 class NumberGrid:
     """The finite set of numbers over which the prediction is an expectation (the paper's grid, eq. 5 and 10).
 
+    It may be one number alone, such as 5, where the expectation is over the whole vocabulary: the prediction is then
+    5 p(5 | x), from 0 to 5 (the paper's Table 13).
+
     Args:
         values: the numbers, each written as its shortest decimal text (a float32 of 0.1 is "0.1"); or a mapping
             `{number: text}` where the model answers with something else, such as letters, months or reversed digits
@@ -29,8 +32,7 @@ class NumberGrid:
         texts: the text of each number, in the same order.
 
     Raises:
-        ValueError: fewer than two values; a value that is not a finite number; a value or a text given twice; an
-            empty text.
+        ValueError: no value; a value that is not a finite number; a value or a text given twice; an empty text.
 
     >>> NumberGrid([1, 2.0, 0.5]).texts
     ('1', '2', '0.5')
@@ -49,7 +51,7 @@ class NumberGrid:
         elif isinstance(values, str) or not isinstance(values, Iterable):
             raise ValueError(
                 f"The grid must be a list of numbers or a mapping {{number: text}}, got {values!r}. "
-                "Example: grid=[1, 2, 3, 4, 5]."
+                "Example: `grid=[1, 2, 3, 4, 5]`."
             )
         else:
             pairs = [(value, None) for value in values]
@@ -59,11 +61,8 @@ class NumberGrid:
             number_text(number) if text is None else _number_word(number, text)
             for number, (_, text) in zip(numbers, pairs, strict=True)
         )
-        if len(numbers) < 2:
-            raise ValueError(
-                f"The grid needs at least two values to predict between, got {list(numbers)}. "
-                "Example: grid=[1, 2, 3, 4, 5]."
-            )
+        if not numbers:
+            raise ValueError("The grid is empty. Give it at least one number. Example: `grid=[1, 2, 3, 4, 5]`.")
         for name, items in (("value", numbers), ("text", texts)):
             repeated = sorted({item for item in items if items.count(item) > 1}, key=items.index)
             if repeated:
@@ -128,7 +127,9 @@ class NumberGrid:
                 f"The grid {text!r} cannot be read. Write numbers with commas as 1,2,3,4,5, a range as 0..100 or "
                 "0..5..0.5, or numbers with their texts as 0=no,1=yes."
             ) from error
-        return cls({number: number_text(number) if word is None else word for number, word in pairs})
+        grid = cls([number for number, _ in pairs])  # which refuses a number that stands there twice
+        words = [word for _, word in pairs]
+        return cls({one: text if word is None else word for (one, text), word in zip(grid, words, strict=True)})
 
     def resolve(
         self,
@@ -197,7 +198,7 @@ def _finite_number(value: Any) -> float:
         number = meant_number(value)
     # A RuntimeError is torch's, of a tensor that holds several numbers.
     except (TypeError, ValueError, RuntimeError):
-        raise ValueError(f"The grid value {value!r} is not a number. Example: grid=[1, 2, 3, 4, 5].") from None
+        raise ValueError(f"The grid value {value!r} is not a number. Example: `grid=[1, 2, 3, 4, 5]`.") from None
     if not math.isfinite(number):
         raise ValueError(f"The grid value {value!r} is not finite. An expectation needs finite values.")
     return number + 0.0
@@ -207,6 +208,6 @@ def _number_word(number: float, text: Any) -> str:
     if not isinstance(text, str) or not text.strip():
         raise ValueError(
             f"The grid maps {number_text(number)} to {text!r}; it must be a text that is not empty. "
-            "Example: grid={1: 'A', 2: 'B'}."
+            "Example: `grid={1: 'A', 2: 'B'}`."
         )
     return text

@@ -99,7 +99,7 @@ class NumberSentences:
             if not ids or (unknown_id in ids and unknown not in ended) or self._leaves_out(ended):
                 raise ValueError(
                     f"The tokenizer has no token for the grid text {ended!r} after {ending(text)!r}. Choose values "
-                    "that it can write, or give them other texts: grid={1: 'A', 2: 'B'}."
+                    "that it can write, or give them other texts: `grid={1: 'A', 2: 'B'}`."
                 )
             own = self.added_tokens.get(number)
             if own is not None and ids[0] != own:

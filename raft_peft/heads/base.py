@@ -33,12 +33,20 @@ class HeadSetup:
     @property
     def middle(self) -> float:
         """The middle of the grid's range, where a number that is not yet known may start."""
-        return (min(self.values) + max(self.values)) / 2
+        low, high = self._range
+        return (low + high) / 2
 
     @property
     def span(self) -> float:
         """The length of the grid's range."""
-        return max(self.values) - min(self.values)
+        low, high = self._range
+        return high - low
+
+    @property
+    def _range(self) -> tuple[float, float]:
+        """The ends of the grid; of one number alone, that and 0, between which its expectation lies."""
+        values = self.values if len(self.values) > 1 else (0.0, *self.values)
+        return min(values), max(values)
 
 
 class Head(nn.Module, ABC):

@@ -34,7 +34,7 @@ class LearnableGridHead(Head):
             if any(len(ids) > 1 for ids in setup.grid_token_ids):
                 raise ValueError(
                     "Weights of the whole vocabulary read the next token alone, and some numbers of the grid are "
-                    "several tokens. Set weights='grid', give the numbers tokens of their own with "
+                    "several tokens. Set `weights='grid'`, give the numbers tokens of their own with "
                     "`add_number_tokens`, or take a grid of single tokens."
                 )
             self.weight = parameter(setup.vocab_size)

@@ -1,4 +1,4 @@
-"""The expected squared error, the loss of minimum Bayes risk training (MBR)."""
+"""The expected squared error over the grid, the exact loss of minimum Bayes risk training (MBR)."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from raft_peft.losses.base import DistributionLoss
 
 
 class ExpectedSquaredError(DistributionLoss):
-    """sum over y of p(str(y) | x) (y* - y)^2 (the paper's eq. 13).
+    """sum over y of p(str(y) | x) (y* - y)^2 over the grid (the paper's eq. 14).
 
-    Its minimiser is one-hot at the nearest grid value, so that targets between grid values are lost (Lemma 4). Over
-    the whole vocabulary it also falls when probability leaves the grid.
+    Among distributions on the grid, as renormalised, its minimiser is one-hot at the number nearest to the mean of the
+    targets, so that targets between the numbers are lost (Lemma 4). Over the whole vocabulary, what is off the grid
+    costs nothing, so that the loss is the least, 0, where all probability leaves the grid.
 
     Args:
         renormalize: divide the probabilities by their sum over the grid first, so that none can leave it.

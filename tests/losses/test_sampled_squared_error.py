@@ -12,8 +12,8 @@ P = np.array([0.1, 0.2, 0.15, 0.4, 0.15])
 IDS = [3, 0, 4]
 VALUES = [1.0, 2.0, 4.0]
 TARGET = 2.5
-# (2.5 - y)^2 of each token, 0 off the grid
-ERRORS = np.array([0.25, 0, 0, 2.25, 2.25])
+# (2.5 - y)^2 of each token; off the grid y counts as 0
+ERRORS = np.array([0.25, 6.25, 6.25, 2.25, 2.25])
 DRAWS = 8_000
 
 
@@ -39,13 +39,15 @@ def standard_error(sample):
 
 
 def test_the_exact_values_that_the_draws_are_held_against():
-    # 0.1 x 0.25 + 0.4 x 2.25 + 0.15 x 2.25 = 1.2625; divided by 0.65 it is 1.9423
-    assert exact(renormalize=False)[0] == pytest.approx(1.2625)
+    # 0.1 x 0.25 + 0.4 x 2.25 + 0.15 x 2.25 = 1.2625 on the grid; with 0.35 x 6.25 off it 3.45, and given the grid,
+    # divided by 0.65, 1.9423
+    assert exact(renormalize=False)[0] == pytest.approx(3.45)
     assert exact(renormalize=True)[0] == pytest.approx(1.2625 / 0.65)
     for renormalize in (False, True):
         logits = torch.tensor(P).log().requires_grad_()
         p = logits.softmax(-1)
-        loss = (p * torch.tensor(ERRORS)).sum() / (p[IDS].sum() if renormalize else 1)
+        errors = p * torch.tensor(ERRORS)
+        loss = errors[IDS].sum() / p[IDS].sum() if renormalize else errors.sum()
         loss.backward()
         value, gradient = exact(renormalize)
         assert loss.item() == pytest.approx(value)
@@ -66,8 +68,8 @@ def test_value_and_gradient_are_unbiased(num_samples, renormalize):
 
 def test_every_value_is_a_mean_of_errors_drawn_with_replacement():
     losses, _ = draw(2)
-    # Errors 0, 0.25, 2.25 with 0.35, 0.1, 0.55, hence means of two of them.
-    expected = {0: 0.35**2, 0.125: 0.07, 0.25: 0.01, 1.125: 0.385, 1.25: 0.11, 2.25: 0.55**2}
+    # Errors 6.25, 0.25, 2.25 with 0.35, 0.1, 0.55, hence means of two of them.
+    expected = {6.25: 0.35**2, 3.25: 0.07, 0.25: 0.01, 4.25: 0.385, 1.25: 0.11, 2.25: 0.55**2}
     assert sum(expected.values()) == pytest.approx(1)
     assert set(losses.round(4)) == set(expected)
     for value, p in expected.items():
@@ -89,10 +91,10 @@ def test_the_baseline_takes_off_variance(target, left):
     assert gradients.var(0).sum() < left * without.var(0).sum()
 
 
-def test_draws_off_the_grid_cost_nothing():
-    # e^-40 on the grid: all draws are off it.
+def test_draws_off_the_grid_count_as_0():
+    # e^-40 on the grid: all draws are off it, and cost 7^2.
     distribution = GridDistribution(torch.full((100, 2), -40.0), torch.tensor([1.0, 2.0]))
-    assert SampledSquaredError(4)(distribution, torch.full((100,), 7.0)).tolist() == [0] * 100
+    assert SampledSquaredError(4)(distribution, torch.full((100,), 7.0)).tolist() == [49] * 100
     # Given the grid there is nothing off it: one half each of 36 and 25.
     loss = SampledSquaredError(4, renormalize=True)(distribution, torch.full((100,), 7.0))
     assert set(loss.tolist()) <= {25 + 11 * share / 4 for share in range(5)}
