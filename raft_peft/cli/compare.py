@@ -2,30 +2,59 @@
 
 from __future__ import annotations
 
-from argparse import RawDescriptionHelpFormatter
 from collections.abc import Sequence
+from typing import Any
 
 SUMMARY = "train methods side by side"
+USAGE = "raft-peft compare --model MODEL (--train_file FILE --grid GRID | --task TASK) --output_dir FOLDER [options]"
 HELP = """\
 Train methods side by side on your data and see which is best.
 
+  raft-peft compare --model HuggingFaceTB/SmolLM2-135M-Instruct --train_file reviews.csv --grid 1,2,3,4,5 \\
+      --prompt_template 'Review: {text} Stars:' --label_column stars --output_dir comparison
   raft-peft compare --model HuggingFaceTB/SmolLM2-135M-Instruct --task stsb_1k \\
       --methods rail,zero_shot,ce,special_token,raft --seeds 3 --output_dir comparison
+  raft-peft compare --model google/gemma-2-2b-it --suite table13 --output_dir table13
 
 Interrupted, the same command goes on with what is missing.
 """
 
 
-def run(arguments: Sequence[str]) -> None:
-    from transformers import HfArgumentParser
+_ON_WHAT = (
+    "model",
+    "output_dir",
+    "train_file",
+    "eval_file",
+    "test_file",
+    "prompt_template",
+    "chat",
+    "system",
+    "label_column",
+    "task",
+    "task_path",
+    "grid",
+    "split_seed",
+    "max_train_samples",
+    "max_eval_samples",
+    "max_test_samples",
+)
+_WHAT = ("suite", "quick", "methods", "encoder", "decisions", "seeds")
 
-    from raft_peft.compare import CompareSettings, compare_methods
-    from raft_peft.training.options import unknown_options
 
-    parser = HfArgumentParser(
-        CompareSettings, prog="raft-peft compare", description=HELP, formatter_class=RawDescriptionHelpFormatter
-    )
-    settings, unknown = parser.parse_args_into_dataclasses(args=list(arguments), return_remaining_strings=True)
-    if unknown:
-        raise unknown_options(parser, [word for word in unknown if word.startswith("-")] or unknown)
+def parser() -> Any:
+    from dataclasses import fields
+
+    from raft_peft.compare import CompareSettings
+    from raft_peft.training.options import options_parser
+
+    how = [one.name for one in fields(CompareSettings) if one.name not in (*_ON_WHAT, *_WHAT)]
+    groups = {"the rows": _ON_WHAT, "what is compared": _WHAT, "how it is trained and run": how}
+    return options_parser((CompareSettings,), groups, {}, prog="raft-peft compare", usage=USAGE, description=HELP)
+
+
+def run(parser: Any, words: Sequence[str]) -> None:
+    from raft_peft.compare import compare_methods
+    from raft_peft.training.options import parse_options
+
+    (settings,) = parse_options(parser, words)
     print(compare_methods(settings))

@@ -7,24 +7,39 @@ import re
 from dataclasses import dataclass, fields
 from typing import Any
 
+from raft_peft.grid import NumberGrid
 from raft_peft.methods import METHODS, MethodSettings
+from raft_peft.methods.grid_check import check_grid
+from raft_peft.methods.renormalization import renormalizes
+from raft_peft.training.number_tokens import INITS
 
 ENCODERS = ("encoder_cls", "encoder_mean")
+
+# What a method of a comparison takes beside the settings of `MethodSettings`.
+_WEIGHTS = ("pretrained", "random")
+_CHOICES = {"init": _WEIGHTS, "token_rows": _WEIGHTS, "number_tokens": INITS}
 
 
 @dataclass(frozen=True)
 class ComparedMethod:
-    """A method with its options: `raft`, `pooled:pooling=max`, `raft:init=random`, `encoder_cls:frozen=true`.
+    """A method with its options: `raft`, `pooled:pooling=max`, `raft:grid=1,9`, `encoder_cls:frozen=true`.
 
     Attributes:
         label: as it was named.
         name: of the method, or of an encoder baseline.
         options: its settings.
+        grid: its own grid, in place of the comparison's.
+        number_tokens: how the rows of new tokens start, one token for each number of the grid (the paper's Tables 17
+            and 19), as in `add_number_tokens`; None for the tokens that there are.
+        token_rows: `random` where the rows of the grid's tokens start at random numbers (its Table 18).
     """
 
     label: str
     name: str
     options: dict[str, Any]
+    grid: NumberGrid | None = None
+    number_tokens: str | None = None
+    token_rows: str = "pretrained"
 
     @classmethod
     def parse(cls, label: str) -> ComparedMethod:
@@ -33,7 +48,8 @@ class ComparedMethod:
         Raises:
             ValueError: there is no such method, or it does not take the option.
         """
-        name, *parts = re.split(r":(?=\w+=)", label.strip())
+        label = label.strip()
+        name, *parts = re.split(r":(?=\w+=)", label)
         if name not in (*METHODS, *ENCODERS):
             raise ValueError(f"There is no method {name!r}. Choose of {', '.join((*METHODS, *ENCODERS))}.")
         types = {"frozen": bool} if name in ENCODERS else _option_types()
@@ -43,12 +59,46 @@ class ComparedMethod:
             if option not in types:
                 raise ValueError(f"Method {name!r} has no option {option!r}. It has {', '.join(types)}.")
             options[option] = _value(option, text, types[option])
+        own = {option: options.pop(option) for option in ("grid", "number_tokens", "token_rows") if option in options}
+        method = cls(label, name, options, **own)
         if name not in ENCODERS:
-            settings = {option: value for option, value in options.items() if option != "init"}
-            MethodSettings(method=name, **settings).check_method()
-            if options.get("init", "pretrained") not in ("pretrained", "random"):
-                raise ValueError(f"`init={options['init']}` does not exist. Use pretrained or random.")
-        return cls(label.strip(), name, options)
+            method._check(method.grid)
+        return method
+
+    def check_grid(self, grid: NumberGrid) -> None:
+        """Refuse the grid of a comparison for a method without one of its own, where it cannot answer with it.
+
+        Raises:
+            ValueError: every prediction would be the same.
+        """
+        if not self.is_encoder and self.grid is None:
+            self._check(grid)
+
+    def renormalizes(self, grid: NumberGrid) -> bool:
+        """Whether it divides the probabilities by their sum over a grid."""
+        return not self.is_encoder and renormalizes(self._settings, grid)
+
+    @property
+    def _settings(self) -> MethodSettings:
+        return MethodSettings(
+            method=self.name, **{option: value for option, value in self.options.items() if option != "init"}
+        )
+
+    def _check(self, grid: NumberGrid | None) -> None:
+        settings = self._settings
+        settings.check_method()
+        if grid is not None:
+            check_grid(settings, grid)
+        changes_tokens = self.number_tokens is not None or self.token_rows == "random"
+        if changes_tokens and "number_end" not in METHODS[self.name].takes:
+            raise ValueError(
+                f"Method {self.name!r} reads no number's tokens. Leave out `number_tokens` and `token_rows` in "
+                f"{self.label!r}."
+            )
+        if changes_tokens and self.starts_at_random:
+            raise ValueError(f"{self.label!r} starts from random weights, those of its tokens too. Leave one out.")
+        if self.number_tokens is not None and self.token_rows == "random":
+            raise ValueError(f"{self.label!r} sets the rows of its tokens twice. Use number_tokens=random alone.")
 
     @property
     def is_encoder(self) -> bool:
@@ -57,6 +107,14 @@ class ComparedMethod:
     @property
     def trains(self) -> bool:
         return self.is_encoder or METHODS[self.name].trains
+
+    @property
+    def reads_text(self) -> bool:
+        return not self.is_encoder and METHODS[self.name].reads_text
+
+    @property
+    def starts_at_random(self) -> bool:
+        return self.options.get("init") == "random"
 
     @property
     def is_random(self) -> bool:
@@ -69,15 +127,42 @@ class ComparedMethod:
         readable = re.sub(r"[^\w.-]+", "-", self.label)
         if readable == self.label:
             return readable
-        return f"{readable}-{hashlib.sha256(self.label.encode()).hexdigest()[:6]}"
+        # A grid with texts may be long, and a folder's name has an end.
+        return f"{readable[:80]}-{hashlib.sha256(self.label.encode()).hexdigest()[:6]}"
 
 
-def _option_types() -> dict[str, type]:
+def split_methods(text: str) -> list[str]:
+    """The methods of a list: between commas, or between semicolons where there is one, since a grid holds commas.
+
+    >>> split_methods("raft,ce")
+    ['raft', 'ce']
+    >>> split_methods("raft:grid=1,9; raft:grid=5")
+    ['raft:grid=1,9', 'raft:grid=5']
+
+    Raises:
+        ValueError: a grid of several numbers stands in a list that commas separate.
+    """
+    labels = [label.strip() for label in text.split(";" if ";" in text else ",") if label.strip()]
+    stray = next((label for label in labels if re.match(r"[-\d.]", label)), None)
+    if stray is not None:
+        raise ValueError(
+            f"{stray!r} in `methods={text}` is no method. Where a grid holds commas, end each method with a "
+            "semicolon, as in 'raft:grid=1,9;'."
+        )
+    return labels
+
+
+def _option_types() -> dict[str, Any]:
     types = {setting.name: type(setting.default) for setting in fields(MethodSettings) if setting.name != "method"}
-    return {**types, "num_samples": int, "special_token": str, "init": str}
+    without_default = {"renormalize": bool, "num_samples": int, "special_token": str}
+    return {**types, **without_default, **dict.fromkeys(_CHOICES, str), "grid": NumberGrid}
 
 
-def _value(option: str, text: str, kind: type) -> Any:
+def _value(option: str, text: str, kind: Any) -> Any:
+    if kind is NumberGrid:
+        return NumberGrid.parse(text)
+    if option in _CHOICES and text not in _CHOICES[option]:
+        raise ValueError(f"`{option}={text}` does not exist. Use one of {', '.join(_CHOICES[option])}.")
     if kind is bool:
         if text.lower() not in ("true", "false"):
             raise ValueError(f"The option {option!r} is true or false, got {text!r}.")

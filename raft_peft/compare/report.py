@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import shutil
 from collections.abc import Mapping, Sequence
@@ -13,30 +12,25 @@ import torch
 
 from raft_peft import plots
 from raft_peft.compare.compared_method import ComparedMethod
-from raft_peft.compare.results import RunResult, chosen_runs, steps_to_convergence
+from raft_peft.compare.results import RunResult, chosen_runs
 from raft_peft.compare.run import COMPARISON, PREDICTIONS
 from raft_peft.compare.settings import CompareSettings
+from raft_peft.compare.table import METRICS, Row, as_markdown, write_csv
 from raft_peft.decisions import decide
 from raft_peft.distribution import GridDistribution
-from raft_peft.methods import METHODS
-from raft_peft.metrics import regression_metrics
+from raft_peft.grid import NumberGrid
+from raft_peft.metrics import mae, regression_metrics, rmse
 
-_METRICS = ("rmse", "pearson", "spearman")
-_HEADER = (
-    "method",
-    "RMSE",
-    "Pearson",
-    "Spearman",
-    "learning rate",
-    "steps to converge",
-    "training, min",
-    "peak memory, GiB",
-    "runs",
-)
+MEAN_OF_LABELS = "mean of the training labels"
 
 
 def write_report(
-    folder: Path, settings: CompareSettings, results: Mapping[str, Sequence[RunResult]], failures: Mapping[str, str]
+    folder: Path,
+    settings: CompareSettings,
+    results: Mapping[str, Sequence[RunResult]],
+    failures: Mapping[str, str],
+    *,
+    train_labels: Sequence[float],
 ) -> str:
     """Write `table.md`, `table.csv`, `predictions/` and `pictures/`, and return the table as Markdown.
 
@@ -45,6 +39,7 @@ def write_report(
         settings: of the comparison.
         results: the finished runs of each method, by its label.
         failures: the reason of each run that failed.
+        train_labels: whose mean is the prediction that all others must beat.
 
     Raises:
         ValueError: no run gave a result.
@@ -57,76 +52,50 @@ def write_report(
         reasons = "\n".join(f"  {name}: {reason}" for name, reason in failures.items())
         raise ValueError(f"No run of the comparison gave a result:\n{reasons}")
     rows = [row for label, runs in chosen.items() for row in _rows(label, runs, settings)]
-    with (folder / "table.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(
-            [
-                "method",
-                *(f"{metric}_{part}" for metric in _METRICS for part in ("mean", "std")),
-                "learning_rate",
-                "steps_to_convergence",
-                "train_seconds",
-                "peak_memory_bytes",
-                "runs",
-            ]
-        )
-        writer.writerows(row.cells() for row in rows)
-    text = _markdown(folder, rows, settings, failures)
+    if any(label.startswith("rail:num_samples=") for label in chosen):
+        for row in rows:
+            # Beside the mean of samples, which estimates it.
+            row.label += ", exact" if row.label == "rail" else ""
+    target = next(iter(chosen.values()))[0].predictions["label"]
+    rows.append(_mean_row(train_labels, target))
+    write_csv(folder / "table.csv", rows)
+    text = f"{as_markdown(rows, _figures(settings))}\n{_about(folder, settings, rows, failures)}\n"
     (folder / "table.md").write_text(text, encoding="utf-8")
     _write_predictions(folder / "predictions", chosen)
     _draw(folder / "pictures", chosen)
     return text
 
 
-class _Row:
-    """A line of the table: the metrics of one way to predict, over the runs of a method."""
-
-    def __init__(self, label: str, metrics: Sequence[Mapping[str, float]], runs: Sequence[RunResult]):
-        self.label = label
-        self.values = {name: np.array([run[name] for run in metrics]) for name in _METRICS}
-        self.runs = runs
-
-    def mean(self, name: str) -> float:
-        return float(self.values[name].mean())
-
-    def std(self, name: str) -> float:
-        """The sample standard deviation over the seeds; NaN for one."""
-        return float(self.values[name].std(ddof=1)) if len(self.values[name]) > 1 else float("nan")
-
-    @property
-    def train_seconds(self) -> float | None:
-        seconds = [run.train_seconds for run in self.runs if run.train_seconds is not None]
-        return float(np.mean(seconds)) if seconds else None
-
-    @property
-    def steps(self) -> float | None:
-        return float(np.mean([steps_to_convergence(run) for run in self.runs])) if self.train_seconds else None
-
-    @property
-    def memory(self) -> int:
-        return max(run.metrics["peak_memory_bytes"] for run in self.runs)
-
-    def cells(self) -> list[object]:
-        numbers = [number for name in _METRICS for number in (self.mean(name), self.std(name))]
-        rate = self.runs[0].run.learning_rate
-        return [self.label, *numbers, rate, self.steps, self.train_seconds, self.memory, len(self.runs)]
+def _mean_row(train_labels: Sequence[float], target: np.ndarray) -> Row:
+    """What the same prediction for every row gives: the mean of the training labels."""
+    constant = np.full(len(target), np.mean(train_labels))
+    # A constant correlates with nothing.
+    nothing = {name: float("nan") for name in METRICS}
+    return Row(MEAN_OF_LABELS, [{**nothing, "rmse": rmse(constant, target), "mae": mae(constant, target)}], [])
 
 
-def _rows(label: str, runs: Sequence[RunResult], settings: CompareSettings) -> list[_Row]:
+def _figures(settings: CompareSettings) -> Mapping[str, str]:
+    """What the paper has for the lines of this table; empty where it is not on a dataset of the paper's table."""
+    suite = settings.suite_asked_for()
+    return {} if suite is None or settings.task is None else suite.figures.get(settings.task, {})
+
+
+def _rows(label: str, runs: Sequence[RunResult], settings: CompareSettings) -> list[Row]:
     method = ComparedMethod.parse(label)
-    if not method.is_encoder and METHODS[method.name].reads_text:
-        rail = [{name: run.metrics[f"rail_{name}"] for name in _METRICS} for run in runs]
-        return [_Row(f"{label}, decoded", [run.metrics for run in runs], runs), _Row(f"{label}, RAIL", rail, runs)]
-    rows = [_Row(label, [run.metrics for run in runs], runs)]
+    if method.reads_text:
+        rail = [{name: run.metrics[f"rail_{name}"] for name in METRICS} for run in runs]
+        return [Row(f"{label}, decoded", [run.metrics for run in runs], runs), Row(f"{label}, RAIL", rail, runs)]
+    rows = [Row(label, [run.metrics for run in runs], runs)]
     own = method.options.get("decision", "mean")
     for rule in settings.decision_rules():
-        if rule != own and all(run.values.size for run in runs):
-            rows.append(_Row(f"{label}, {rule}", [_metrics_under(rule, run) for run in runs], runs))
+        # Among one number there is nothing to decide.
+        if rule != own and all(run.values.size > 1 for run in runs):
+            rows.append(Row(f"{label}, {rule}", [_metrics_under(rule, run) for run in runs], runs))
     return rows
 
 
 def _metrics_under(rule: str, run: RunResult) -> dict[str, float]:
-    renormalize = ComparedMethod.parse(run.run.method).options.get("renormalize", False)
+    renormalize = ComparedMethod.parse(run.run.method).renormalizes(NumberGrid(dict(run.run.grid)))
     numbers = decide(_distribution(run), rule, renormalize=renormalize)
     return regression_metrics(numbers.numpy(), run.predictions["label"])
 
@@ -135,44 +104,27 @@ def _distribution(run: RunResult) -> GridDistribution:
     return GridDistribution(torch.tensor(run.probs).float().log(), torch.tensor(run.values).float())
 
 
-def _markdown(folder: Path, rows: Sequence[_Row], settings: CompareSettings, failures: Mapping[str, str]) -> str:
-    best = min(rows, key=lambda row: np.nan_to_num(row.mean("rmse"), nan=np.inf))
-    table: list[tuple[str, ...]] = [_HEADER]
-    for row in rows:
-        cells = [_with_std(row.mean(name), row.std(name)) for name in _METRICS]
-        if row is best:
-            cells = [f"**{cell}**" for cell in cells]
-        rate = row.runs[0].run.learning_rate
-        table.append(
-            (
-                row.label,
-                *cells,
-                "-" if rate is None else f"{rate:g}",
-                "-" if row.steps is None else f"{row.steps:.0f}",
-                "-" if row.train_seconds is None else f"{row.train_seconds / 60:.1f}",
-                f"{row.memory / 2**30:.2f}",
-                str(len(row.runs)),
-            )
-        )
-    widths = [max(len(line[column]) for line in table) for column in range(len(_HEADER))]
-    lines = [
-        "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |" for line in table
-    ]
-    lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
-    run = rows[0].runs[0]
+def _about(folder: Path, settings: CompareSettings, rows: Sequence[Row], failures: Mapping[str, str]) -> str:
+    """What stands under the table."""
     counts = json.loads((folder / COMPARISON).read_text(encoding="utf-8"))["rows"]
     data = ", ".join(f"{count:,} {split}" for split, count in counts.items())
-    about = (
-        f"{settings.model}, {settings.task or 'a dataset of your own'} ({data}), recipe {settings.recipe}, "
-        f"{settings.max_steps} steps, validated every {settings.eval_steps}, on {run.metrics['device']}. Mean ± "
-        "standard deviation over the seeds; each run is tested at its best step by validation RMSE."
-    )
+    source = settings.task or settings.train_file or "a dataset of your own"
+    tested = "best step by validation RMSE" if settings.keep == "best" else "last step"
+    lines = [
+        f"{settings.model}, {source} ({data}), recipe {settings.recipe}, {settings.max_steps:,} steps, validated "
+        f"every {settings.eval_steps:,}, on {rows[0].runs[0].metrics['device']}. Mean ± standard deviation over the "
+        f"seeds; each run is tested at its {tested}."
+    ]
+    if any(row.ended_early for row in rows):
+        lines += [
+            "",
+            "`>`: a run of this method was at its best at its last step, and had not converged. More steps "
+            "(`--max_steps`) may make it better.",
+        ]
+    if settings.quick:
+        lines += ["", "Made with `--quick`: it shows that everything works, and nothing about the methods."]
     failed = [f"- {name} failed: {reason}" for name, reason in failures.items()]
-    return "\n".join([*lines, "", about, *([""] if failed else []), *failed]) + "\n"
-
-
-def _with_std(mean: float, std: float) -> str:
-    return f"{mean:.3f}" if np.isnan(std) else f"{mean:.3f} ± {std:.3f}"
+    return "\n".join([*lines, *([""] if failed else []), *failed])
 
 
 def _write_predictions(folder: Path, chosen: Mapping[str, Sequence[RunResult]]) -> None:

@@ -92,11 +92,21 @@ def chosen_runs(results: Sequence[RunResult], seeds: int) -> list[RunResult]:
 
 
 def steps_to_convergence(result: RunResult, tolerance: float = 0.02) -> float:
-    """The first validated step whose RMSE is within 2 % of the run's best (in the manner of the paper's Table 21)."""
+    """The first validated step whose RMSE is within 2 % of the run's best (in the manner of the paper's Table 21).
+
+    Of a run that was at its best at its end it is the last step, and it may converge later.
+    """
     rmse = result.curve["rmse"]
     if not np.isfinite(rmse).any():
         return math.nan
-    return float(result.curve["step"][np.argmax(rmse <= np.nanmin(rmse) * (1 + tolerance))])
+    within = rmse <= np.nanmin(rmse) * (1 + tolerance)
+    return float(result.curve["step"][-1 if ended_early(result) else np.argmax(within)])
+
+
+def ended_early(result: RunResult) -> bool:
+    """Whether the run ended while it still became better: no validated step was better than its last."""
+    rmse = result.curve["rmse"]
+    return len(rmse) > 1 and bool(np.isfinite(rmse[-1])) and bool(rmse[-1] <= np.nanmin(rmse))
 
 
 def _read_columns(path: Path) -> dict[str, np.ndarray]:

@@ -9,28 +9,26 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import resource
 import shutil
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from datasets import DatasetDict, load_from_disk
-from peft import LoraConfig
-from transformers import AutoConfig, TrainerCallback, TrainingArguments, set_seed
+from datasets import load_from_disk
+from transformers import TrainerCallback, set_seed
 
 from raft_peft.compare.compared_method import ComparedMethod
-from raft_peft.compare.recipes import DROPOUT_NAMES, RECIPES
 from raft_peft.compare.settings import CompareSettings
-from raft_peft.grid import NumberGrid, number_text
+from raft_peft.compare.trainers import trainer_of
+from raft_peft.grid import number_text
 from raft_peft.metrics import regression_metrics
-from raft_peft.training.config import RegressionAwareConfig
-from raft_peft.training.trainer import RegressionAwareTrainer
 
 COMPARISON = "comparison.json"
 SETTINGS, RESULT, PREDICTIONS, CURVE = "settings.json", "result.json", "predictions.csv", "curve.csv"
@@ -81,23 +79,49 @@ class _StepTime(TrainerCallback):
 def execute(folder: Path) -> None:
     """Carry out the run whose settings lie in the folder."""
     run = Run.load(folder)
+    trains = ComparedMethod.parse(run.method).trains
     settings = CompareSettings(**run.comparison)
-    method = ComparedMethod.parse(run.method)
     dataset = load_from_disk(run.data)
     set_seed(run.seed)
     step_time = _StepTime()
-    if method.is_encoder:
-        trainer, test = _encoder(run, settings, method, dataset, folder, step_time)
-    else:
-        trainer, test = _language_model(run, settings, method, dataset, folder, step_time), dataset["test"]
-    if method.trains:
+    trainer, test = trainer_of(run, dataset, folder, step_time)
+    if trains:
         trainer.train()
-    validated = trainer.state.best_metric if method.trains else None
     started = time.monotonic()
     output = trainer.predict(test)
     test_seconds = time.monotonic() - started
 
     labels = np.asarray(dataset["test"]["label"], dtype=np.float64)
+    columns = _predictions(output, labels)
+    _write_columns(folder / PREDICTIONS, columns)
+    curve = [(entry["step"], entry["eval_rmse"]) for entry in trainer.state.log_history if "eval_rmse" in entry]
+    _write_columns(folder / CURVE, {"step": [step for step, _ in curve], "rmse": [rmse for _, rmse in curve]})
+    if settings.save_models and trains:
+        trainer.save_model(str(folder / "model"))
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+
+    found = {
+        **regression_metrics(columns["prediction"], labels),
+        **(
+            {f"rail_{name}": value for name, value in regression_metrics(columns["rail"], labels).items()}
+            if "rail" in columns
+            else {}
+        ),
+        "validation_rmse": _validated(curve, settings.keep),
+        "train_seconds": step_time.seconds if trains else None,
+        "test_seconds": test_seconds,
+        "peak_memory_bytes": _peak_memory(),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "parameters_trained": sum(p.numel() for p in trainer.model.parameters() if p.requires_grad) if trains else 0,
+    }
+    # Written last and in one move: a folder with a result is whole.
+    unfinished = folder / f"{RESULT}.unfinished"
+    unfinished.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    unfinished.rename(folder / RESULT)
+
+
+def _predictions(output: Any, labels: np.ndarray) -> dict[str, Any]:
+    """The columns of `predictions.csv`."""
     numbers = np.asarray(output.predictions, dtype=np.float64).reshape(len(labels), -1)[:, 0]
     columns = {"label": labels, "prediction": numbers}
     if getattr(output, "rail", None) is not None:
@@ -106,118 +130,15 @@ def execute(folder: Path) -> None:
     if distribution is not None:
         for value, probabilities in zip(distribution.values.tolist(), distribution.probs.T.tolist(), strict=True):
             columns[f"p({number_text(value)})"] = probabilities
-    _write_columns(folder / PREDICTIONS, columns)
-    curve = [(entry["step"], entry["eval_rmse"]) for entry in trainer.state.log_history if "eval_rmse" in entry]
-    _write_columns(folder / CURVE, {"step": [step for step, _ in curve], "rmse": [rmse for _, rmse in curve]})
-    if settings.save_models and method.trains:
-        trainer.save_model(str(folder / "model"))
-    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-
-    result = {
-        **regression_metrics(numbers, labels),
-        **(
-            {f"rail_{name}": value for name, value in regression_metrics(columns["rail"], labels).items()}
-            if "rail" in columns
-            else {}
-        ),
-        "validation_rmse": validated,
-        "train_seconds": step_time.seconds if method.trains else None,
-        "test_seconds": test_seconds,
-        "peak_memory_bytes": _peak_memory(),
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
-        "parameters_trained": sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
-        if method.trains
-        else 0,
-    }
-    # Written last and in one move: a folder with a result is whole.
-    unfinished = folder / f"{RESULT}.unfinished"
-    unfinished.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    unfinished.rename(folder / RESULT)
+    return columns
 
 
-def _arguments(run: Run, settings: CompareSettings, folder: Path) -> dict[str, Any]:
-    return {
-        **RECIPES[settings.recipe].arguments,
-        "output_dir": str(folder / "checkpoints"),
-        "learning_rate": run.learning_rate or 0.0,
-        "max_steps": settings.max_steps,
-        "per_device_eval_batch_size": settings.eval_batch_size,
-        "eval_strategy": "steps",
-        "eval_steps": settings.eval_steps,
-        "eval_on_start": True,
-        "save_strategy": "steps",
-        "save_steps": settings.eval_steps,
-        "save_total_limit": 1,
-        "save_only_model": True,
-        "load_best_model_at_end": True,
-        "metric_for_best_model": "rmse",
-        "greater_is_better": False,
-        "logging_steps": settings.eval_steps,
-        "bf16": settings.bf16,
-        "use_cpu": not torch.accelerator.is_available(),
-        "seed": run.seed,
-        "report_to": "none",
-        "disable_tqdm": True,
-    }
-
-
-def _language_model(
-    run: Run,
-    settings: CompareSettings,
-    method: ComparedMethod,
-    dataset: DatasetDict,
-    folder: Path,
-    step_time: _StepTime,
-) -> RegressionAwareTrainer:
-    recipe = RECIPES[settings.recipe]
-    model_options: dict[str, Any] = {"dtype": "float32"}
-    if settings.attn_implementation is not None:
-        model_options["attn_implementation"] = settings.attn_implementation
-    if recipe.dropout is not None:
-        config = AutoConfig.from_pretrained(settings.model)
-        model_options |= {name: recipe.dropout for name in DROPOUT_NAMES if hasattr(config, name)}
-    arguments = _arguments(run, settings, folder)
-    if not method.trains:
-        arguments |= {"load_best_model_at_end": False, "eval_strategy": "no", "save_strategy": "no"}
-    args = RegressionAwareConfig(
-        **arguments,
-        method=method.name,
-        **method.options,
-        max_length=settings.max_length,
-        gradient_checkpointing=False,
-        model_init_kwargs=model_options,
-    )
-    lora = recipe.lora if method.trains else None
-    return RegressionAwareTrainer(
-        settings.model,
-        args,
-        grid=NumberGrid(dict(run.grid)),
-        train_dataset=dataset["train"],
-        eval_dataset=dataset["validation"] if method.trains else None,
-        peft_config=None if lora is None else LoraConfig(**lora),
-        callbacks=[step_time],
-    )
-
-
-def _encoder(
-    run: Run,
-    settings: CompareSettings,
-    method: ComparedMethod,
-    dataset: DatasetDict,
-    folder: Path,
-    step_time: _StepTime,
-) -> tuple[Any, Any]:
-    from raft_peft.compare.encoders import encoder_trainer
-
-    return encoder_trainer(
-        str(settings.encoder),
-        dataset,
-        pooling=method.name.removeprefix("encoder_"),
-        frozen=method.options.get("frozen", False),
-        args=TrainingArguments(**_arguments(run, settings, folder)),
-        max_length=settings.max_length,
-        callbacks=[step_time],
-    )
+def _validated(curve: Sequence[tuple[int, float]], keep: str) -> float | None:
+    """The validation RMSE of the weights that are kept; None where nothing was trained."""
+    trained = [rmse for step, rmse in curve if step > 0]
+    if not trained:
+        return None
+    return trained[-1] if keep == "last" else float(np.nanmin([*trained, math.inf]))
 
 
 def _peak_memory() -> int:

@@ -3,19 +3,50 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
-from raft_peft.compare.compared_method import ComparedMethod
-from raft_peft.compare.recipes import RECIPES
+from raft_peft.compare.compared_method import ComparedMethod, split_methods
+from raft_peft.compare.suites import SUITES, Suite, get_suite
+from raft_peft.data.prompt_template import PromptTemplate
 from raft_peft.decisions import check_rule
+from raft_peft.grid import NumberGrid
+from raft_peft.tasks import get_task
+from raft_peft.training.recipes import RECIPES, STEPS_KEPT, check_warmup, get_recipe
 
 # The settings that may change when a comparison goes on: they ask for more runs, or for another report.
-EXTENSIBLE = ("methods", "seeds", "learning_rates", "decisions", "output_dir")
+EXTENSIBLE = ("methods", "seeds", "learning_rates", "decisions", "output_dir", "suite", "quick", "one_process")
+
+# Enough to see that everything works, and nothing that could be learned from.
+QUICK: Mapping[str, Any] = {
+    "seeds": 1,
+    "max_steps": 2,
+    "eval_steps": 2,
+    "warmup_steps": 0.5,
+    "per_device_train_batch_size": 2,
+    "max_train_samples": 32,
+    "max_eval_samples": 4,
+    "max_test_samples": 4,
+    "one_process": True,
+}
+_DEFAULTS: Mapping[str, Any] = {"seeds": 3, "one_process": False}
+
+
+def _left_open(help_text: str) -> Any:
+    """A field that is None until `__post_init__` fills it from the suite, the recipe or `quick`."""
+    return field(default=None, metadata={"help": help_text})
+
+
+def _listed(described: Mapping[str, Any]) -> str:
+    return "; ".join(f"{name}: {one.description}" for name, one in described.items())
 
 
 @dataclass
 class CompareSettings:
     """What is compared, and how. Every method gets the same model, data, recipe and budget.
+
+    What is left open is taken from `quick` first, then from the suite, then from the recipe.
 
     Raises:
         ValueError: a setting that does not exist or cannot be met.
@@ -23,28 +54,82 @@ class CompareSettings:
 
     model: str = field(metadata={"help": "Name or folder of the language model."})
     output_dir: str = field(metadata={"help": "Folder of the comparison. One that was interrupted is gone on with."})
-    task: str | None = field(default=None, metadata={"help": "Name of a task of raft_peft.tasks, such as stsb_1k."})
-    task_path: str | None = field(
-        default=None, metadata={"help": "Local files of the task. By default its Hub repository."}
+    task: str | None = field(
+        default=None,
+        metadata={"help": "Name of a task of raft_peft.tasks, such as stsb_1k; of several, separated by commas."},
     )
-    methods: str = field(
-        default="rail,zero_shot,ce,special_token,raft",
+    task_path: str | None = field(
+        default=None,
+        metadata={"help": "Local files of the task, of each where there are several. By default its Hub repository."},
+    )
+    train_file: str | None = field(default=None, metadata={"help": "Rows of your own to train on, instead of a task."})
+    eval_file: str | None = field(
+        default=None, metadata={"help": "Rows for validation. By default 15 %% of the training rows are held out."}
+    )
+    test_file: str | None = field(
+        default=None, metadata={"help": "Rows for the test. By default 15 %% of the training rows are held out."}
+    )
+    grid: str | None = field(
+        default=None,
         metadata={
-            "help": "Methods, separated by commas, each with options where needed: raft, mbr:renormalize=true, "
-            "pooled:pooling=max, raft:init=random, encoder_cls:frozen=true."
+            "help": "The numbers that the model may answer with, instead of the task's: 1,2,3,4,5 or 0..100 or "
+            "0..5..0.5, or with texts of their own, 0=no,1=yes."
         },
     )
-    seeds: int = field(default=3, metadata={"help": "Runs of each method, with the seeds 0, 1, ..."})
-    learning_rates: str = field(
-        default="3e-4,1e-3",
-        metadata={"help": "Learning rates, separated by commas. Each method takes its best on validation, at seed 0."},
+    prompt_template: str | None = field(
+        default=None,
+        metadata={
+            "help": "The prompt of your rows, from their columns in braces, as 'Review: {text} Stars:', or a JSON "
+            "list of chat messages of such texts. By default the column `prompt`."
+        },
     )
-    recipe: str = field(
-        default="lora",
-        metadata={"help": "; ".join(f"{name}: {recipe.description}" for name, recipe in RECIPES.items()) + "."},
+    chat: bool = field(
+        default=False,
+        metadata={
+            "help": "Whether prompts, of a task too, become the message of a user. For models that are trained on "
+            "chats."
+        },
     )
-    max_steps: int = field(default=300, metadata={"help": "Optimizer steps of each training run."})
-    eval_steps: int = field(default=50, metadata={"help": "Steps between validations; the best step is kept."})
+    system: str | None = field(default=None, metadata={"help": "A system message before that of the user."})
+    label_column: str = field(default="label", metadata={"help": "The column of the target number in your rows."})
+    suite: str | None = field(
+        default=None,
+        metadata={"help": f"A table of the paper: its methods, tasks and recipe. {_listed(SUITES)}."},
+    )
+    quick: bool = field(
+        default=False,
+        metadata={
+            "help": f"Few rows, {QUICK['max_steps']} steps, one seed and one learning rate: whether everything works."
+        },
+    )
+    methods: str = _left_open(
+        "Methods, separated by commas, or by semicolons where one has a grid: raft, mbr:renormalize=true, "
+        "pooled:pooling=max, raft:init=random, encoder_cls:frozen=true; 'raft:grid=1,9;raft:grid=1..5'. By default "
+        "the suite's, or rail,zero_shot,ce,special_token,raft."
+    )
+    seeds: int = _left_open("Runs of each method, with the seeds 0, 1, ...; by default 3.")
+    learning_rates: str = _left_open(
+        "Learning rates, separated by commas, of which each method takes its best on validation, at seed 0. By "
+        f"default the recipe's; for lora {','.join(f'{rate:g}' for rate in RECIPES['lora'].learning_rates)}."
+    )
+    recipe: str = _left_open(f"By default the suite's, or lora. {_listed(RECIPES)}.")
+    max_steps: int = _left_open(f"Optimizer steps of each run; by default the recipe's, {RECIPES['lora'].max_steps}.")
+    eval_steps: int = _left_open(f"Steps between validations; by default the recipe's, {RECIPES['lora'].eval_steps}.")
+    warmup_steps: float = _left_open(
+        "Warm-up of the learning rate: steps, or below 1 a share of all. By default the recipe's."
+    )
+    keep: str = _left_open("The weights that are tested: those of the best step on validation, or of the last.")
+    per_device_train_batch_size: int = _left_open("Rows in a training batch; by default the recipe's, 16.")
+    gradient_accumulation_steps: int = field(default=1, metadata={"help": "Batches of an optimizer step."})
+    gradient_checkpointing: bool = field(
+        default=False, metadata={"help": "Compute activations twice and save their memory (language models)."}
+    )
+    padding_free: bool = field(
+        default=False, metadata={"help": "Lay the rows of a training batch end to end, where the method can."}
+    )
+    load_in_4bit: bool = field(
+        default=False, metadata={"help": "QLoRA: the language model quantized to 4 bits, under a recipe with LoRA."}
+    )
     eval_batch_size: int = field(default=16, metadata={"help": "Rows in a forward pass of evaluation."})
     max_length: int | None = field(
         default=1024, metadata={"help": "Tokens of a prompt; a longer one loses its start."}
@@ -61,32 +146,131 @@ class CompareSettings:
         default="mean",
         metadata={"help": "Decision rules to report for methods with a distribution: mean,median,mode,quantile:0.9."},
     )
-    split_seed: int = field(default=0, metadata={"help": "Seed of the task's splits, the same for every run."})
-    save_models: bool = field(default=False, metadata={"help": "Keep the model of each run, at its best step."})
+    split_seed: int = field(default=0, metadata={"help": "Seed of the splits, the same for every run."})
+    save_models: bool = field(default=False, metadata={"help": "Keep the model of each run."})
+    one_process: bool = _left_open(
+        "Do all runs in one process: without the seconds that each takes to start, but what ends one ends all, and "
+        "peak memory is of all so far. By default with quick."
+    )
 
     def __post_init__(self) -> None:
-        for name in ("seeds", "max_steps", "eval_steps", "eval_batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"`{name}={getattr(self, name)}` must be 1 or more.")
-        if self.recipe not in RECIPES:
-            raise ValueError(f"There is no recipe {self.recipe!r}. Choose of {', '.join(RECIPES)}.")
-        labels = [method.label for method in self.compared_methods()]
-        if len(set(labels)) < len(labels):
-            raise ValueError(f"`methods={self.methods}` names a method twice.")
-        for method in self.compared_methods():
-            if method.is_encoder and self.encoder is None:
-                raise ValueError(f"Method {method.label!r} needs an encoder. Set `encoder` to a name or folder.")
-            if method.options.get("init") == "random" and RECIPES[self.recipe].lora is not None:
-                raise ValueError(
-                    f"Method {method.label!r} starts from random weights, of which recipe {self.recipe!r} would train "
-                    "an adapter only. Use recipe full or paper."
-                )
+        self._fill_in()
+        self._check_numbers()
+        self._check_rows()
+        self._check_methods()
         for rule in self.decision_rules():
             check_rule(rule)
         self.rates()
 
+    def _fill_in(self) -> None:
+        """Give what is left open its value."""
+        suite = self.suite_asked_for()
+        if self.recipe is None:
+            self.recipe = "lora" if suite is None else suite.recipe
+        recipe = get_recipe(self.recipe)
+        rates = [recipe.learning_rate] if self.quick else recipe.learning_rates
+        filled = {
+            **_DEFAULTS,
+            "methods": "rail,zero_shot,ce,special_token,raft" if suite is None else ";".join(suite.methods),
+            "learning_rates": ",".join(f"{rate:g}" for rate in rates),
+            "max_steps": recipe.max_steps,
+            "eval_steps": min(recipe.eval_steps, self.max_steps or recipe.max_steps),
+            "warmup_steps": recipe.arguments["warmup_steps"],
+            "keep": recipe.keep,
+            "per_device_train_batch_size": recipe.arguments["per_device_train_batch_size"],
+            **(QUICK if self.quick else {}),
+        }
+        for name, value in filled.items():
+            if getattr(self, name) is None:
+                setattr(self, name, value)
+
+    def _check_numbers(self) -> None:
+        counts = ("seeds", "max_steps", "eval_steps", "eval_batch_size", "per_device_train_batch_size")
+        for name in (*counts, "gradient_accumulation_steps"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"`{name}={getattr(self, name)}` must be 1 or more.")
+        for name in ("max_train_samples", "max_eval_samples", "max_test_samples"):
+            limit = getattr(self, name)
+            if limit is not None and limit < 1:
+                raise ValueError(f"`{name}={limit}` must be 1 or more. Leave it out for all rows.")
+        if self.keep not in STEPS_KEPT:
+            raise ValueError(f"`keep={self.keep}` does not exist. Use {' or '.join(STEPS_KEPT)}.")
+        check_warmup(self.warmup_steps, self.max_steps)
+
+    def _check_rows(self) -> None:
+        if self.train_file is not None and self.task is not None:
+            raise ValueError("A comparison needs data once: leave out `task` or `train_file`.")
+        if self.train_file is None:
+            of_files = {"eval_file": None, "test_file": None, "prompt_template": None, "label_column": "label"}
+            stray = [name for name, default in of_files.items() if getattr(self, name) != default]
+            if stray:
+                raise ValueError(f"`{stray[0]}` is for rows of your own. Set `train_file` besides.")
+        elif self.grid is None:
+            raise ValueError("Rows of your own need their grid. Set `grid`, such as 1,2,3,4,5.")
+        for task in self.tasks():
+            get_task(task)
+        self.task_paths()
+        self.own_grid()
+        self.template()
+
+    def template(self) -> PromptTemplate | None:
+        """What writes the prompts; None where they come as they are."""
+        return PromptTemplate.of(self.prompt_template, chat=self.chat, system=self.system)
+
+    def _check_methods(self) -> None:
+        methods = self.compared_methods()
+        labels = [method.label for method in methods]
+        if len(set(labels)) < len(labels):
+            raise ValueError(f"`methods={self.methods}` names a method twice.")
+        with_lora = get_recipe(self.recipe).lora is not None
+        if self.load_in_4bit and not with_lora:
+            raise ValueError(
+                f"`load_in_4bit=True` is for LoRA, and recipe {self.recipe!r} trains all weights, which must not be "
+                "quantized. Use recipe lora, or leave it off."
+            )
+        for method in methods:
+            if method.is_encoder and self.encoder is None:
+                raise ValueError(f"Method {method.label!r} needs an encoder. Set `encoder` to a name or folder.")
+            if (method.starts_at_random or method.token_rows == "random") and with_lora:
+                raise ValueError(
+                    f"Method {method.label!r} starts from random weights, which recipe {self.recipe!r} would not "
+                    f"train. Use one that trains all weights: "
+                    f"{', '.join(name for name, recipe in RECIPES.items() if recipe.lora is None)}."
+                )
+
+    def suite_asked_for(self) -> Suite | None:
+        return None if self.suite is None else get_suite(self.suite)
+
+    def tasks(self) -> list[str]:
+        """The tasks that are compared on; none for rows of one's own."""
+        if self.task is not None:
+            return [name.strip() for name in self.task.split(",")]
+        suite = self.suite_asked_for()
+        return list(suite.tasks) if suite is not None and self.train_file is None else []
+
+    def task_paths(self) -> list[str | None]:
+        """The local files of each task.
+
+        Raises:
+            ValueError: they are not as many as the tasks.
+        """
+        tasks = self.tasks()
+        if self.task_path is None:
+            return [None] * len(tasks)
+        paths = [self.task_path] if len(tasks) == 1 else self.task_path.split(",")
+        if len(paths) != len(tasks):
+            raise ValueError(
+                f"`task_path={self.task_path}` has {len(paths)} paths, and there are {len(tasks)} tasks"
+                f"{', ' if tasks else ''}{', '.join(tasks)}. Give each its own, separated by commas in this order."
+            )
+        return list(paths)
+
+    def own_grid(self) -> NumberGrid | None:
+        """The grid that was asked for, in place of the task's."""
+        return None if self.grid is None else NumberGrid.parse(self.grid)
+
     def compared_methods(self) -> list[ComparedMethod]:
-        return [ComparedMethod.parse(label) for label in self.methods.split(",")]
+        return [ComparedMethod.parse(label) for label in split_methods(self.methods)]
 
     def decision_rules(self) -> list[str]:
         return [rule.strip() for rule in self.decisions.split(",")]

@@ -93,6 +93,22 @@ def add_number_tokens(
     return grid
 
 
+def start_rows_at_random(model: Any, token_ids: Iterable[int]) -> None:
+    """Start the rows of tokens that there are at random numbers, in place (the paper's Table 18).
+
+    They are normal, with mean zero and the standard deviation of the matrix' entries, in the embedding and in an
+    output matrix of its own with its bias.
+
+    Args:
+        model: a causal language model whose vocabulary is not quantized.
+        token_ids: of the tokens.
+    """
+    ids = sorted(set(token_ids))
+    with torch.no_grad():
+        for parameter in _vocabulary_parameters(model):
+            parameter[ids] = _initial_rows(parameter, [[one] for one in ids], "random").to(parameter.dtype)
+
+
 def check_number_tokens(model: Any, grid: NumberGrid, processing_class: Any) -> None:
     """Make sure that a model with tokens of numbers is used with them.
 

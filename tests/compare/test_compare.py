@@ -1,19 +1,20 @@
-"""`compare` on a tiny model: real runs, in processes of their own."""
+"""`compare` on a tiny model: real runs, one of them in a process of its own."""
 
 import csv
 import json
 
 import numpy as np
 import pytest
-from datasets import Dataset, DatasetDict
+from datasets import Dataset, DatasetDict, load_from_disk
 from scipy import stats
 
 from raft_peft.cli.command import main
 from raft_peft.compare import CompareSettings, compare_methods
 from raft_peft.compare.report import write_report
-from raft_peft.compare.results import RunResult, best_rate, chosen_runs, steps_to_convergence
+from raft_peft.compare.results import RunResult, best_rate, chosen_runs, ended_early, steps_to_convergence
 from raft_peft.compare.run import Run
 from raft_peft.metrics import regression_metrics
+from raft_peft.tasks import TASKS
 
 GRID = range(5)
 
@@ -51,6 +52,7 @@ def settings(model, folder, **options):
         "max_steps": 4,
         "eval_steps": 2,
         "decisions": "mean,mode",
+        "one_process": True,
     }
     return CompareSettings(model=model, output_dir=str(folder), **{**defaults, **options})
 
@@ -74,7 +76,12 @@ def test_a_comparison_from_beginning_to_end(model_folder, dataset, tmp_path):
 
     # The table says what the predictions give.
     lines = {line["method"]: line for line in read_csv(folder / "table.csv")}
-    assert set(lines) == {"rail", "rail, mode", "raft", "raft, mode"}
+    assert set(lines) == {"rail", "rail, mode", "raft", "raft, mode", "mean of the training labels"}
+    mean = np.mean(dataset["train"]["label"])
+    errors = mean - np.array(dataset["test"]["label"])
+    assert float(lines["mean of the training labels"]["rmse_mean"]) == pytest.approx(np.sqrt(np.mean(errors**2)))
+    assert float(lines["mean of the training labels"]["mae_mean"]) == pytest.approx(np.mean(np.abs(errors)))
+    assert lines["mean of the training labels"]["pearson_mean"] == "nan"
     by_seed = []
     for seed in range(2):
         predictions = read_csv(folder / "predictions" / "raft" / f"seed{seed}.csv")
@@ -105,7 +112,9 @@ def test_a_comparison_from_beginning_to_end(model_folder, dataset, tmp_path):
     written = {path: path.stat().st_mtime_ns for path in folder.glob("runs/*/*/result.json")}
     (folder / "runs" / "rail" / "seed0" / "result.json").unlink()
     methods = "rail,raft,special_token:special_token=<nope>"
-    table = compare_methods(settings(model_folder, folder, methods=methods, learning_rates="1e-2"), dataset, GRID)
+    # This time each run has a process of its own.
+    options = settings(model_folder, folder, methods=methods, learning_rates="1e-2", one_process=False)
+    table = compare_methods(options, dataset, GRID)
     again = {path: path.stat().st_mtime_ns for path in folder.glob("runs/*/*/result.json")}
     assert {path.parent.parent.name for path in written if again[path] != written[path]} == {"rail"}
     assert "special_token:special_token=<nope>, lr0.01-seed0 failed: ValueError: The tokenizer has no token" in table
@@ -116,7 +125,7 @@ def test_the_folder_of_another_comparison_is_left_alone(model_folder, dataset, t
     folder = tmp_path / "out"
     folder.mkdir()
     (folder / "comparison.json").write_text(json.dumps({"max_steps": 7}))
-    with pytest.raises(ValueError, match=r"holds a comparison with another .*max_steps.*Choose another output_dir"):
+    with pytest.raises(ValueError, match=r"holds a comparison with another .*max_steps.*Choose another `output_dir`"):
         compare_methods(settings(model_folder, folder), dataset, GRID)
 
 
@@ -124,16 +133,21 @@ def test_the_folder_of_another_comparison_is_left_alone(model_folder, dataset, t
     ("options", "message"),
     [
         ({}, "needs its grid"),
-        ({"dataset": None}, "needs data once"),
+        ({"dataset": None}, "A comparison needs data: set `task`"),
         ({"task": "stsb", "grid": GRID}, "needs data once"),
         ({"dataset": DatasetDict(train=rows(2, 0)), "grid": GRID}, "has no validation, test"),
+        ({"grid": [5], "methods": "raft,raft:renormalize=true"}, "`renormalize=True` its probability is divided by"),
+        ({"grid": GRID, "methods": "rail:grid=3", "settings_grid": "0..4"}, "The grid is given twice"),
     ],
 )
 def test_data_that_cannot_be_compared_on(options, message, dataset, tmp_path):
+    (tmp_path / "model").mkdir()
     arguments = {"dataset": dataset, "grid": None, **options}
-    task = arguments.pop("task", None)
+    given = {name: arguments[name] for name in ("task", "methods") if name in arguments}
+    made = settings(tmp_path / "model", tmp_path / "out", grid=options.get("settings_grid"), **given)
     with pytest.raises(ValueError, match=message):
-        compare_methods(settings("model", tmp_path / "out", task=task), arguments["dataset"], arguments["grid"])
+        compare_methods(made, arguments["dataset"], arguments["grid"])
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(
@@ -146,9 +160,27 @@ def test_data_that_cannot_be_compared_on(options, message, dataset, tmp_path):
         ({"methods": "raft:renormalize=perhaps"}, "is true or false"),
         ({"methods": "rail:num_samples=many"}, "is a whole number"),
         ({"methods": "raft:init=new"}, "`init=new` does not exist"),
-        ({"methods": "raft:init=random"}, "Use recipe full or paper"),
+        ({"methods": "raft:init=random"}, "Use one that trains all weights: full, paper_gemma2, "),
+        ({"methods": "raft:token_rows=random"}, "Use one that trains all weights: full, paper_gemma2, "),
+        ({"methods": "raft:grid=1,9"}, "'9' in .* is no method.*end each method with a semicolon"),
+        ({"methods": "raft:grid=red;"}, "The grid 'red' cannot be read"),
+        ({"methods": "raft:grid=5:renormalize=true"}, "The grid holds 5 alone"),
+        ({"methods": "raft:number_tokens=best"}, "Use one of zero, first, average, random"),
+        ({"methods": "pooled:number_tokens=first"}, "reads no number's tokens"),
+        ({"methods": "raft:number_tokens=first:token_rows=random", "recipe": "full"}, "sets the rows .* twice"),
+        ({"suite": "table99"}, "There is no suite 'table99'. Choose one of table3, table5"),
+        ({"task": "stsb,mars"}, "There is no task 'mars'"),
+        ({"task": "stsb,stsb_1k", "task_path": "here"}, "has 1 paths, and there are 2 tasks, stsb, stsb_1k"),
+        ({"task": "stsb", "train_file": "a.csv"}, "leave out `task` or `train_file`"),
+        ({"train_file": "a.csv"}, "Rows of your own need their grid"),
+        ({"task": "stsb", "prompt_template": "{text}"}, "`prompt_template` is for rows of your own"),
+        ({"grid": "1..red"}, "cannot be read"),
+        ({"keep": "first"}, "Use best or last"),
+        ({"recipe": "paper_movielens"}, "The warm-up takes 10,000 of 4 steps"),
+        ({"recipe": "full", "load_in_4bit": True}, "recipe 'full' trains all weights"),
+        ({"max_test_samples": 0}, "`max_test_samples=0`"),
         ({"methods": "encoder_cls"}, "needs an encoder"),
-        ({"recipe": "secret"}, "There is no recipe 'secret'. Choose of lora, full, paper"),
+        ({"recipe": "secret"}, "There is no recipe 'secret'. Choose one of lora, full, paper_gemma2"),
         ({"seeds": 0}, "`seeds=0`"),
         ({"learning_rates": "fast"}, "must be numbers above 0"),
         ({"learning_rates": "0"}, "must be numbers above 0"),
@@ -221,7 +253,11 @@ class TestResults:
         assert chosen_runs(runs, seeds=3) == [runs[1]]
         assert best_rate([runs[2]]) is None
         assert runs[2].diverged
-        assert steps_to_convergence(runs[0]) == 10  # 1.01 is within 2 % of 1.0
+        assert ended_early(runs[0]) and steps_to_convergence(runs[0]) == 20  # 1.0, its last, is its best
+        runs[0].curve["rmse"][2] = 1.02
+        assert not ended_early(runs[0]) and steps_to_convergence(runs[0]) == 10  # 1.01, now the best
+        runs[0].curve["rmse"][0] = 1.03  # within 2 % of it, which is 1.0302
+        assert steps_to_convergence(runs[0]) == 0
 
     @pytest.mark.parametrize("renormalize", [False, True])
     def test_other_decisions_keep_the_methods_renormalisation(self, renormalize, tmp_path):
@@ -229,7 +265,7 @@ class TestResults:
         folder = tmp_path / "runs" / "raft" / "a"
         (tmp_path / "comparison.json").write_text(json.dumps({"rows": {"test": 2}}))
         options = settings("m", tmp_path, methods=label, seeds=1)
-        write_report(tmp_path, options, {label: [self.run(folder, method=label)]}, {})
+        write_report(tmp_path, options, {label: [self.run(folder, method=label)]}, {}, train_labels=[1.0])
         lines = {line["method"]: line for line in read_csv(tmp_path / "table.csv")}
         # Means 0.3 + 0.2 = 0.5 and 0.2 + 1.4 = 1.6; divided by the masses 0.6 and 0.9, 0.8333 and 1.7778.
         means = [0.5 / 0.6, 1.6 / 0.9] if renormalize else [0.5, 1.6]
@@ -242,11 +278,19 @@ class TestResults:
             "raft": [self.run(tmp_path / "runs" / "raft" / "lr1-seed0", rate=1.0, validation=float("nan"))],
             "mbr": [self.run(tmp_path / "runs" / "mbr" / "lr1-seed0", method="mbr", rate=1.0)],
         }
-        text = write_report(tmp_path, settings("m", tmp_path, methods="raft,mbr"), results, {})
+        text = write_report(
+            tmp_path, settings("m", tmp_path, methods="raft,mbr"), results, {}, train_labels=[0.0, 2.0]
+        )
         assert "raft, lr1-seed0 failed: it diverged" in text
-        assert text.count("**") == 2 * 3  # the best row, by each metric
+        # The best of the curve is its last, at step 20.
+        assert "| > 20" in text and "had not converged" in text
+        # The mean of the training labels is 1, and the labels are 1 and 2: an RMSE of sqrt(1 / 2).
+        assert "| mean of the training labels | 0.707" in text
+        assert text.count("**") == 2 * 4  # the best row, by each metric
         with pytest.raises(ValueError, match="No run of the comparison gave a result"):
-            write_report(tmp_path, settings("m", tmp_path, methods="raft"), {"raft": results["raft"]}, {})
+            write_report(
+                tmp_path, settings("m", tmp_path, methods="raft"), {"raft": results["raft"]}, {}, train_labels=[0.0]
+            )
 
 
 def test_other_rows_do_not_go_on_with_a_comparison(model_folder, dataset, tmp_path):
@@ -264,7 +308,77 @@ def test_other_rows_do_not_go_on_with_a_comparison(model_folder, dataset, tmp_pa
 def test_labels_that_are_text(dataset, tmp_path):
     test = Dataset.from_list([{"prompt": "a", "label": "good"}])
     with pytest.raises(ValueError, match=r"The test split has labels that are no finite numbers, in the rows \[0\]"):
-        compare_methods(settings("m", tmp_path / "out"), DatasetDict({**dataset, "test": test}), GRID)
+        compare_methods(settings(tmp_path, tmp_path / "out"), DatasetDict({**dataset, "test": test}), GRID)
+
+
+class TestOwnRows:
+    """Files of rows instead of a dataset."""
+
+    def write(self, path, count, offset=0):
+        lines = [f"item {index + offset},{(index * 7) % 9 / 2}" for index in range(count)]
+        path.write_text("text,stars\n" + "\n".join(lines) + "\n")
+        return str(path)
+
+    def command(self, model, folder, *more):
+        return [
+            *("compare", "--model", model, "--output_dir", str(folder / "out"), "--grid", "0..4", "--label_column"),
+            *("stars", "--prompt_template", "Rate the {text} from 0 to 4:", "--methods", "rail", "--seeds", "1"),
+            *("--one_process", "true", *more),
+        ]
+
+    def test_a_comparison_on_files(self, model_folder, tmp_path, capsys):
+        files = ("--train_file", self.write(tmp_path / "train.csv", 20))
+        tests = ("--test_file", self.write(tmp_path / "test.csv", 5, 100))
+        assert main(self.command(model_folder, tmp_path, *files, *tests)) == 0
+        said = capsys.readouterr().out
+        assert f"Held out of {files[1]} by seed 0: 3 rows for validation; 17 are left to train on." in said
+        assert "| mean of the training labels |" in said and "(17 train, 3 validation, 5 test)" in said
+        data = load_from_disk(str(tmp_path / "out" / "data"))
+        assert data["test"][1] == {"prompt": "Rate the item 101 from 0 to 4:", "label": 3.5}
+        prompts = [{row["prompt"] for row in data[split]} for split in ("train", "validation")]
+        assert not prompts[0] & prompts[1] and len(prompts[0] | prompts[1]) == 20
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            (["--train_file", "none.csv"], "There is no file 'none.csv'"),
+            (["--train_file", "{}", "--eval_file", "none.csv"], "There is no file 'none.csv'"),
+            (["--train_file", "{}", "--label_column", "score"], "no label in 'score'"),
+            (["--train_file", "{}", "--prompt_template", "{{body}}"], "the column 'body'"),
+            (["--train_file", "{}", "--model", "/no/such/model"], "There is no folder '/no/such/model'"),
+            (["--train_file", "{}", "--keep", "all"], "`--keep all` does not exist"),
+        ],
+    )
+    def test_mistakes_are_found_before_any_model_is_loaded(self, options, message, model_folder, tmp_path, capsys):
+        path = self.write(tmp_path / "train.csv", 20)
+        words = [word.format(path) for word in options]
+        assert main(self.command(model_folder, tmp_path, *words)) == 1
+        assert message in capsys.readouterr().err
+        assert not (tmp_path / "out").exists()
+
+    def test_too_few_rows_to_hold_any_out(self, model_folder, tmp_path, capsys):
+        path = self.write(tmp_path / "train.csv", 2)
+        assert main(self.command(model_folder, tmp_path, "--train_file", path)) == 1
+        assert "has 2 rows, too few to hold some out for validation and test" in capsys.readouterr().err
+
+
+def test_several_tasks_have_a_folder_and_a_table_each(model_folder, tmp_path, monkeypatch):
+    monkeypatch.setitem(TASKS, "synthetic_again", TASKS["synthetic"])
+    folder = tmp_path / "out"
+    options = settings(
+        model_folder,
+        folder,
+        task="synthetic,synthetic_again",
+        methods="rail",
+        seeds=1,
+        decisions="mean",
+        max_train_samples=8,
+        max_test_samples=4,
+    )
+    text = compare_methods(options)
+    assert text == (folder / "table.md").read_text()
+    assert text.index("## synthetic\n") < text.index("## synthetic_again\n")
+    assert (folder / "synthetic_again" / "table.csv").is_file()
 
 
 class TestCommandLine:
@@ -275,6 +389,7 @@ class TestCommandLine:
         text = capsys.readouterr().out
         assert "raft-peft compare --model HuggingFaceTB/SmolLM2-135M-Instruct --task stsb_1k" in text
         assert "--learning_rates" in text
+        assert "(default: label)" in text and "default: None" not in text
 
     @pytest.mark.parametrize("arguments", [[], ["dance"], ["-x"]])
     def test_unknown_commands(self, arguments, capsys):
