@@ -39,6 +39,7 @@ from raft_peft.methods.head_origin import (
     new_head,
     own_head_of,
 )
+from raft_peft.methods.renormalization import lies_around_zero, renormalizes
 from raft_peft.methods.saved_folder import HEAD_NAME
 from raft_peft.methods.table import METHODS, MethodSettings
 
@@ -46,6 +47,8 @@ logger = logging.getLogger(__name__)
 
 # Below this mean probability of the grid, the first batch is worth a warning.
 _SMALL_MASS = 0.05
+# Renormalised, predictions are read from the grid's share alone, however small; below this one it says little.
+_TINY_MASS = 0.01
 
 
 @dataclass(frozen=True)
@@ -142,6 +145,9 @@ class Readout:
             head = new_head(model, tokenizer, grid, settings, grid_token_ids)
         self.head = head.to(device_of(model.get_output_embeddings()))
         self.has_parameters = has_parameters(head)
+        # Text is parsed as it is, and beside it stands the expectation, as method `rail` would give it.
+        around_zero = self.method.reads_text and lies_around_zero(grid)
+        self.renormalize = around_zero or renormalizes(settings, grid, head)
         self._layouts = Layouts(model, padding_free=padding_free, bidirectional=settings.attention == "bidirectional")
         self._mass_checked = False
         self._said_untrained = False
@@ -257,18 +263,29 @@ class Readout:
 
     def _warn_if_grid_mass_is_small(self, distribution: GridDistribution) -> None:
         """Say, at the first batch, where the model hardly answers with a number of the grid."""
-        if self._mass_checked or self.head.sums_to_one or self.settings.renormalize or self.reads_text:
+        if self._mass_checked or self.head.sums_to_one or self.reads_text:
             return
         self._mass_checked = True
         mass = distribution.mass.mean().item()
-        if mass >= _SMALL_MASS:
+        if mass >= (_TINY_MASS if self.renormalize else _SMALL_MASS):
             return
-        cure = "Set renormalize=True, or train" if "renormalize" in self.method.takes else "Train"
+        answers = f"The model answers with a number of the grid with a probability of {mass:.2%} only"
+        if self.renormalize:
+            warn(
+                logger,
+                f"{answers}, and the predictions are read from this alone. The loss does not see what it answers "
+                "instead, so training may leave it there. Let the prompt ask for the number more plainly, or take a "
+                "grid that the model writes by itself, such as fewer or shorter numbers.",
+            )
+            return
+        # One number alone cannot be renormalised, and its mass is to follow the target.
+        aim = "until `grid_mass` is near 1" if len(self.grid) > 1 else "until its probability follows the labels"
+        can_renormalize = "renormalize" in self.method.takes and len(self.grid) > 1
+        cure = "Set `renormalize=True`, or train" if can_renormalize else "Train"
         warn(
             logger,
-            f"The model answers with a number of the grid with a probability of {mass:.2%} only, and all else counts "
-            f"as 0: the predictions of the first batch are near 0. {cure} until `grid_mass` is near 1, or let the "
-            "prompt ask for the number more plainly.",
+            f"{answers}, and all else counts as 0: the predictions of the first batch are near 0. {cure} {aim}, or "
+            "let the prompt ask for the number more plainly.",
         )
 
     def read_target(
@@ -294,13 +311,13 @@ class Readout:
     def expectation(self, output: GridDistribution | torch.Tensor) -> torch.Tensor:
         """The prediction that a loss is taken of: the head's number, or the mean of its distribution."""
         if isinstance(output, GridDistribution):
-            return decisions.mean(output, renormalize=self.settings.renormalize)
+            return decisions.mean(output, renormalize=self.renormalize)
         return output
 
     def decide(self, output: GridDistribution | torch.Tensor) -> torch.Tensor:
         """The number that is reported: the head's own, or what the decision rule makes of its distribution."""
         if isinstance(output, GridDistribution):
-            return decisions.decide(output, self.settings.decision, renormalize=self.settings.renormalize)
+            return decisions.decide(output, self.settings.decision, renormalize=self.renormalize)
         return output
 
     def read(self, head: HeadOutput, model: Any, batch: Mapping[str, torch.Tensor]) -> Reading:

@@ -34,7 +34,8 @@ class MethodSettings:
         method: one of `METHODS`.
         decision: the decision rule on the distribution over the grid: mean, median, mode or quantile:LEVEL.
         renormalize: divide the probabilities by their sum over the grid, in training and in prediction (the paper's
-            Table 16). Off, they are over the whole vocabulary (its eq. 10).
+            Table 16). False: they are over the whole vocabulary (its eq. 10). None: True where the grid has numbers
+            below and above 0, else False; see `renormalizes`.
         attention: causal, or bidirectional, where every token of the prompt attends to all (the paper's Figure 3).
         number_end: what must follow a number that another begins with, such as 1 beside 10: grid, that the number does
             not go on within the grid; eos or end_of_turn, the token that ends a text or a turn of the chat template;
@@ -42,7 +43,8 @@ class MethodSettings:
         end_every_number: whether it must follow every number of the grid.
         constrained: whether text is decoded within the grid, all other tokens ruled out.
         num_samples: with `rail`, predict by the mean of this many sampled texts (the paper takes 32) instead of by
-            scoring the grid; with `mbr`, train on this many draws (its eq. 14) instead of on the exact sum.
+            scoring the grid; with `mbr`, train on this many draws (its eq. 13) instead of on the sum over the grid
+            (its eq. 14).
         weights: with `learnable_raft`, whether to learn a weight for the tokens of the grid or of the vocabulary.
         special_token: with `special_token`, the token whose logit is read. By default the end-of-sequence token.
         mlp_width: with `logits_mlp`, the width of the hidden layer.
@@ -63,11 +65,14 @@ class MethodSettings:
             "mode, or a quantile such as quantile:0.9."
         },
     )
-    renormalize: bool = field(
-        default=False,
+    renormalize: bool | None = field(
+        default=None,
         metadata={
             "help": "Divide the probabilities by their sum over the grid, in training and in prediction. Off, they "
-            "are over the whole vocabulary."
+            "are over the whole vocabulary, and all else counts as 0. By default on where the grid has numbers below "
+            "and above 0.",
+            "nargs": "?",
+            "const": True,
         },
     )
     attention: str = field(
@@ -123,7 +128,7 @@ class MethodSettings:
                 raise ValueError(f"`{name}={getattr(self, name)!r}` does not exist. Use one of {', '.join(choices)}.")
         takes = METHODS[self.method].takes
         for setting in fields(MethodSettings):
-            if setting.name in ("method", *takes) or getattr(self, setting.name) == setting.default:
+            if setting.name in ("method", *takes) or getattr(self, setting.name) in (setting.default, False):
                 continue
             raise ValueError(
                 f"`{setting.name}={getattr(self, setting.name)!r}` does nothing with method {self.method!r}. "
@@ -172,7 +177,8 @@ class Method:
 
     Attributes:
         head: makes the head from the settings, what the model is, and its tokenizer.
-        loss: makes the training loss; None where there is nothing to train, or where it is over the target's text.
+        loss: makes the training loss, of settings whose `renormalize` is known; None where there is nothing to train,
+            or where it is over the target's text.
         takes: the settings of `MethodSettings` that mean something for it.
         reads_text: whether the prediction is decoded text, parsed to a number.
         trains_text: whether the loss is the cross-entropy of the target's text.
@@ -217,8 +223,8 @@ def _squared_error(settings: MethodSettings) -> losses.Loss:
 
 def _expected_squared_error(settings: MethodSettings) -> losses.DistributionLoss:
     if settings.num_samples is None:
-        return losses.ExpectedSquaredError(renormalize=settings.renormalize)
-    return losses.SampledSquaredError(settings.num_samples, renormalize=settings.renormalize)
+        return losses.ExpectedSquaredError(renormalize=bool(settings.renormalize))
+    return losses.SampledSquaredError(settings.num_samples, renormalize=bool(settings.renormalize))
 
 
 def _special_token_id(tokenizer: Any, settings: MethodSettings) -> int:
