@@ -6,25 +6,26 @@ accelerate launch -m raft_peft.train --help
 from __future__ import annotations
 
 import re
-from argparse import RawDescriptionHelpFormatter
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-import pyarrow  # type: ignore[import-untyped]
-from datasets import Dataset, IterableDataset, load_dataset
-from trl import ModelConfig, TrlParser, get_peft_config, get_quantization_config
+from datasets import load_dataset
+from trl import ModelConfig, SFTConfig, TrlParser, get_peft_config, get_quantization_config
 
-from raft_peft.data.labels import LabelColumn, with_number
-from raft_peft.data.prompt_template import prompt_writer
-from raft_peft.data.row_files import read_rows
+from raft_peft.console import run_command
+from raft_peft.data.row_datasets import read_dataset
+from raft_peft.data.row_sources import FORMATS_IN_WORDS
 from raft_peft.grid import NumberGrid
 from raft_peft.methods.pretrained import with_dtype
 from raft_peft.training.config import RegressionAwareConfig
-from raft_peft.training.options import parse_options
+from raft_peft.training.datasets import AnyDataset
+from raft_peft.training.options import options_parser, parse_options
 from raft_peft.training.quantization import usual_dtype
+from raft_peft.training.recipes import RECIPES, Recipe, check_warmup, get_recipe
 from raft_peft.training.trainer import RegressionAwareTrainer
 
 HELP = """\
@@ -37,9 +38,9 @@ Fine-tune a language model to predict a number, on rows of a `prompt` and a floa
       --prompt_template 'Sentence 1: {sentence1} Sentence 2: {sentence2} Similarity (0-5):'
   accelerate launch --num_processes 2 -m raft_peft.train --config train.yaml
 
-LoRA on all linear layers, unless --use_peft false. Every setting of RegressionAwareConfig and of TRL's ModelConfig is
-an option, and may stand in a YAML file (--config). Interrupted, the same command with --resume_from_checkpoint true
-goes on from the last checkpoint.
+LoRA on all linear layers, unless --use_peft false. Every setting of RegressionAwareConfig (Trainer's and TRL's among
+them) and of TRL's ModelConfig is an option, which --help-all lists, and may stand in a YAML file (--config).
+Interrupted, the same command with --resume_from_checkpoint true goes on from the last checkpoint.
 """
 
 
@@ -49,9 +50,9 @@ class TrainArguments:
 
     Parameters:
         grid: the numbers that the model may answer with, as [`NumberGrid.parse`] reads them.
-        train_file, eval_file: JSON Lines or CSV.
+        train_file, eval_file: as [`read_rows`] takes them.
         dataset_name, dataset_config, train_split, eval_split: a dataset of the Hub, or a folder.
-        prompt_template: the prompt, from the columns of a row in braces; by default the column `prompt`.
+        recipe: a named way to train (`raft_peft.training.recipes`), which sets the defaults of the other options.
     """
 
     grid: str = field(
@@ -60,17 +61,22 @@ class TrainArguments:
             "their own, 0=no,1=yes."
         }
     )
-    train_file: str | None = field(default=None, metadata={"help": "The training rows, .jsonl or .csv."})
-    eval_file: str | None = field(default=None, metadata={"help": "The evaluation rows, .jsonl or .csv."})
+    train_file: str | None = field(default=None, metadata={"help": f"The training rows: {FORMATS_IN_WORDS}."})
+    eval_file: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "The evaluation rows, as the training rows; or several files by name, dev=a.csv hard=b.csv."
+        },
+    )
     dataset_name: str | None = field(default=None, metadata={"help": "A dataset of the Hub, instead of files."})
     dataset_config: str | None = field(default=None, metadata={"help": "Its configuration, where it has several."})
     train_split: str = field(default="train", metadata={"help": "Its split for training."})
     eval_split: str | None = field(default=None, metadata={"help": "Its split for evaluation, if any."})
-    prompt_template: str | None = field(
+    recipe: str | None = field(
         default=None,
         metadata={
-            "help": "The prompt, from a row's columns in braces, as 'Review: {text} Stars:'. By default the column "
-            "`prompt`."
+            "help": "A named way to train: defaults that other options override. "
+            + "; ".join(f"{name}: {recipe.description}" for name, recipe in RECIPES.items())
         },
     )
 
@@ -83,9 +89,6 @@ class TrainArguments:
             raise ValueError("--eval_split and --dataset_config are for --dataset_name. For files, pass --eval_file.")
 
 
-# What a row may hold besides its label.
-_COLUMNS = ("prompt", "completion", "input_ids", "attention_mask", "tools", "chat_template_kwargs")
-
 # Good for LoRA on one GPU and for a small model on the CPU; each can be set on the command line.
 DEFAULTS: dict[str, Any] = {
     "dtype": None,
@@ -96,16 +99,67 @@ DEFAULTS: dict[str, Any] = {
 }
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Train as the command line says, evaluate where there are rows for it, and save."""
-    parser = TrlParser(
+_OF_ROWS = ["label_column", "prompt_template", "chat", "system"]
+
+_OFTEN_SET = [
+    "output_dir",
+    "learning_rate",
+    "num_train_epochs",
+    "max_steps",
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "max_length",
+    "bf16",
+    "gradient_checkpointing",
+    "padding_free",
+    "use_peft",
+    "lora_r",
+    "load_in_4bit",
+    "eval_strategy",
+    "save_strategy",
+    "load_best_model_at_end",
+    "metric_for_best_model",
+    "resume_from_checkpoint",
+    "report_to",
+    "seed",
+]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Train as the command line says, and return the exit code, see `run_command`."""
+    return run_command("train", sys.argv[1:] if arguments is None else arguments, make_parser, run)
+
+
+def make_parser(defaults: Mapping[str, Any] | None = None) -> TrlParser:
+    """The parser of all options of a training run, with defaults of a recipe."""
+    of_trainer = {one.name for one in fields(SFTConfig)}
+    return options_parser(
         (TrainArguments, RegressionAwareConfig, ModelConfig),
+        {
+            "what is trained, and on what": [
+                "model_name_or_path",
+                *(one.name for one in fields(TrainArguments)),
+                *_OF_ROWS,
+            ],
+            "how numbers are read and trained": [
+                one.name for one in fields(RegressionAwareConfig) if one.name not in (*of_trainer, *_OF_ROWS)
+            ],
+            "often set, of all that --help-all shows": _OFTEN_SET,
+        },
+        {**DEFAULTS, **(defaults or {})},
         prog="raft-peft train",
+        usage="raft-peft train --model_name_or_path MODEL --grid GRID --train_file FILE --output_dir FOLDER [options]",
         description=HELP,
-        formatter_class=RawDescriptionHelpFormatter,
     )
-    parser.set_defaults(**DEFAULTS)
-    given, args, model_config = parse_options(parser, arguments)
+
+
+def run(parser: TrlParser, words: Sequence[str]) -> None:
+    """Train as the words of a command line say, evaluate where there are rows for it, and save."""
+    given, args, model_config = parse_options(parser, words)
+    if given.recipe is not None:
+        # The recipe may stand in the YAML file, so that it is known only now.
+        parser = make_parser(get_recipe(given.recipe).training_options())
+        given, args, model_config = parse_options(parser, words)
     train(given, args, model_config)
 
 
@@ -116,8 +170,10 @@ def train(given: TrainArguments, args: RegressionAwareConfig, model_config: Mode
         ValueError: arguments, rows or a model that cannot be used.
     """
     # A YAML file may hold a list or a mapping
-    grid = NumberGrid.parse(given.grid) if isinstance(given.grid, str) else NumberGrid(given.grid)
-    datasets = load_rows(given, args.label_column)
+    # YAML has a list, a mapping or, of one number, that number.
+    numbers = str(given.grid) if isinstance(given.grid, int | float) else given.grid
+    grid = NumberGrid.parse(numbers) if isinstance(numbers, str) else NumberGrid(numbers)
+    train_rows, eval_rows = load_rows(given, args)
     if model_config.dtype is None:
         model_config.dtype = usual_dtype(quantized=model_config.load_in_4bit or model_config.load_in_8bit)
     args.model_init_kwargs = {
@@ -126,8 +182,37 @@ def train(given: TrainArguments, args: RegressionAwareConfig, model_config: Mode
         "dtype": model_config.dtype,
         **with_dtype(args.model_init_kwargs or {}),
     }
+    if given.recipe is not None:
+        _follow(get_recipe(given.recipe), args, model_config, has_eval_rows=bool(eval_rows))
     with _mistakes_named(args):
-        _run(given, args, model_config, grid, datasets)
+        _run(given, args, model_config, grid, train_rows, eval_rows)
+
+
+def _follow(recipe: Recipe, args: RegressionAwareConfig, model_config: ModelConfig, *, has_eval_rows: bool) -> None:
+    """Set what of a recipe depends on other settings.
+
+    Raises:
+        ValueError: the best step is to be kept, and there are no rows to find it by; or the warm-up takes all steps.
+    """
+    check_warmup(args.warmup_steps, args.max_steps)
+    if not has_eval_rows and args.load_best_model_at_end:
+        raise ValueError(
+            "The recipe keeps the best step on validation. Pass rows for it by --eval_file or --eval_split, or keep "
+            "the last step: --load_best_model_at_end false."
+        )
+    if not has_eval_rows:
+        args.eval_strategy = "no"
+    if args.lr_scheduler_type == recipe.arguments["lr_scheduler_type"] and args.lr_scheduler_kwargs is None:
+        args.lr_scheduler_kwargs = recipe.scheduler_options(args.learning_rate)
+    dropout = recipe.model_options(
+        model_config.model_name_or_path,
+        revision=model_config.model_revision,
+        trust_remote_code=args.trust_remote_code,
+    )
+    args.model_init_kwargs = {**dropout, **(args.model_init_kwargs or {})}
+    if args.learning_rate in recipe.learning_rates and args.process_index == 0:
+        rates = ", ".join(f"{rate:g}" for rate in recipe.learning_rates)
+        print(f"The learning rate is {args.learning_rate:g}, of {rates}; raft-peft compare tries them all.")
 
 
 @contextmanager
@@ -159,21 +244,23 @@ def _run(
     args: RegressionAwareConfig,
     model_config: ModelConfig,
     grid: NumberGrid,
-    datasets: Mapping[str, Dataset | IterableDataset],
+    train_rows: AnyDataset,
+    eval_rows: Mapping[str, AnyDataset],
 ) -> None:
     trainer = RegressionAwareTrainer(
         model_config.model_name_or_path,
         args,
         grid=grid,
-        train_dataset=datasets["train"],
-        eval_dataset=datasets.get("eval"),
+        train_dataset=train_rows,
+        # One without a name has the metrics eval_rmse and so on, the others eval_NAME_rmse.
+        eval_dataset=eval_rows.get("eval", dict(eval_rows) or None),
         quantization_config=get_quantization_config(model_config),  # computes in the model's dtype
         peft_config=get_peft_config(model_config),
     )
     done = trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
     trainer.log_metrics("train", done.metrics)
     trainer.save_metrics("train", done.metrics)
-    if "eval" in datasets:
+    if eval_rows:
         metrics = trainer.evaluate()
         trainer.log_metrics("eval", metrics)
         trainer.save_metrics("eval", metrics)
@@ -185,87 +272,45 @@ def _run(
     trainer.end()
 
 
-def load_rows(given: TrainArguments, label_column: str) -> dict[str, Dataset | IterableDataset]:
-    """The rows to train on, under `train`, and those to evaluate on, where there are any, under `eval`.
+def load_rows(given: TrainArguments, args: RegressionAwareConfig) -> tuple[AnyDataset, dict[str, AnyDataset]]:
+    """The rows to train on, and those to evaluate on, by the name of their metrics.
 
     Raises:
         ValueError: a file of another format, or a prompt template that does not fit the columns.
         FileNotFoundError: there is no such file.
     """
-    write_prompt = prompt_writer(given.prompt_template)
     if given.train_file is not None:
-        files = {"train": given.train_file, "eval": given.eval_file}
-        return {
-            name: _read(path, given.prompt_template, label_column) for name, path in files.items() if path is not None
+        files = {"train": given.train_file, **named_files(given.eval_file or [])}
+        datasets = {
+            name: read_dataset(path, args.prompts_template(), args.label_column) for name, path in files.items()
         }
+        return datasets.pop("train"), datasets
     splits = {"train": given.train_split, "eval": given.eval_split}
     datasets = {
         name: load_dataset(given.dataset_name, given.dataset_config, split=split)
         for name, split in splits.items()
         if split is not None
     }
-    if given.prompt_template is None:
-        return datasets
-    return {
-        name: dataset.map(write_prompt, desc=f"Writing the prompts of the {name} rows")
-        for name, dataset in datasets.items()
-    }
+    return datasets.pop("train"), datasets
 
 
-def _read(path: str, prompt_template: str | None, label_column: str) -> Dataset:
-    """The rows of a file as `predict` and `evaluate` read them, and of their columns those that training knows.
+def named_files(files: Sequence[str]) -> dict[str, str]:
+    """Files by the names of their rows: `dev.jsonl` by `eval`, `hard=hard.jsonl` by `hard`.
 
     Raises:
-        ValueError: there is no column of prompts or of labels, or a column of values of several kinds.
+        ValueError: several files without names, or two of one name.
     """
-    write_prompt = prompt_writer(prompt_template)
-    rows = [write_prompt(with_number(row, label_column)) for row in read_rows(path)]
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    if rows and not {"prompt", "input_ids"} & set(names):
+    named: dict[str, str] = {}
+    for one in files:
+        name, _, path = one.partition("=")
+        named |= {"eval": one} if not path or Path(one).exists() else {name: path}
+    if len(named) < len(files) or (len(files) > 1 and "eval" in named) or "train" in named:
         raise ValueError(
-            f"{path} has the columns {names}, and no `prompt`. Rename the column of the text, or pass "
-            "--prompt_template, such as 'Review: {text} Stars:'."
+            f"The evaluation files {', '.join(files)} need a name each, none of them twice: --eval_file "
+            "dev=dev.jsonl hard=hard.jsonl."
         )
-    if rows and not LabelColumn.of(label_column).is_in(names):
-        raise ValueError(
-            f"{path} has the columns {names}, and no label in {label_column!r}. Rename the column of the target to "
-            f"{label_column!r}, or pass --label_column with its name."
-        )
-    known = [name for name in names if name in (label_column, *_COLUMNS)]
-    columns = {name: [row.get(name) for row in rows] for name in known}
-    try:
-        return Dataset.from_dict(columns)
-    except (pyarrow.ArrowException, TypeError, OverflowError):
-        for name, values in columns.items():
-            _check_one_kind(path, name, values)
-        raise
-
-
-def _check_one_kind(path: str, name: str, values: Sequence[Any]) -> None:
-    """Raise a ValueError that names the first row whose value is of another kind than those before it."""
-    if _fit_together(values):
-        return
-    fit, do_not = 0, len(values)
-    while do_not - fit > 1:
-        middle = (fit + do_not) // 2
-        fit, do_not = (middle, do_not) if _fit_together(values[:middle]) else (fit, middle)
-    before = next((value for value in values[:fit] if value is not None), None)
-    if before is None:
-        raise ValueError(f"{path}: row {fit} has the {name} {values[fit]!r:.80}, which no column of numbers can hold.")
-    cure = "Write all prompts as texts, or all as chats." if name == "prompt" else "Write all as the same kind."
-    raise ValueError(
-        f"{path}: row {fit} has the {name} {values[fit]!r:.80}, which does not fit those of the rows before it, such "
-        f"as {before!r:.80}. In training the values of a column are of one kind. {cure}"
-    )
-
-
-def _fit_together(values: Sequence[Any]) -> bool:
-    try:
-        Dataset.from_dict({"value": list(values)})
-    except (pyarrow.ArrowException, TypeError, OverflowError):
-        return False
-    return True
+    return named
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -286,7 +286,7 @@ def _check_columns(row: Mapping[str, Any], name: str, column: LabelColumn, *, re
     if not column.is_in(row):
         raise ValueError(
             f"The {name} dataset has the columns {sorted(row)}, and no label in {column.name!r}. Rename the column "
-            f"of the target to {column.name!r}, or set label_column to its name."
+            f"of the target to {column.name!r}, or set `label_column` to its name."
         )
     return True
 

@@ -196,7 +196,7 @@ def _read_label(
 
 
 def _no_column(row: Mapping[str, Any], name: str) -> str:
-    return f"The row has the columns {sorted(map(str, row))}, and no {name!r}: rename one, set label_column"
+    return f"The row has the columns {sorted(map(str, row))}, and no {name!r}: rename one, set `label_column`"
 
 
 def _as_label(label: Any, grid: NumberGrid, column: LabelColumn) -> float:

@@ -88,7 +88,7 @@ class ModelLimits:
         if self.positions is not None and length > self.positions:
             return (
                 f"the prompt with its number is {length} tokens, and the model has {self.positions} positions. Set "
-                "max_length to less, or shorten the prompt."
+                "`max_length` to less, or shorten the prompt."
             )
         if self.tokens is not None and greatest >= self.tokens:
             return (

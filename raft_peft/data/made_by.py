@@ -102,6 +102,10 @@ class MadeBy:
         unfinished.write_text(json.dumps(note, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         unfinished.replace(self._note)
 
+    def forget(self) -> None:
+        """Remove the note."""
+        self._note.unlink(missing_ok=True)
+
     def release(self) -> None:
         """Let others write to the file."""
         if not self._lock.is_locked:

@@ -1,38 +1,93 @@
-"""Prompts made of a row's columns: "Review: {text}\\nStars:"."""
+"""Prompts made of a row's columns: "Review: {text}\\nStars:", as a text or as the messages of a chat."""
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Mapping, Sequence
+import json
+import re
+from collections.abc import Mapping, Sequence
 from string import Formatter
 from typing import Any
 
+# The column of prompts that are written already.
+PROMPT = "prompt"
+
+# The beginning of a JSON list of messages; a text may begin with a column in brackets, "[{text}]".
+_JSON_MESSAGES = re.compile(r'\s*\[\s*\{\s*"')
+
 
 class PromptTemplate:
-    """A text with the names of columns in braces, as `str.format` reads it.
+    """A text with the names of columns in braces, as `str.format` reads it, or chat messages of such texts.
 
     >>> PromptTemplate("Review: {text} Stars:")({"text": "Works.", "id": 7})
     'Review: Works. Stars:'
+    >>> PromptTemplate([{"role": "user", "content": "How many stars? {text}"}])({"text": "Works."})
+    [{'role': 'user', 'content': 'How many stars? Works.'}]
+
+    Args:
+        template: a text, or a list of messages, each with a `role` and a `content`.
+
+    Attributes:
+        template: as it was given.
+        columns: the names of the columns, each once.
 
     Raises:
-        ValueError: the text is not a template, or names no column.
+        ValueError: it is not a template, or names no column.
     """
 
-    def __init__(self, text: str):
-        try:
-            names = [name for _, name, _, _ in Formatter().parse(text) if name is not None]
-        except ValueError as error:
+    def __init__(self, template: str | Sequence[Mapping[str, str]]):
+        self.template: str | list[dict[str, str]] = (
+            template if isinstance(template, str) else [_checked(message) for message in template]
+        )
+        texts = [self.template] if isinstance(self.template, str) else [one["content"] for one in self.template]
+        self.columns = tuple(dict.fromkeys(name for text in texts for name in _names_in(text)))
+        if not self.columns or not all(name.isidentifier() for name in self.columns):
             raise ValueError(
-                f"The prompt template {text!r} cannot be read: {error}. Write a brace itself as {{{{ or }}}}."
-            ) from None
-        if not names or not all(name.isidentifier() for name in names):
-            raise ValueError(
-                f"The prompt template {text!r} must name columns in braces, as in 'Review: {{text}} Stars:'."
+                f"The prompt template {self.template!r} must name columns in braces, as in 'Review: {{text}} Stars:'."
             )
-        self.text = text
-        self.columns = tuple(dict.fromkeys(names))
 
-    def __call__(self, row: Mapping[str, Any]) -> str:
+    @classmethod
+    def of(
+        cls,
+        template: str | Sequence[Mapping[str, str]] | PromptTemplate | None,
+        *,
+        chat: bool = False,
+        system: str | None = None,
+    ) -> PromptTemplate | None:
+        """The template that settings ask for; None where prompts are to stay as they are.
+
+        Args:
+            template: a text; messages, also as the text of a JSON list; or None, where the prompt is the column
+                `prompt`.
+            chat: whether a text, or that column, becomes the message of a user.
+            system: a message before it, which may name columns, too; with it there is a chat.
+
+        Raises:
+            ValueError: it is not a template, or holds messages already where `chat` or `system` is set.
+        """
+        if isinstance(template, PromptTemplate):
+            template = template.template
+        if isinstance(template, str) and _JSON_MESSAGES.match(template):
+            template = _messages_of(template)
+        if not chat and system is None:
+            return None if template is None else cls(template)
+        if template is not None and not isinstance(template, str):
+            raise ValueError(
+                f"The prompt template {template!r} holds messages, so it is a chat already. Leave out `chat` and "
+                "`system`, and write a system message into the template."
+            )
+        messages = [] if system is None else [{"role": "system", "content": system}]
+        return cls([*messages, {"role": "user", "content": template or f"{{{PROMPT}}}"}])
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, PromptTemplate) and self.template == other.template
+
+    def __hash__(self) -> int:
+        return hash(json.dumps(self.template))
+
+    def __repr__(self) -> str:
+        return repr(self.template)
+
+    def __call__(self, row: Mapping[str, Any]) -> str | list[dict[str, str]]:
         """The prompt of a row.
 
         Raises:
@@ -44,79 +99,64 @@ class PromptTemplate:
                 f"The prompt template names the column {missing[0]!r}, which a row lacks or leaves empty. It has "
                 f"{', '.join(name for name in row if row[name] is not None)}."
             )
+        if PROMPT in self.columns and not isinstance(row[PROMPT], str):
+            raise ValueError(
+                f"The prompt template takes the column {PROMPT!r} as a text, and it is {row[PROMPT]!r:.80}. Leave out "
+                "the template, or `chat` and `system`, where prompts are chats already."
+            )
+        if isinstance(self.template, str):
+            return self._filled(self.template, row)
+        return [{**message, "content": self._filled(message["content"], row)} for message in self.template]
+
+    def applies_to(self, row: Mapping[str, Any]) -> bool:
+        """Whether a row has the columns; one whose `prompt` is a chat needs no template that wraps a text."""
+        return all(row.get(name) is not None for name in self.columns) and (
+            PROMPT not in self.columns or isinstance(row[PROMPT], str)
+        )
+
+    def write(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        """The row with its prompt.
+
+        Raises:
+            ValueError: as calling it.
+        """
+        return {**row, PROMPT: self(row)}
+
+    def _filled(self, text: str, row: Mapping[str, Any]) -> str:
         try:
-            return self.text.format_map(row)
+            return text.format_map(row)
         except ValueError as error:
             values = {name: row[name] for name in self.columns}
             raise ValueError(
-                f"The prompt template {self.text!r} cannot be filled with {values!r:.200}: {error}. Leave out the "
-                "format behind the column's name, or give one that fits; in a CSV file all values are texts."
+                f"The prompt template {text!r} cannot be filled with {values!r:.200}: {error}. Leave out the format "
+                "behind the column's name, or give one that fits; in a CSV file all values are texts."
             ) from None
 
 
-def prompt_writer(template: str | None) -> Callable[[Mapping[str, Any]], Mapping[str, Any]]:
-    """What gives a row its prompt: by a template, or as it stands in the row where there is none.
-
-    Raises:
-        ValueError: the text is not a template.
-    """
-    if template is None:
-        return lambda row: row
-    fill = PromptTemplate(template)
-    return lambda row: {**row, "prompt": fill(row)}
+def _checked(message: Any) -> dict[str, str]:
+    if not isinstance(message, Mapping) or not all(isinstance(message.get(key), str) for key in ("role", "content")):
+        raise ValueError(
+            f"The prompt template has the message {message!r}. A message is "
+            "{'role': 'user', 'content': 'Review: {text}'}."
+        )
+    return dict(message)
 
 
-GAP = "..."
+def _names_in(text: str) -> list[str]:
+    try:
+        return [name for _, name, _, _ in Formatter().parse(text) if name is not None]
+    except ValueError as error:
+        raise ValueError(
+            f"The prompt template {text!r} cannot be read: {error}. Write a brace itself as {{{{ or }}}}."
+        ) from None
 
 
-def prompt_shape(prompts: Sequence[Any]) -> Any | None:
-    """The words that all of these prompts begin and end with, and `...` where they differ.
-
-    Args:
-        prompts: of several rows, each a text or a list of chat messages.
-
-    Returns:
-        A text, or a list of messages with the roles and the words that all have in common; None where the prompts are
-        neither, or of unlike kinds.
-
-    >>> prompt_shape(["Review: It broke. Stars:", "Review: Fine. Stars:"])
-    'Review: ... Stars:'
-    """
-    if prompts and all(isinstance(prompt, str) for prompt in prompts):
-        return _shape_of_texts(prompts)
-    if not prompts or not all(isinstance(prompt, Sequence) for prompt in prompts):
-        return None
-    kinds = {tuple(_kind(message) for message in prompt) for prompt in prompts}
-    if len(kinds) != 1 or not all(text for _, text in next(iter(kinds))):
-        return None
-    turns = zip(*prompts, strict=True)
-    return [
-        {"role": turn[0]["role"], "content": _shape_of_texts([message["content"] for message in turn])}
-        for turn in turns
-    ]
-
-
-def _kind(message: Any) -> tuple[Any, bool]:
-    """A message's role, and whether its content is text."""
-    if not isinstance(message, Mapping):
-        return None, False
-    return message.get("role"), isinstance(message.get("content"), str)
-
-
-def _shape_of_texts(texts: Sequence[str]) -> str:
-    # Of one text it is not known what it has in common with others.
-    if len(set(texts)) == 1:
-        return GAP
-    start = _common_start(texts)
-    end = _common_start([text[len(start) :][::-1] for text in texts])[::-1]
-    # whole words alone, since rows may begin with the same letters by chance
-    start = start[: max((index + 1 for index, letter in enumerate(start) if letter.isspace()), default=0)]
-    end = end[min((index for index, letter in enumerate(end) if letter.isspace()), default=len(end)) :]
-    return f"{start}{GAP}{end}"
-
-
-def _common_start(texts: Sequence[str]) -> str:
-    # All others lie between these two, which so differ the soonest.
-    least, greatest = min(texts), max(texts)
-    same = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(least, greatest, strict=False))
-    return "".join(letter for letter, _ in same)
+def _messages_of(text: str) -> list[Any]:
+    try:
+        messages = json.loads(text)
+    except ValueError as error:
+        raise ValueError(
+            f"The prompt template {text!r:.200} begins as a JSON list of messages, and is none: {error}. Write a "
+            "brace itself as {{ or }}."
+        ) from None
+    return list(messages)

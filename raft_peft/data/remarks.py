@@ -43,8 +43,8 @@ class Remarks:
         if was_cut:
             self._say(
                 "cut",
-                f"{was_cut} {prompts} are longer than max_length={self._max_length} and lost their beginning. Raise "
-                "max_length, or shorten the prompts.",
+                f"{was_cut} {prompts} are longer than `max_length={self._max_length}` and lost their beginning. Raise "
+                "`max_length`, or shorten the prompts.",
             )
         if was_trimmed:
             self._say(
@@ -69,7 +69,8 @@ class Remarks:
         numbers = np.asarray(labels, dtype=np.float64)
         if not self._limited_by_grid or not len(numbers):
             return
-        low, high = label_range(self._grid, renormalize=True)
+        # The expectation of one number alone lies between 0 and it: that is how such a grid is meant.
+        low, high = label_range(self._grid, renormalize=len(self._grid) > 1)
         outside = int(np.sum((numbers < low) | (numbers > high)))
         if not outside:
             return

@@ -1,4 +1,4 @@
-"""Rows in files, JSON Lines or CSV: read one by one, and appended so that a file cut off anywhere can be continued."""
+"""Rows that are appended to a file, so that one that was cut off anywhere can be continued."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import csv
 import io
 import itertools
 import json
-import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -16,7 +15,8 @@ from typing import Any
 
 from raft_peft.data.made_by import MadeBy
 
-FORMATS = (".jsonl", ".csv")
+# A file of Parquet cannot be appended to.
+TARGET_FORMATS = (".jsonl", ".csv", ".tsv")
 
 # So many bytes of what was cut off tell whether it was the beginning of a row.
 _TELLING = 24
@@ -24,28 +24,12 @@ _TELLING = 24
 csv.field_size_limit(2**31 - 1)  # by default a field of more than 128 KiB is an error, and a prompt may be longer
 
 
-def read_rows(path: str | Path) -> Iterator[dict[str, Any]]:
-    """The rows of a file, as they are needed.
-
-    Args:
-        path: JSON Lines (`.jsonl`: an object a line) or CSV (`.csv`: with a header), in UTF-8.
-
-    Raises:
-        ValueError: the file has another format, or a line that is not a row. The message names file and line.
-        FileNotFoundError: there is no such file.
-    """
-    path = Path(path)
-    _check_format(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"There is no file {str(path)!r}.")
-    return _read_json_lines(path) if path.suffix == ".jsonl" else _read_csv(path)
-
-
 class RowWriter:
     """Appends rows to a file, so that whole rows are on the disk after each `write`.
 
     What a process that was killed left behind the last whole row is removed by the first `write`. A file has one
-    writer at a time, and a note beside it of what made its rows, see [`MadeBy`].
+    writer at a time, and a note beside it of what made its rows, see [`MadeBy`]. A new file that holds no row when an
+    error ends the `with` block is removed.
 
     Args:
         path: JSON Lines or CSV. It is made where it does not exist.
@@ -63,9 +47,7 @@ class RowWriter:
 
     def __init__(self, path: str | Path, made_by: Mapping[str, Any] | None = None):
         self.path = Path(path)
-        _check_format(self.path)
-        if not self.path.parent.is_dir():
-            raise FileNotFoundError(f"There is no folder {str(self.path.parent)!r} to write {self.path.name} to.")
+        check_target(self.path)
         self.rows: int = 0
         self.last: dict[str, Any] | None = None
         self._header: list[str] | None = None
@@ -76,6 +58,7 @@ class RowWriter:
             self._find_end()
             if made_by is not None and self.rows:
                 self._owned.check(made_by)
+            self._is_new = not self.path.exists()
             self._file = self.path.open("ab")
             self._owned.write(made_by, keep=made_by is None and self.rows > 0)
         except BaseException:
@@ -143,7 +126,7 @@ class RowWriter:
         return self.rows
 
     def _holds(self, written: Mapping[str, Any], row: Mapping[str, Any]) -> bool:
-        expected = _as_written(row) if self.path.suffix == ".csv" else json.loads(as_json(row))
+        expected = _as_written(row) if self.path.suffix != ".jsonl" else json.loads(as_json(row))
         return all(name in written and written[name] == value for name, value in expected.items())
 
     def _as_json_lines(self, rows: Iterable[Mapping[str, Any]]) -> str:
@@ -153,7 +136,7 @@ class RowWriter:
         text = io.StringIO(newline="")
         names = self._header or list(rows[0])
         # The end of line of the format's standard. With another, a carriage return in a field would not be quoted.
-        writer = csv.DictWriter(text, names, lineterminator="\r\n")
+        writer = csv.DictWriter(text, names, lineterminator="\r\n", delimiter=delimiter_of(self.path))
         if self._header is None:
             writer.writeheader()
             self._header = names
@@ -174,12 +157,35 @@ class RowWriter:
     ) -> None:
         with contextlib.suppress(OSError):  # what could not be written was said by `write`
             self._file.close()
+        if error is not None and self._is_new and self.rows == 0:
+            self.path.unlink(missing_ok=True)
+            self._owned.forget()
         self._owned.release()
 
 
+def check_target(path: Path) -> None:
+    """Refuse a file to which no rows can be written.
+
+    Raises:
+        ValueError: it has another format.
+        FileNotFoundError: there is no folder for it.
+    """
+    _check_format(path)
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"There is no folder {str(path.parent)!r} to write {path.name} to.")
+
+
 def _check_format(path: Path) -> None:
-    if path.suffix not in FORMATS:
-        raise ValueError(f"{str(path)!r} ends in {path.suffix!r}. Rows are read and written as .jsonl or .csv.")
+    if path.suffix not in TARGET_FORMATS:
+        raise ValueError(
+            f"{str(path)!r} ends in {path.suffix!r}. Rows are appended to .jsonl, .csv or .tsv, from which "
+            "datasets.load_dataset makes any other format."
+        )
+
+
+def delimiter_of(path: Path) -> str:
+    """What separates the columns of a table of text, .csv or .tsv."""
+    return "\t" if path.suffix == ".tsv" else ","
 
 
 def as_json(row: Mapping[str, Any]) -> str:
@@ -193,85 +199,6 @@ def _as_written(row: Mapping[str, Any]) -> dict[str, str]:
         name: "" if value is None else value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
         for name, value in row.items()
     }
-
-
-def _read_json_lines(path: Path) -> Iterator[dict[str, Any]]:
-    with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(
-                    line.decode("utf-8-sig" if number == 1 else "utf-8"),
-                    parse_constant=_no_constant,
-                    parse_float=_finite,
-                    object_pairs_hook=_no_key_twice,
-                )
-                if b"\\ud" in line.lower():  # half a character, which no file in UTF-8 can hold
-                    as_json(row).encode("utf-8")
-            except (ValueError, RecursionError) as error:
-                raise ValueError(
-                    f"{path}, line {number}, is not JSON: {error}. Each line must be an object."
-                ) from None
-            if not isinstance(row, dict):
-                raise ValueError(f"{path}, line {number}, is {type(row).__name__}. Each line must be an object.")
-            yield row
-
-
-def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is not a JSON number")
-
-
-def _no_key_twice(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"the key {twice!r} stands in one object twice")
-    return found
-
-
-def _finite(text: str) -> float:
-    if math.isinf(float(text)):
-        raise ValueError(f"{text} is too large for a number")
-    return float(text)
-
-
-def _read_csv(path: Path) -> Iterator[dict[str, Any]]:
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file, strict=True)
-        try:
-            _check_header(path, reader.fieldnames or [])
-            for row in reader:
-                if None in row or None in row.values():
-                    raise ValueError(
-                        f"{path}, line {reader.line_num}, has not as many fields as the header, "
-                        f"{reader.fieldnames}. Put a field with commas or line breaks in quotes."
-                    )
-                yield row
-        except (csv.Error, UnicodeDecodeError) as error:
-            raise ValueError(f"{path}, line {reader.line_num + 1}, is not CSV in UTF-8: {error}.") from None
-
-
-def _check_header(path: Path, names: Sequence[str]) -> None:
-    """Refuse a header whose names are not those that somebody meant.
-
-    Raises:
-        ValueError: a name stands twice or has spaces around it, or the columns are separated by something else.
-    """
-    for separator, called in ((";", "semicolons"), ("\t", "tabs"), ("|", "bars")):
-        if len(names) == 1 and separator in names[0]:
-            raise ValueError(
-                f"{path} has one column, {names[0]!r}, so its columns are separated by {called}. Save it with commas."
-            )
-    spaced = [name for name in names if name != name.strip()]
-    if spaced:
-        raise ValueError(f"{path} has spaces around the names of the columns {spaced}. Take them away in the header.")
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice is not None:
-        raise ValueError(
-            f"{path} has two columns of the name {twice!r}, of which one would be lost. Rename or drop one."
-        )
 
 
 def _whole_json_lines(path: Path) -> Iterator[tuple[dict[str, Any], int]]:
@@ -304,7 +231,7 @@ def _whole_csv_rows(path: Path) -> Iterator[tuple[dict[str, str], int]]:
             yield line.decode("utf-8", errors="replace")
 
     with path.open("rb") as file:
-        reader = csv.reader(lines(file), strict=True)
+        reader = csv.reader(lines(file), strict=True, delimiter=delimiter_of(path))
         header: list[str] | None = None
         try:
             for fields in reader:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -11,10 +12,11 @@ from typing import Any, get_type_hints
 
 import torch
 from huggingface_hub.dataclasses import type_validator
-from huggingface_hub.errors import EntryNotFoundError, HFValidationError, RepositoryNotFoundError
+from huggingface_hub.errors import EntryNotFoundError, GatedRepoError, HFValidationError, RepositoryNotFoundError
 from peft import PeftModel
+from peft.utils import CONFIG_NAME as ADAPTER_CONFIG_NAME
 from safetensors.torch import save_file
-from transformers.utils import cached_file
+from transformers.utils import CONFIG_NAME, cached_file
 
 from raft_peft.forward.attention import own_implementation
 from raft_peft.grid import NumberGrid
@@ -66,6 +68,9 @@ class RaftConfig(MethodSettings):
             loading.
         adapter: whether the weights beside it are an adapter's; False for a whole model's, None where it is not known.
         train_rows: how many rows it was trained on; None where they were a stream, or there were none.
+        prompt_template: what the prompts were written by, a text or messages with columns in braces; None where they
+            came as they are.
+        prompt_shape: what the prompts of training had in common; None where it is not known.
         versions: the versions of the libraries that wrote the folder.
     """
 
@@ -85,6 +90,8 @@ class RaftConfig(MethodSettings):
     attn_implementation: str | None = None
     adapter: bool | None = None
     train_rows: int | None = None
+    prompt_template: str | list[dict[str, str]] | None = None
+    prompt_shape: str | list[dict[str, str]] | None = None
     versions: dict[str, str] = field(default_factory=installed_versions)
 
     @classmethod
@@ -102,6 +109,8 @@ class RaftConfig(MethodSettings):
         base_model: str,
         mixed_precision: str,
         train_rows: int | None = None,
+        prompt_template: str | list[dict[str, str]] | None = None,
+        prompt_shape: str | list[dict[str, str]] | None = None,
     ) -> RaftConfig:
         """What has to be known of a model beside its weights, so that it predicts alike when it is opened again.
 
@@ -116,6 +125,7 @@ class RaftConfig(MethodSettings):
             base_model: name or path of the model under the adapter.
             mixed_precision: as accelerate names it: bf16, fp16, or another word for the dtype of the weights.
             train_rows: how many rows it is trained on, where that is known.
+            prompt_template, prompt_shape: how the prompts were written, and what they had in common.
         """
         is_adapter = saves_adapter(model)
         # Noted by `note_base` before training.
@@ -140,6 +150,8 @@ class RaftConfig(MethodSettings):
             attn_implementation=own_implementation(model.config.get_text_config()),
             adapter=is_adapter,
             train_rows=train_rows,
+            prompt_template=prompt_template,
+            prompt_shape=prompt_shape,
         )
 
     @property
@@ -209,10 +221,17 @@ class RaftConfig(MethodSettings):
         # Each method samples something else: `rail` texts, to predict; `mbr` numbers of the grid, to train.
         if asked != self.method or (asked == "rail" and not decodes):
             settings.pop("num_samples", None)
+        # What a method that does not take it has saved was never chosen.
+        if asked != self.method and "renormalize" not in METHODS[self.method].takes:
+            settings.pop("renormalize", None)
         # Without samples `rail` decodes no text that could be constrained.
         if asked == "rail" and settings.get("num_samples", num_samples) is None:
             settings.pop("constrained", None)
         return {**settings, "method": asked, "separator": self.separator, "max_length": self.max_length}
+
+    def form_of_prompts(self) -> dict[str, Any]:
+        """How prompts are written, as keyword arguments of a predictor."""
+        return {"prompt_template": self.prompt_template, "prompt_shape": self.prompt_shape}
 
     def _check(self) -> None:
         """Raise a TypeError or ValueError for what no trainer wrote."""
@@ -276,6 +295,51 @@ def save_head(parameters: Mapping[str, torch.Tensor], folder: str | Path) -> Non
 def hub_options(options: Mapping[str, Any]) -> dict[str, Any]:
     """Of the options of `from_pretrained`, those that say how the Hub is reached."""
     return {name: options[name] for name in HUB_OPTIONS if name in options}
+
+
+def check_there_is(name: str, hub: Mapping[str, Any]) -> None:
+    """Raise a FileNotFoundError where there is neither a folder of a name nor a model of it that the Hub gives.
+
+    Args:
+        name: of a folder or Hub repository.
+        hub: how the Hub is reached, as `hub_options` gives it.
+    """
+    if Path(name).exists():
+        return
+    is_path = name.startswith(("/", ".", "~")) or name.count("/") > 1
+    if is_path:
+        raise FileNotFoundError(
+            f"There is no folder {name!r}.{nearest_folder(name)} Pass the folder of a saved model, or a Hub "
+            "repository."
+        )
+    if not _is_on_hub(name, hub):
+        raise FileNotFoundError(
+            f"There is no folder {name!r}, and the Hub gives no model of this name, or cannot be reached."
+            f"{nearest_folder(name)} Pass the folder of a saved model, or a Hub repository."
+        )
+
+
+def _is_on_hub(name: str, hub: Mapping[str, Any]) -> bool:
+    """Whether the Hub, or its cache here, has a model or an adapter of a name.
+
+    Raises:
+        OSError: it has one, and does not give it to this user. The message says why.
+    """
+    try:
+        files = (CONFIG_NAME, ADAPTER_CONFIG_NAME)
+        return any(cached_file(name, file, _raise_exceptions_for_missing_entries=False, **hub) for file in files)
+    except OSError as error:
+        if isinstance(error.__cause__, GatedRepoError):
+            raise
+        return False
+
+
+def nearest_folder(name: str) -> str:
+    """A question that names the folder whose name is like one that does not exist, or nothing."""
+    parent = Path(name).expanduser().parent
+    there = [path.name for path in parent.iterdir() if path.is_dir()] if parent.is_dir() else []
+    meant = difflib.get_close_matches(Path(name).name, there, n=1)
+    return f" Is {str(parent / meant[0])!r} meant?" if meant else ""
 
 
 def find_file(name: str, filename: str, hub: Mapping[str, Any]) -> str | None:

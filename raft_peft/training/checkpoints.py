@@ -98,14 +98,14 @@ def check_output_folder(folder: str | Path, needed: int) -> None:
     except OSError as error:
         raise OSError(
             f"Nothing can be written to the output folder {str(folder)!r}: {error.strerror or error}. Training has "
-            "not begun. Set output_dir to a folder on a disk that can be written to."
+            "not begun. Set `output_dir` to a folder on a disk that can be written to."
         ) from error
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise OSError(
             f"The output folder {str(folder)!r} has {free / 1e9:.2f} GB free, and a checkpoint takes "
-            f"{needed / 1e9:.2f} GB. Training has not begun. Free space, set output_dir to another disk, or save less "
-            "(save_only_model, save_total_limit)."
+            f"{needed / 1e9:.2f} GB. Training has not begun. Free space, set `output_dir` to another disk, or save "
+            "less (`save_only_model`, `save_total_limit`)."
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -16,8 +17,13 @@ from transformers.utils import is_torch_bf16_gpu_available
 from trl import SFTConfig
 from trl.trainer.utils import get_config_model_id
 
+from raft_peft.data.prompt_template import PromptTemplate
 from raft_peft.forward.cpu_precision import cpu_multiplies_bf16, warn_where_bf16_is_emulated
+from raft_peft.losses import ExpectedSquaredError
+from raft_peft.main_process import warn
 from raft_peft.methods import METHODS, MethodSettings
+
+logger = logging.getLogger(__name__)
 
 _LOWER_IS_BETTER = ("rmse", "mae", "loss")
 
@@ -51,6 +57,11 @@ class RegressionAwareConfig(MethodSettings, SFTConfig):
     Parameters:
         label_column: name of the dataset column that holds the target number. A numeric `completion` is read in
             its place where the column is missing.
+        prompt_template: writes the prompts from the other columns of a row, in braces, as in "Review: {text} Stars:";
+            or a list of chat messages of such texts. By default a prompt is the column `prompt`. It is saved, and rows
+            are predicted by it.
+        chat: whether the template, or the column `prompt`, becomes the message of a user.
+        system: a system message before it, which may name columns, too; with it there is a chat.
         separator: text between the prompt and the number. None puts one space after a plain prompt that does not
             end in white space, and nothing after a chat template's generation prompt.
         non_finite_loss: stop (the default), which saves the weights of the step before and names the rows, or skip,
@@ -91,6 +102,21 @@ class RegressionAwareConfig(MethodSettings, SFTConfig):
     label_column: str = field(
         default="label",
         metadata={"help": "Name of the dataset column that holds the target number."},
+    )
+    prompt_template: str | None = field(
+        default=None,
+        metadata={
+            "help": "The prompt, from a row's columns in braces, as 'Review: {text} Stars:', or a JSON list of chat "
+            "messages of such texts. By default the column `prompt`. It is saved with the model."
+        },
+    )
+    chat: bool = field(
+        default=False,
+        metadata={"help": "Whether the prompt template, or the column `prompt`, becomes the message of a user."},
+    )
+    system: str | None = field(
+        default=None,
+        metadata={"help": "A system message before that of the user; it may name columns in braces, too."},
     )
     separator: str | None = field(
         default=None,
@@ -147,6 +173,7 @@ class RegressionAwareConfig(MethodSettings, SFTConfig):
             if value != supported and not (supported in (None, False) and value in (None, False)):
                 raise ValueError(f"`{name}={value!r}` cannot be used with a regression loss. {cure}")
         self.check_method()
+        self.prompts_template()
         if self.padding_free and METHODS[self.method].trains_text:
             raise ValueError(
                 f"`padding_free=True` is for rows that end in their number, and method {self.method!r} trains on the "
@@ -179,6 +206,17 @@ class RegressionAwareConfig(MethodSettings, SFTConfig):
             for name in ("keep_end", "gradient_checkpointing"):
                 warnings.filterwarnings("ignore", message=f".*{name}.* is deprecated", category=FutureWarning)
             super().__post_init__()
+        if not torch.accelerator.is_available():
+            # Without an accelerator nothing is pinned, and torch would warn of it at each data loader.
+            self.dataloader_pin_memory = False
+
+    def prompts_template(self) -> PromptTemplate | None:
+        """What writes the prompts of rows; None where they come as they are.
+
+        Raises:
+            ValueError: `prompt_template`, `chat` and `system` do not go together, or are no template.
+        """
+        return PromptTemplate.of(self.prompt_template, chat=self.chat, system=self.system)
 
     @classmethod
     def of(cls, args: TrainingArguments | None, model: Any) -> RegressionAwareConfig:
@@ -245,7 +283,16 @@ def loss_to_train_on(args: RegressionAwareConfig, loss: Any) -> Any:
     method = METHODS[args.method]
     if loss is not None and method.trains_text:
         raise ValueError(f"`loss` cannot be used with method {args.method!r}, whose loss is over the target's text.")
-    return method.loss(args) if loss is None and method.loss is not None else loss
+    if loss is None and method.loss is not None:
+        loss = method.loss(args)
+    if isinstance(loss, ExpectedSquaredError) and not loss.renormalize:
+        warn(
+            logger,
+            "What is off the grid costs nothing in the loss of method 'mbr' over the whole vocabulary: it falls to 0 "
+            "where the model answers with no number of the grid at all, whatever the target. Set `renormalize=True`; "
+            "or `num_samples`, with which everything off the grid counts as 0.",
+        )
+    return loss
 
 
 def refuse_training_on_nothing(train_dataset: Any, loss: Any, method: str) -> None:

@@ -10,11 +10,12 @@ from datasets import Dataset, IterableDataset
 
 from raft_peft.data.dataset import check_read_once, encode_dataset, first_row, spread_rows
 from raft_peft.data.limits import ModelLimits
-from raft_peft.data.prompt_template import prompt_shape
+from raft_peft.data.prompt_shape import prompt_shape
 from raft_peft.data.prompts import PromptEncoder
 from raft_peft.data.rows import as_dataset
 from raft_peft.grid import NumberGrid
 from raft_peft.methods import METHODS
+from raft_peft.methods.renormalization import renormalizes
 from raft_peft.training.config import RegressionAwareConfig
 
 AnyDataset: TypeAlias = Dataset | IterableDataset
@@ -30,6 +31,7 @@ class RunDatasets:
     Attributes:
         encoder: encodes the prompts; there from the first call of `open` on.
         grid_token_ids: the tokens of each number in the first row that was encoded; None before.
+        template: writes the prompts; None where they come as they are.
         prompt_shape: what the prompts of the first dataset have in common, as [`prompt_shape`] gives it.
         stand_in: a dataset of one encoded row, for what demands a dataset to train on where there is none.
     """
@@ -41,6 +43,7 @@ class RunDatasets:
     def __init__(self, grid: NumberGrid, args: RegressionAwareConfig):
         self._grid = grid
         self._args = args
+        self.template = args.prompts_template()
         self.stand_in = Dataset.from_dict({"input_ids": [[0]], "grid_token_ids": [[[0]] * len(grid)], "label": [0.0]})
         self._limits = ModelLimits()
         self._encoded_here: weakref.WeakSet[Any] = weakref.WeakSet([self.stand_in])
@@ -69,6 +72,8 @@ class RunDatasets:
         if name != "train":
             workers = self._args.dataloader_num_workers
             check_read_once(dataset, name, processes=self._args.world_size, workers=workers)
+        if self.template is not None:
+            dataset = dataset.map(self.template.write)
         with self._args.main_process_first(desc=f"tokenizing the {name} dataset"):
             encoded = encode_dataset(
                 dataset,
@@ -77,7 +82,7 @@ class RunDatasets:
                 label_column=self._args.label_column,
                 require_label=require_label,
                 method=METHODS[self._args.method],
-                renormalize=self._args.renormalize,
+                renormalize=renormalizes(self._args, self._grid),
                 num_proc=self._args.dataset_num_proc,
                 limits=self._limits,
             )
@@ -88,6 +93,11 @@ class RunDatasets:
         if self.grid_token_ids is None:
             self.grid_token_ids = tuple(map(tuple, next(iter(encoded))["grid_token_ids"]))
         return encoded
+
+    def form_of_prompts(self) -> dict[str, Any]:
+        """How the prompts were written, and what they had in common, as [`RaftConfig`] keeps it."""
+        template = None if self.template is None else self.template.template
+        return {"prompt_template": template, "prompt_shape": self.prompt_shape}
 
     def check_fits(self, model: Any) -> None:
         """Refuse rows that the model cannot take: those encoded before it was there, and from now on all.

@@ -23,7 +23,7 @@ from raft_peft.training.config import RegressionAwareConfig
 logger = logging.getLogger(__name__)
 
 # An evaluation is remembered by these metrics, while those of a user's own are only logged.
-_KEPT_METRICS = ("rmse", "mae", "pearson", "spearman", "grid_mass", "entropy")
+_KEPT_METRICS = ("rmse", "mae", "pearson", "spearman", "r2", "rmse_of_mean", "grid_mass", "entropy")
 # Below this mean probability of the grid, predictions are all near 0 whatever the prompt.
 _SMALL_MASS = 0.5
 # A table shows the ends of prompts, since they begin with the rubric or the template, which is the same in all rows.
@@ -104,7 +104,9 @@ def metrics_of(evaluated: EvalPrediction, *, with_grid_metrics: bool) -> dict[st
         metrics |= grid_metrics(read["log_probs"])
     if "parsed" in read:
         metrics["parsed"] = float(read["parsed"].mean())
-        metrics |= {f"rail_{name}": value for name, value in regression_metrics(read["rail"], labels).items()}
+        of_rail = regression_metrics(read["rail"], labels)
+        del of_rail["rmse_of_mean"]  # which is that of the labels, and stands there already
+        metrics |= {f"rail_{name}": value for name, value in of_rail.items()}
     return metrics
 
 

@@ -71,7 +71,7 @@ class FaultTolerantTrainer(SFTTrainer):
             if reason is not None:
                 raise ValueError(
                     f"Training cannot go on from {checkpoint!r}, since {reason}. Pass another checkpoint, or True for "
-                    "the last whole one of output_dir."
+                    "the last whole one of `output_dir`."
                 )
         if checkpoint is not None:
             self._check_resumed(checkpoint)
@@ -141,7 +141,7 @@ class FaultTolerantTrainer(SFTTrainer):
         text = explanation(step, what, rows, self._get_learning_rate(), f"{dtype} weights, mixed precision {mixed}")
         finite = all(gather_object([weights_are_finite(self.model)]))
         if self.args.non_finite_loss == "skip" and finite:
-            warn(logger, f"{text}\nThe weights stay as they are in this step (non_finite_loss='skip').")
+            warn(logger, f"{text}\nThe weights stay as they are in this step (`non_finite_loss='skip'`).")
             return
         if finite and self.state.global_step > 0:
             folder = self._checkpoint_folder()
@@ -152,7 +152,7 @@ class FaultTolerantTrainer(SFTTrainer):
             saved = "No step was taken before."
         else:
             saved = "The weights are not finite either; earlier checkpoints may be."
-        raise NonFiniteLossError(f"{text}\n{saved} non_finite_loss='skip' leaves such a step out.")
+        raise NonFiniteLossError(f"{text}\n{saved} `non_finite_loss='skip'` leaves such a step out.")
 
     def _checkpoint_folder(self) -> str:
         return str(Path(self._get_output_dir(trial=None)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
@@ -224,7 +224,7 @@ def explanation(step: int, what: str, rows: Iterable[str], learning_rate: float,
     return (
         f"The {what} of step {step} is not a finite number. The rows:\n{of_rows}\n"
         f"Usual causes: a learning rate that is too high (here {learning_rate:g}); fp16 on a model that was trained "
-        f"in bf16, such as Gemma (here {dtypes}; set bf16=True or neither); a model whose weights are damaged, or a "
+        f"in bf16, such as Gemma (here {dtypes}; set `bf16=True` or neither); a model whose weights are damaged, or a "
         "loss or head of your own that divides by zero or takes the logarithm of it."
     )
 

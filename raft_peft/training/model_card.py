@@ -15,6 +15,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from transformers.trainer_utils import SchedulerType
 
 from raft_peft.data.labels import as_number
+from raft_peft.data.prompt_template import PromptTemplate
 from raft_peft.grid import number_text
 from raft_peft.methods import METHODS
 from raft_peft.methods.saved_folder import CARD_NAME, PICTURE_NAME, TASK, RaftConfig
@@ -156,7 +157,7 @@ def save_card(facts: CardFacts, folder: str | Path) -> None:
 def model_card(facts: CardFacts, picture: str | None = None) -> ModelCard:
     """The card, with the name of a picture beside it."""
     metric_names = list(dict.fromkeys(name for one in facts.evaluations.values() for name in one.metrics))
-    text, literal = _prompt(facts.prompt_shape)
+    text, literal = _prompt(facts.prompt_shape, facts.config.prompt_template)
     return ModelCard.from_template(
         _metadata(facts),
         template_path=str(TEMPLATE),
@@ -232,18 +233,23 @@ def _facts(facts: CardFacts) -> list[tuple[str, str]]:
     shown = numbers if len(numbers) <= 12 else (*numbers[:3], "...", *numbers[-2:])
     quantization = (config.quantization or {}).get("quant_method")
     rows = {
-        "Grid": f"{', '.join(shown)} ({len(numbers)} numbers)",
+        "Grid": f"{', '.join(shown)} ({len(numbers)} numbers)" if len(numbers) > 1 else f"{shown[0]} alone",
         "Method": f"`{config.method}` (the paper's {METHODS[config.method].source})",
         "Renormalised over the grid": "yes" if config.renormalize else None,
         "Trained weights": (facts.adapter or "all") if facts.training else None,
         "Base model in training": f"quantized ({quantization})" if quantization else config.dtype,
+        "Prompt template": None if config.prompt_template is None else f"`{config.prompt_template}`",
         "Longest prompt": f"{config.max_length} tokens; a longer one loses its start" if config.max_length else None,
     }
     return [(name, value.replace("|", "\\|")) for name, value in rows.items() if value is not None]
 
 
-def _prompt(shape: Any | None) -> tuple[str | None, str]:
+def _prompt(shape: Any | None, template: Any | None) -> tuple[str | None, str]:
     """How prompts look, as a text to read, and as a Python literal to predict."""
+    if template is not None:
+        row = dict.fromkeys(PromptTemplate(template).columns, "...")
+        text = template if isinstance(template, str) else json.dumps(template, ensure_ascii=False, indent=2)
+        return text, json.dumps(row, ensure_ascii=False)
     if shape is None:
         return None, '"..."'
     if isinstance(shape, str):

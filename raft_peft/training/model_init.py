@@ -21,7 +21,7 @@ from raft_peft.methods.base_fingerprint import check_untouched_by_adapter, note_
 from raft_peft.methods.head_origin import head_origin, origin_difference
 from raft_peft.methods.pretrained import with_dtype
 from raft_peft.methods.readout import Readout
-from raft_peft.methods.saved_folder import HEAD_FILE, RaftConfig, find_file, hub_options
+from raft_peft.methods.saved_folder import HEAD_FILE, RaftConfig, check_there_is, find_file, hub_options
 from raft_peft.training.config import RegressionAwareConfig, temporarily
 from raft_peft.training.number_tokens import check_number_tokens, with_number_tokens
 from raft_peft.training.opening import open_by_name, output_shown_without_adapter, processing_class_of
@@ -160,12 +160,13 @@ def random_model(model: Any, args: RegressionAwareConfig, quantization_config: A
     if quantization_config is not None or peft_config is not None:
         raise ValueError(
             "`init='random'` trains all weights: an adapter on random weights, or random weights quantized, could "
-            "not be loaded again. Leave out `peft_config` and `quantization_config`."
+            "not be loaded again. Leave out `peft_config`, and do without `quantization_config`."
         )
     options = with_dtype(args.model_init_kwargs or {})
     trust = {"trust_remote_code": options.pop("trust_remote_code", args.trust_remote_code)}
     of_config = {name: options.pop(name) for name in ("attn_implementation", "dtype") if name in options}
     options.pop("device_map", None)
+    check_there_is(model, hub_options(options))
     config = AutoConfig.from_pretrained(model, **options, **trust)
     set_seed(args.seed)
     return AutoModelForCausalLM.from_config(config, **trust, **{"dtype": torch.float32, **of_config})

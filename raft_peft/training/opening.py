@@ -16,7 +16,7 @@ from trl.trainer.utils import create_model_from_path
 from raft_peft.forward.attention import DENSE
 from raft_peft.forward.model import base_model
 from raft_peft.methods.pretrained import config_of_adapter, open_adapter, open_language_model, with_dtype
-from raft_peft.methods.saved_folder import RaftConfig, find_file, hub_options
+from raft_peft.methods.saved_folder import RaftConfig, check_there_is, find_file, hub_options
 from raft_peft.methods.saving import check_one_model
 from raft_peft.training.config import RegressionAwareConfig
 from raft_peft.training.quantization import dtype_beside
@@ -46,6 +46,7 @@ def open_by_name(
     """
     options = init_kwargs_of(args, quantization_config)
     hub = hub_options(options)
+    check_there_is(name, hub)
     is_adapter = find_file(name, ADAPTER_CONFIG_NAME, hub) is not None
     if processing_class is None:
         processing_class = processing_class_of(name, args)

@@ -2,17 +2,90 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import os
 import re
-from argparse import Action, ArgumentParser, ArgumentTypeError
-from collections.abc import Sequence
+from argparse import (
+    SUPPRESS,
+    Action,
+    ArgumentDefaultsHelpFormatter,
+    ArgumentParser,
+    ArgumentTypeError,
+    RawDescriptionHelpFormatter,
+)
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import MISSING, Field, field, fields, make_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import yaml  # type: ignore[import-untyped]
+from transformers import HfArgumentParser
 from trl import TrlParser
+
+from raft_peft.console import unknown_options
+
+
+class HelpFormatter(RawDescriptionHelpFormatter, ArgumentDefaultsHelpFormatter):
+    """Help with the description as it is written, and the defaults behind the options."""
+
+
+def options_parser(
+    kinds: Sequence[type], shown: Mapping[str, Collection[str]], defaults: Mapping[str, Any], **texts: Any
+) -> TrlParser:
+    """A parser of the fields of dataclasses, whose `--help` shows some of them, and `--help-all` all.
+
+    Args:
+        kinds: the dataclasses.
+        shown: titles of groups, and the names of the fields in each.
+        defaults: instead of the fields' own.
+        texts: `prog`, `usage` and `description`.
+    """
+    parser = TrlParser(kinds, formatter_class=RawDescriptionHelpFormatter, add_help=False, **texts)
+    parser.set_defaults(**defaults)
+    short = HfArgumentParser(
+        [_group(title, kinds, names) for title, names in shown.items()],
+        formatter_class=HelpFormatter,
+        add_help=False,
+        **texts,
+    )
+    names = {name for group in shown.values() for name in group}
+    short.set_defaults(**{name: value for name, value in defaults.items() if name in names})
+    for action in short._actions:
+        action.option_strings = action.option_strings[:1]  # of two spellings one is enough to read
+        if action.default is None:
+            action.default = SUPPRESS  # "default: None" tells nothing
+    for one in (parser, short):
+        one.add_argument("-h", "--help", action=_ShortHelp, short=short, help="Show the options that are often set.")
+        one.add_argument("--help-all", action="help", help="Show all options.")
+    return parser
+
+
+class _ShortHelp(Action):
+    """`--help`, which shows the options of another parser."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, short: ArgumentParser, help: str):
+        super().__init__(option_strings, dest, nargs=0, default=SUPPRESS, help=help)
+        self.short = short
+
+    def __call__(self, parser: ArgumentParser, *_: Any) -> None:
+        self.short.print_help()
+        parser.exit()
+
+
+def _group(title: str, kinds: Sequence[type], names: Collection[str]) -> type:
+    """A dataclass of some fields of others, which `HfArgumentParser` shows under a title."""
+    hints = {name: hint for kind in kinds for name, hint in get_type_hints(kind).items()}
+    found = {one.name: one for kind in kinds for one in fields(kind)}
+    own = [(name, hints[name], _copied(found[name])) for name in names]
+    group = make_dataclass("Group", own, kw_only=True)
+    group._argument_group_name = title  # type: ignore[attr-defined]
+    return group
+
+
+def _copied(one: Field[Any]) -> Any:
+    if one.default_factory is not MISSING:
+        return field(default_factory=one.default_factory, metadata=one.metadata)
+    return field(default=one.default, metadata=one.metadata)
 
 
 def parse_options(parser: TrlParser, arguments: Sequence[str] | None = None) -> list[Any]:
@@ -34,23 +107,14 @@ def parse_options(parser: TrlParser, arguments: Sequence[str] | None = None) -> 
     for action in parser._actions:
         if action.dest.endswith("_kwargs") and action.type in (str, dict):
             action.type = _json_object
+        if _is_truth_value(action) and action.nargs is None:
+            action.nargs, action.const = "?", True
     if named.config is not None:
         _set_defaults(parser, named.config)
     *parsed, unknown = parser.parse_args_into_dataclasses(words, return_remaining_strings=True)
     if unknown:
-        raise unknown_options(parser, [word for word in unknown if word.startswith("-")] or unknown)
+        raise unknown_options(parser, unknown)
     return parsed
-
-
-def unknown_options(parser: ArgumentParser, words: Sequence[str], where: str = "") -> ValueError:
-    """An error that names options which do not exist, and those that may be meant."""
-    known = [option for action in parser._actions for option in action.option_strings]
-    named = []
-    for word in words:
-        name = word.partition("=")[0]
-        meant = difflib.get_close_matches(name, known, n=1)
-        named.append(f"{name} (is {meant[0]} meant?)" if meant else name)
-    return ValueError(f"There is no option {', '.join(named)}{where}. {parser.prog} --help lists them.")
 
 
 def _json_object(text: str) -> str:

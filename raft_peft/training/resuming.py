@@ -54,7 +54,7 @@ def check_resumed(checkpoint: str, now: RaftConfig, head: Head, tokenizer: Any, 
         return
     then = RaftConfig.load(path)
     start = f"Training cannot go on from {checkpoint!r}: "
-    cure = "Set it as it was, or start a new run with another output_dir."
+    cure = "Set it as it was, or start a new run with another `output_dir`."
     if list(then.grid) != list(now.grid):
         difference = origin_difference({"grid": _pairs(then)}, {"grid": _pairs(now)})
         raise ValueError(f"{start}it was trained for the {difference}. {cure}")
@@ -68,7 +68,7 @@ def check_resumed(checkpoint: str, now: RaftConfig, head: Head, tokenizer: Any, 
         raise ValueError(
             f"{start}its adapter was trained on other weights than the base model {now.base_model!r} holds, by "
             f"{min(other)} and {len(other) - 1} other tensors. Bring the former base model back, or start a new run "
-            "with another output_dir."
+            "with another `output_dir`."
         )
     if has_parameters(head) or (Path(checkpoint) / HEAD_FILE).is_file():
         origin = head_origin(then, then.grid, tokenizer, own_head=then.head)

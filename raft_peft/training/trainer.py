@@ -37,8 +37,10 @@ from raft_peft.grid import NumberGrid
 from raft_peft.heads import Head
 from raft_peft.losses import DistributionLoss, Loss
 from raft_peft.main_process import warn
+from raft_peft.methods.grid_check import check_grid
 from raft_peft.methods.head_origin import state_to_save
 from raft_peft.methods.readout import Readout
+from raft_peft.methods.renormalization import resolve_renormalize
 from raft_peft.methods.saved_folder import HEAD_FILE, RaftConfig
 from raft_peft.methods.saving import copy_beside_weights, save_beside_weights
 from raft_peft.metrics import Evaluation
@@ -106,7 +108,7 @@ class RegressionAwareTrainer(ExampleCountingTrainer):
         loss: a loss of yours instead of the method's own: a callable from predictions and targets of shape (batch,) to
             losses of shape (batch,), such as `torch.nn.HuberLoss(reduction="none")`, or a [`DistributionLoss`].
         compute_metrics: gets an `EvalPrediction` of `predictions` and `label_ids`, both numbers of shape (rows,); its
-            metrics are added to rmse, mae, pearson, spearman, grid_mass and loss.
+            metrics are added to rmse, mae, pearson, spearman, r2, rmse_of_mean, grid_mass and loss.
         data_collator: by default [`RegressionCollator`]; another must give the same keys.
         processing_class: tokenizer or processor, by default the model's.
         quantization_config: for a model given by name; with `peft_config` for QLoRA.
@@ -147,9 +149,11 @@ class RegressionAwareTrainer(ExampleCountingTrainer):
         refuse_token_callables(compute_loss_func, preprocess_logits_for_metrics, formatting_func)
         args = RegressionAwareConfig.of(args, model)
         refuse_offloading_without_accelerator(args)
+        self.grid = NumberGrid(grid)
+        resolve_renormalize(args, self.grid, head)
+        check_grid(args, self.grid, head)
         loss = loss_to_train_on(args, loss)
         check_not_empty(train_dataset, eval_dataset)
-        self.grid = NumberGrid(grid)
         name = model if isinstance(model, str) else None
         model, processing_class = checked_model(
             model,
@@ -441,4 +445,5 @@ class RegressionAwareTrainer(ExampleCountingTrainer):
             base_model=get_config_model_id(self.model.config),
             mixed_precision=self.accelerator.mixed_precision,
             train_rows=len(self.train_dataset) if isinstance(self.train_dataset, Dataset) else None,
+            **self._datasets.form_of_prompts(),
         )

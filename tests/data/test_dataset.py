@@ -129,7 +129,7 @@ def test_cut_rows_are_counted(encoder, caplog):
     dataset = Dataset.from_list([{"prompt": "the item " * 30, "label": 1.0}, {"prompt": "short", "label": 1.0}])
     with caplog.at_level(logging.WARNING):
         encode(dataset, encoder)
-    assert "1 of the 2 prompts of the train dataset are longer than max_length=16" in caplog.text
+    assert "1 of the 2 prompts of the train dataset are longer than `max_length=16`" in caplog.text
 
 
 @pytest.mark.parametrize(("renormalize", "outside"), [(False, 2), (True, 2)])
@@ -321,7 +321,7 @@ class TestCache:
             caplog.clear()
             with caplog.at_level(logging.WARNING, logger="raft_peft"):
                 encode_from_disk(folder)
-            assert "1 of the 30 prompts of the train dataset are longer than max_length=16" in caplog.text
+            assert "1 of the 30 prompts of the train dataset are longer than `max_length=16`" in caplog.text
             assert "30 of the 30 labels of the train dataset (9 to 9) lie outside" in caplog.text
         assert log.rows == 30
 

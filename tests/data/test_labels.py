@@ -81,7 +81,7 @@ def test_booleans_are_the_numbers_of_a_grid_of_0_and_1():
 
 
 def test_a_completion_stands_in_for_no_column_of_another_name():
-    with pytest.raises(ValueError, match="and no 'stars': rename one, set label_column"):
+    with pytest.raises(ValueError, match="and no 'stars': rename one, set `label_column`"):
         read_labels([{"completion": "2"}], GRID, LabelColumn("stars"))
 
 

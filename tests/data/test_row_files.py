@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raft_peft.data.row_files import RowWriter, read_rows
+from raft_peft.data.row_files import RowWriter
+from raft_peft.data.row_sources import read_rows
 
 ROWS = [
     {"prompt": 'Say "hi", twice', "label": 1.5},
@@ -135,7 +136,7 @@ def test_what_made_the_rows_is_compared(tmp_path, caplog):
         ("a.csv", b'prompt\n"a\n', "is not CSV"),
         ("a.csv", b"prompt\n\xff\n", "is not CSV in UTF-8"),
         ("a.csv", b"prompt,label,label\na,1,5\n", "two columns of the name 'label'"),
-        ("a.csv", b"prompt;label\na;1\n", "separated by semicolons. Save it with commas"),
+        ("a.csv", b"prompt;label\na;1\n", "separated by semicolons. Save a .csv with commas"),
         ("a.csv", b"prompt\tlabel\na\t1\n", "separated by tabs"),
         ("a.csv", b"prompt , label\na,1\n", "spaces around the names"),
         ("a.jsonl", b'{"prompt": "a", "label": 1, "label": 5}\n', "line 1, is not JSON: the key 'label' stands"),

@@ -5,7 +5,7 @@ from dataclasses import fields
 import pytest
 import torch
 from datasets import Dataset
-from support.training import lora
+from support.training import config, lora
 from transformers import BitsAndBytesConfig, TrainingArguments
 from trl import ModelConfig, SFTConfig, TrlParser
 
@@ -178,6 +178,15 @@ def test_a_loss_for_a_method_that_trains_on_text(tmp_path):
         loss_to_train_on(args, torch.nn.HuberLoss(reduction="none"))
     args = RegressionAwareConfig(str(tmp_path), report_to="none", bf16=False)
     assert loss_to_train_on(args, None) is squared_error
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [({"renormalize": False}, 1), ({"renormalize": True}, 0), ({"renormalize": False, "num_samples": 2}, 0)],
+)
+def test_a_loss_that_is_least_off_the_grid_is_named(options, said, tmp_path, caplog):
+    loss_to_train_on(config(tmp_path, method="mbr", **options), None)
+    assert caplog.text.count("falls to 0 where the model answers with no number of the grid at all") == said
 
 
 def test_one_object_serves_two_trainers(tiny_llama, tokenizer, tmp_path, rows):

@@ -123,7 +123,8 @@ LABELS = np.array([1.0, 2.0], np.float32)
 
 def test_metrics_by_hand():
     metrics = metrics_of(EvalPrediction(READ, LABELS), with_grid_metrics=True)
-    expected = {"loss": 2, "rmse": 2**0.5, "mae": 1, "pearson": 1, "spearman": 1}
+    # squared errors 0 and 4, squared deviations of the labels from their mean 1/4 each
+    expected = {"loss": 2, "rmse": 2**0.5, "mae": 1, "pearson": 1, "spearman": 1, "rmse_of_mean": 0.5, "r2": -7}
     assert metrics == pytest.approx({**expected, "grid_mass": 0.75, "entropy": np.log(2)})
     assert metrics_of(EvalPrediction(READ, LABELS), with_grid_metrics=False) == pytest.approx(expected)
 

@@ -10,7 +10,7 @@ from huggingface_hub import ModelCard
 from support.training import lora, make
 
 from raft_peft import RegressionPredictor
-from raft_peft.data.prompt_template import prompt_shape
+from raft_peft.data.prompt_shape import prompt_shape
 
 ROWS = [{"prompt": f"Review: item {index} is fine. Stars:", "label": float(index % 5)} for index in range(8)]
 

@@ -1,0 +1,68 @@
+"""How the prompts of a model are written: its template, and what the prompts of its training had in common."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from raft_peft.data.prompt_shape import fits_shape
+from raft_peft.data.prompt_template import PROMPT, PromptTemplate
+from raft_peft.data.rows import as_rows
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class PromptForm:
+    """The form that a model knows its prompts in.
+
+    Attributes:
+        template: writes the prompts of rows that have its columns; None where prompts come as they are.
+        shape: what the prompts of training had in common, as [`prompt_shape`] gives it; None where it is not known.
+    """
+
+    template: PromptTemplate | None = None
+    shape: Any = None
+
+    def rows(self, prompts: Iterable[Any]) -> Iterator[Mapping[str, Any]]:
+        """Prompts as rows, see [`as_rows`], with their prompts written by the template where they have its columns."""
+        for row in as_rows(prompts):
+            yield self.written(row)
+
+    def written(self, row: Mapping[str, Any]) -> Mapping[str, Any]:
+        """A row with its prompt, by the template where it has its columns."""
+        return self.template.write(row) if self.template is not None and self.template.applies_to(row) else row
+
+    def what_is_missing(self) -> str:
+        """What a row lacks, for messages."""
+        return "no `prompt`" if self.template is None else f"not those of the prompt template {self.template!r}"
+
+    def warn_of_others(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Warn where most prompts do not have the words that all prompts of training had in common."""
+        prompts = [row[PROMPT] for row in rows if row.get(PROMPT) is not None]
+        if self.shape is None or not prompts:
+            return
+        other = [prompt for prompt in prompts if not fits_shape(prompt, self.shape)]
+        if 2 * len(other) > len(prompts):
+            logger.warning(
+                f"{len(other)} of the first {len(prompts)} prompts do not look like those of training, so predictions "
+                f"may be far off. In training they were {self.shape!r:.300}; here one is {other[0]!r:.300}. Write "
+                "them alike, with `prompt_template` or in the rows."
+            )
+
+
+def warn_of_another_template(asked: Any, saved: Any) -> None:
+    """Warn where prompts are to be written by another template than in training.
+
+    Args:
+        asked: what is asked for; None for that of training.
+        saved: that of training; None where prompts came as they were.
+    """
+    template = PromptTemplate.of(asked)
+    if template is not None and saved is not None and template != PromptTemplate.of(saved):
+        logger.warning(
+            f"The model was trained on prompts of the template {saved!r}, and is asked with {template!r}: predictions "
+            "may be far off. Leave out `prompt_template` to take that of training."
+        )
