@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from raft_peft.quiet import hush_libraries
+
 if TYPE_CHECKING:
     from raft_peft.distribution import GridDistribution
     from raft_peft.grid import NumberGrid
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
     from raft_peft.training.trainer import RegressionAwareTrainer
 
 __version__ = "0.1.0"
+
+hush_libraries()
 
 __all__ = [
     "GridDistribution",

@@ -46,9 +46,43 @@ def spearman(prediction: Numbers, target: Numbers) -> float:
     return _correlation("Spearman", lambda x, y: stats.spearmanr(x, y).statistic, prediction, target)
 
 
+def rmse_of_mean(target: Numbers) -> float:
+    """The RMSE of one constant prediction for all rows, the best there is: the mean of these targets.
+
+    It is the standard deviation of the targets. Predictions that are worse say less than their mean does.
+
+    >>> rmse_of_mean([1, 4, 4, 7])
+    2.1213203435596424
+    """
+    return float(np.asarray(target, dtype=np.float64).std())
+
+
+def r2(prediction: Numbers, target: Numbers) -> float:
+    """R squared, the share of the targets' variance that the predictions explain: 1 - (rmse / rmse_of_mean)^2.
+
+    At most 1; 0 for the mean of the targets, below 0 for what is worse; NaN where the targets are constant.
+
+    >>> r2([2, 4, 4, 6], [1, 4, 4, 7])
+    0.8888888888888888
+    """
+    error = rmse(prediction, target)
+    return 1 - (error / rmse_of_mean(target)) ** 2 if np.ptp(np.asarray(target)) > 0 else float("nan")
+
+
 def regression_metrics(prediction: Numbers, target: Numbers) -> dict[str, float]:
-    """All of the above under the names `rmse`, `mae`, `pearson`, `spearman`."""
-    return {metric.__name__: metric(prediction, target) for metric in (rmse, mae, pearson, spearman)}
+    """All of the above under the names `rmse`, `mae`, `pearson`, `spearman`, `r2` and `rmse_of_mean`."""
+    of_both = {metric.__name__: metric(prediction, target) for metric in (rmse, mae, pearson, spearman, r2)}
+    return {**of_both, "rmse_of_mean": rmse_of_mean(target)}
+
+
+def interval_metrics(low: Numbers, high: Numbers, target: Numbers) -> dict[str, float]:
+    """How well intervals hold: the share of targets that lie within theirs, `coverage`, and their `mean_width`.
+
+    >>> interval_metrics([0, 1], [2, 2], [1, 3])
+    {'coverage': 0.5, 'mean_width': 1.5}
+    """
+    below, above, widths = _errors(low, target), _errors(high, target), _errors(high, low)
+    return {"coverage": float(np.mean((below <= 0) & (above >= 0))), "mean_width": float(np.mean(widths))}
 
 
 def grid_metrics(log_probs: Numbers) -> dict[str, float]:
@@ -105,8 +139,9 @@ class Evaluation:
     Attributes:
         predictions: one number a row, in the unit of the labels, of shape (rows,).
         labels: of the same shape.
-        metrics: rmse, mae, pearson, spearman, and where there is a distribution over the whole vocabulary, grid_mass
-            and entropy (in nats), each a mean over the rows.
+        metrics: those of `regression_metrics`; where there is a distribution over the whole vocabulary, grid_mass
+            and entropy (in nats), each a mean over the rows; and where there is a calibration, the level of the
+            intervals as `interval`, and those of `interval_metrics`.
         step: after how many steps of training the weights were as they were then; 0 before any, or where that is not
             known.
     """

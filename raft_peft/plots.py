@@ -129,7 +129,8 @@ def plot_distributions(
 ) -> None:
     """Draw the distribution over the grid before and after training, for a few rows (the paper's Figure 7).
 
-    The rows are spread over the range of the targets, from the least to the greatest.
+    The rows are spread over the range of the targets, from the least to the greatest. A grid of one number has the
+    target as the probability at which the prediction is right.
 
     Args:
         path: the image file to write.
@@ -153,11 +154,15 @@ def plot_distributions(
     places = np.arange(len(values))
     ticks = places[:: math.ceil(len(values) / _TICKS)]
     for axis, row in zip(axes, shown, strict=True):
-        place = np.interp(targets[row], values, places, left=-0.5, right=len(values) - 0.5)
+        if len(values) == 1 and values[0] != 0:
+            target = axis.axhline(targets[row] / values[0])
+        else:
+            target = axis.axvline(np.interp(targets[row], values, places, left=-0.5, right=len(values) - 0.5))
+        target.set(color="C3", linestyle="--", linewidth=1.2, label="target")
         handles = [
             axis.bar(places - 0.2, before[row], 0.4, color="0.7", label="before"),
             axis.bar(places + 0.2, after[row], 0.4, color="C0", label="after"),
-            axis.axvline(place, color="C3", linestyle="--", linewidth=1.2, label="target"),
+            target,
         ]
         axis.set_xticks(ticks, [f"{value:g}" for value in values[ticks]])
         mass = f"{before[row].sum():.2f} before, {after[row].sum():.2f} after"

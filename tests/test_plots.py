@@ -140,6 +140,12 @@ def test_the_grid_is_drawn_in_order_and_evenly(tmp_path, figures):
     assert axis.lines[0].get_xdata()[0] == 0.5  # halfway from 1 to 10
 
 
+def test_one_number_has_the_target_as_its_probability(tmp_path, figures):
+    plot_distributions(tmp_path / "picture.png", [5], [[0.2]], [[0.7]], [4])
+    assert figures[0].axes[0].lines[0].get_ydata()[0] == 0.8  # where 5 p is 4
+    plot_entropy_change(tmp_path / "entropy.png", [0.0, 0.0], {"raft": [0.0, 0.0]})
+
+
 def test_a_long_grid_gets_few_ticks(tmp_path, figures):
     probs = np.full((2, 101), 0.01)
     plot_distributions(tmp_path / "picture.png", np.linspace(0, 10, 101), probs, probs, [-3, 12])

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from argparse import ArgumentParser
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 
-from raft_peft.cli.options import add_predictor_options, open_predictor, parser_of
+from raft_peft.cli.options import add_predictor_options, check_rows, open_predictor, parse, parser_of
 
 SUMMARY = "intervals, from held-out rows"
 HELP = """\
@@ -18,30 +20,35 @@ The rows must be neither those of training nor those by which a checkpoint was c
 """
 
 
-def run(arguments: Sequence[str]) -> None:
-    parser = parser_of("calibrate", HELP)
-    parser.add_argument("source", help="The rows, .jsonl or .csv, with a `prompt` and a label each.")
-    add_predictor_options(parser)
+def parser() -> ArgumentParser:
+    parser = parser_of("calibrate", "ROWS --model FOLDER", HELP)
+    parser.add_argument("source", help="The rows, with a prompt and a label each, see raft-peft predict --help.")
     parser.add_argument("--label-column", default="label", help="The column of the label (%(default)s).")
-    options = parser.parse_args(list(arguments))
+    add_predictor_options(parser)
+    return parser
 
-    from raft_peft.data.row_files import read_rows
+
+def run(parser: ArgumentParser, words: Sequence[str]) -> None:
+    options = parse(parser, words)
+
+    from raft_peft.data.row_sources import read_rows
+    from raft_peft.methods.saved_folder import nearest_folder
     from raft_peft.prediction.evaluation import labelled_prompts
 
     folder = Path(options.model)
     if not folder.is_dir():
-        raise ValueError(
-            f"{options.model!r} is no folder to keep the calibration in. Download the model first: hf download "
-            f"{options.model} --local-dir FOLDER."
+        raise FileNotFoundError(
+            f"There is no folder {options.model!r} to keep the calibration in.{nearest_folder(options.model)} A model "
+            f"of the Hub is downloaded by: hf download {options.model} --local-dir FOLDER."
         )
+    check_rows(options, options.label_column)
     predictor = open_predictor(options)
     labels: list[float] = []
     prompts = labelled_prompts(
-        read_rows(options.source),
+        islice(read_rows(options.source), options.limit),
         labels,
         predictor.grid,
         label_column=options.label_column,
-        prompt_template=options.prompt_template,
     )
     calibration = predictor.calibrate(prompts, labels, options.batch_size, batch_tokens=options.batch_tokens)
     calibration.save(folder)

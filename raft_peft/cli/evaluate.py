@@ -2,44 +2,66 @@
 
 from __future__ import annotations
 
+from argparse import ArgumentParser
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 
-from raft_peft.cli.options import add_predictor_options, check_writable, open_predictor, parser_of
+from raft_peft.cli.options import (
+    add_predictor_options,
+    check_interval,
+    check_rows,
+    check_writable,
+    open_predictor,
+    parse,
+    parser_of,
+    share,
+)
 
 SUMMARY = "metrics on rows with labels"
 HELP = """\
-Predict the rows of a file (.jsonl or .csv) that have a label each, and compare.
+Predict rows that have a label each, and compare.
 
   raft-peft evaluate test.jsonl --model stars-raft --picture prediction_and_truth.png
   raft-peft evaluate test.csv --model HuggingFaceTB/SmolLM2-135M-Instruct --grid 1,2,3,4,5 --label-column stars
 """
 
 
-def run(arguments: Sequence[str]) -> None:
-    parser = parser_of("evaluate", HELP)
-    parser.add_argument("source", help="The rows, .jsonl or .csv, with a `prompt` and a label each.")
-    add_predictor_options(parser)
+def parser() -> ArgumentParser:
+    parser = parser_of("evaluate", "ROWS --model MODEL", HELP)
+    parser.add_argument("source", help="The rows, with a prompt and a label each, see raft-peft predict --help.")
     parser.add_argument("--label-column", default="label", help="The column of the label (%(default)s).")
     parser.add_argument("--output", help="A JSON file for the metrics.")
     parser.add_argument("--picture", help="A picture of predictions over the truth, such as picture.png.")
-    options = parser.parse_args(list(arguments))
+    parser.add_argument(
+        "--interval",
+        type=share,
+        metavar="SHARE",
+        help="How often the intervals of this level hold, after raft-peft calibrate (0.9 where there is one).",
+    )
+    add_predictor_options(parser)
+    return parser
 
+
+def run(parser: ArgumentParser, words: Sequence[str]) -> None:
+    options = parse(parser, words)
     check_writable(options.output)
     check_writable(options.picture)
     if options.picture is not None:
         _check_picture(options.picture)
+    check_rows(options, options.label_column)
+    check_interval(options.model, options.interval)
 
-    from raft_peft.data.row_files import read_rows
+    from raft_peft.data.row_sources import read_rows
     from raft_peft.prediction.evaluation import evaluate_rows
 
     found = evaluate_rows(
         open_predictor(options),
-        read_rows(options.source),
+        islice(read_rows(options.source), options.limit),
         label_column=options.label_column,
-        prompt_template=options.prompt_template,
         batch_size=options.batch_size,
         batch_tokens=options.batch_tokens,
+        interval=options.interval,
     )
     print(f"{len(found.labels)} rows of {options.source}")
     for name, value in found.metrics.items():
@@ -49,7 +71,7 @@ def run(arguments: Sequence[str]) -> None:
     if options.picture is not None:
         from raft_peft.plots import plot_predictions
 
-        plot_predictions(options.picture, found.labels, {str(options.model): found.predictions})
+        plot_predictions(options.picture, found.labels, {Path(options.model).resolve().name: found.predictions})
 
 
 def _check_picture(path: str) -> None:

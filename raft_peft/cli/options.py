@@ -2,24 +2,47 @@
 
 from __future__ import annotations
 
-from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
-from collections.abc import Mapping
+from argparse import ArgumentParser, ArgumentTypeError, Namespace, RawDescriptionHelpFormatter
+from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args, get_type_hints
+
+from raft_peft.console import unknown_options
 
 if TYPE_CHECKING:
+    from raft_peft.data.prompt_template import PromptTemplate
     from raft_peft.prediction.predictor import RegressionPredictor
 
 GRID_HELP = (
-    "The numbers that the model may answer with: --grid=1,2,3,4,5 or 0..100 or 0..5..0.5, or with texts of their own, "
-    "--grid=0=no,1=yes"
+    "The numbers that the model may answer with: 1,2,3,4,5 or -4..4 or 0..5..0.5, or with texts of their own, "
+    "0=no,1=yes"
 )
 
 DTYPES = ("auto", "bfloat16", "float16", "float32")
+QUANTIZATIONS = ("none", "nf4", "int8")
 
 
-def parser_of(command: str, description: str) -> ArgumentParser:
-    return ArgumentParser(f"raft-peft {command}", description=description, formatter_class=RawDescriptionHelpFormatter)
+def parser_of(command: str, usage: str, description: str) -> ArgumentParser:
+    """A parser whose usage is a line: what must be given, without the options that may be."""
+    return ArgumentParser(
+        f"raft-peft {command}",
+        usage=f"raft-peft {command} {usage} [options]",
+        description=description,
+        formatter_class=RawDescriptionHelpFormatter,
+    )
+
+
+def parse(parser: ArgumentParser, words: Sequence[str]) -> Namespace:
+    """The options of a command line, which may stand before and behind files.
+
+    Raises:
+        ValueError: there is no such option.
+    """
+    options, unknown = parser.parse_known_intermixed_args(words)
+    if unknown:
+        raise unknown_options(parser, unknown)
+    return options
 
 
 def add_predictor_options(parser: ArgumentParser) -> None:
@@ -30,28 +53,78 @@ def add_predictor_options(parser: ArgumentParser) -> None:
     parser.add_argument("--grid", help=f"{GRID_HELP}; by default the saved.")
     parser.add_argument(
         "--prompt-template",
-        help="The prompt, from a row's columns in braces: --prompt-template='Review: {text} Stars:'. By default the "
-        "column `prompt`.",
+        help="The prompt, from a row's columns in braces, as 'Review: {text} Stars:', or a JSON list of chat messages "
+        "of such texts. By default as trained, or the column `prompt`.",
     )
-    parser.add_argument("--method", help="By default as trained, or raft.")
-    parser.add_argument("--decision", help="mean, median, mode or quantile:LEVEL; by default as trained.")
-    parser.add_argument("--max-length", type=int, help="The most tokens of a prompt; by default as trained.")
-    parser.add_argument("--dtype", choices=DTYPES, help="Of the weights; by default as trained.")
-    parser.add_argument("--batch-size", type=int, default=64, help="Prompts in a forward pass (%(default)s).")
-    parser.add_argument("--batch-tokens", type=int, default=4096, help="Tokens in a forward pass (%(default)s).")
-    parser.add_argument("--trust-remote-code", action="store_true", help="Whether a model's own code may be run.")
+    parser.add_argument("--chat", action="store_true", help="The template, or the prompt, is a user's message.")
+    parser.add_argument("--system", metavar="TEXT", help="A system message before it.")
+    parser.add_argument("--separator", help="Text between prompt and number; by default as trained.")
+    parser.add_argument("--max-length", type=positive, help="The most tokens of a prompt; by default as trained.")
+    parser.add_argument("--limit", type=positive, metavar="ROWS", help="Only the first so many rows.")
+    parser.add_argument("--batch-size", type=positive, default=64, help="Prompts in a forward pass (%(default)s).")
+    parser.add_argument("--batch-tokens", type=positive, default=4096, help="Tokens in a forward pass (%(default)s).")
+    _add_method_options(parser)
+    loading = parser.add_argument_group("how the model is loaded", "By default as in training.")
+    loading.add_argument("--dtype", choices=DTYPES, help="Of the weights.")
+    loading.add_argument("--autocast", choices=DTYPES[1:], help="Of the products, whatever that of the weights.")
+    loading.add_argument("--quantization", choices=QUANTIZATIONS, help="Of the weights.")
+    loading.add_argument("--attn-implementation", help="eager, sdpa, flash_attention_2 or another of transformers.")
+    loading.add_argument("--revision", help="Branch, tag or commit of a model on the Hub.")
+    loading.add_argument("--trust-remote-code", action="store_true", help="Whether a model's own code may be run.")
+
+
+def _add_method_options(parser: ArgumentParser) -> None:
+    """Every setting of `MethodSettings`, None where it is not given."""
+    from transformers.hf_argparser import string_to_bool
+
+    from raft_peft.methods import MethodSettings
+
+    group = parser.add_argument_group("how numbers are read", "By default as in training; without any, as in `train`.")
+    kinds = get_type_hints(MethodSettings)
+    for setting in fields(MethodSettings):
+        kind = kinds[setting.name]
+        (kind,) = [one for one in get_args(kind) or (kind,) if one is not type(None)]
+        reading: dict[str, Any] = {"type": kind}
+        if kind is bool:
+            reading = {"type": string_to_bool, "nargs": "?", "const": True, "metavar": "true|false"}
+        group.add_argument(f"--{setting.name.replace('_', '-')}", help=setting.metadata["help"], **reading)
+
+
+def positive(text: str) -> int:
+    """A whole number from 1 of the command line."""
+    if not text.isdecimal() or int(text) < 1:
+        raise ArgumentTypeError(f"{text!r} is not a whole number from 1")
+    return int(text)
+
+
+def share(text: str) -> float:
+    """A number between 0 and 1 of the command line."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 0 < number < 1:
+        raise ArgumentTypeError(f"{text!r} is not a number between 0 and 1, such as 0.9")
+    return number
 
 
 def open_predictor(options: Namespace) -> RegressionPredictor:
     """The model of the options, ready to predict."""
     from raft_peft.grid import NumberGrid
+    from raft_peft.methods import MethodSettings
     from raft_peft.prediction.predictor import RegressionPredictor
 
-    settings: Mapping[str, Any] = vars(options)
-    names = ("method", "decision", "max_length", "dtype", "trust_remote_code")
+    names = [setting.name for setting in fields(MethodSettings)]
+    names += ["separator", "max_length", "dtype", "autocast", "attn_implementation", "revision", "trust_remote_code"]
+    given = {name: value for name in names if (value := getattr(options, name)) is not None}
     grid = None if options.grid is None else NumberGrid.parse(options.grid)
+    template = _template(options)
+    if template is not None:
+        given["prompt_template"] = template
+    if options.quantization is not None:
+        given["quantization_config"] = _quantization_config(options.quantization)
     try:
-        return RegressionPredictor.from_pretrained(options.model, grid, **{name: settings[name] for name in names})
+        return RegressionPredictor.from_pretrained(options.model, grid, **given)
     except OSError as error:
         if options.model in str(error):
             raise
@@ -60,6 +133,77 @@ def open_predictor(options: Namespace) -> RegressionPredictor:
             f"The model {options.model!r} cannot be opened: {error}\nPass a folder that holds a model and its "
             "tokenizer, or the name of a model on the Hub that can be reached."
         ) from error
+
+
+def _quantization_config(name: str) -> Any:
+    from transformers import BitsAndBytesConfig
+
+    from raft_peft.training.quantization import qlora
+
+    if name == "none":
+        return False
+    return BitsAndBytesConfig(load_in_8bit=True) if name == "int8" else qlora()["quantization_config"]
+
+
+def _template(options: Namespace) -> PromptTemplate | None:
+    """The prompt template of the options; None where they name none."""
+    from raft_peft.data.prompt_template import PromptTemplate
+
+    return PromptTemplate.of(options.prompt_template, chat=options.chat, system=options.system)
+
+
+def check_rows(options: Namespace, label_column: str | None = None) -> None:
+    """Refuse rows that cannot be used, by the first of them, before a model is loaded.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: a file of another format, without rows where there must be labels, or without a named column.
+    """
+    from raft_peft.data.labels import LabelColumn
+    from raft_peft.data.prompt_template import PromptTemplate
+    from raft_peft.data.row_sources import read_rows
+    from raft_peft.methods.saved_folder import RAFT_CONFIG_NAME, RaftConfig
+
+    source, template = options.source, _template(options)
+    row = next(iter(read_rows(source)), None)
+    if row is None and label_column is not None:
+        raise ValueError(f"{source} has no rows.")
+    if row is None:
+        return
+    if label_column is not None and not LabelColumn.of(label_column).is_in(row):
+        raise ValueError(
+            f"{source} has the columns {list(row)}, and no label in {label_column!r}. Pass the name of the column of "
+            "the label as `label_column`."
+        )
+    if template is not None:
+        template(row)
+        return
+    path = Path(options.model) / RAFT_CONFIG_NAME
+    saved = PromptTemplate.of(RaftConfig.load(path).prompt_template) if path.is_file() else None
+    if {"prompt", "input_ids"} & set(row) or (saved is not None and saved.applies_to(row)):
+        return
+    of_model = "" if saved is None else f", nor those of the prompt template {saved!r} of the model"
+    raise ValueError(
+        f"{source} has the columns {list(row)}, and no `prompt`{of_model}. Rename the column of the text, or set "
+        "`prompt_template`, such as 'Review: {text} Stars:'."
+    )
+
+
+def check_interval(model: str, level: float | None) -> None:
+    """Refuse an interval that no calibration of a model's folder can give, before the model is loaded.
+
+    Raises:
+        ValueError: there is no calibration, or one of too few rows.
+    """
+    from raft_peft.methods.saved_folder import CALIBRATION_NAME
+    from raft_peft.prediction.calibration import Calibration
+
+    if level is None or not Path(model).is_dir():
+        return
+    path = Path(model) / CALIBRATION_NAME
+    if not path.is_file():
+        raise ValueError(f"{model!r} is not calibrated. Run: raft-peft calibrate HELDOUT_ROWS --model {model}")
+    Calibration.load(path).half_width(level)
 
 
 def check_writable(path: str | None) -> None:

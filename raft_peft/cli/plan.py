@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from argparse import ArgumentParser
 from collections.abc import Sequence
 
-from raft_peft.cli.options import parser_of
+from raft_peft.cli.options import parse, parser_of
 
 SUMMARY = "the memory of training, before any"
 HELP = """\
@@ -16,10 +17,10 @@ What is left open is chosen: the fastest settings which fit.
 """
 
 
-def run(arguments: Sequence[str]) -> None:
-    parser = parser_of("plan", HELP)
+def parser() -> ArgumentParser:
+    parser = parser_of("plan", "--model MODEL", HELP)
     parser.add_argument("--model", required=True, help="Name or folder of a language model.")
-    parser.add_argument("--gpu-memory", help="What there is, as 24GB (10^9 bytes) or 24GiB (2^30 bytes).")
+    parser.add_argument("--gpu-memory", help="What there is, with its unit: 24GB (10^9 bytes) or 24GiB (2^30 bytes).")
     parser.add_argument("--quantization", help="none, nf4 or int8; by default none or nf4, as it fits.")
     parser.add_argument("--gradient-checkpointing", choices=("on", "off"), help="By default as it fits.")
     parser.add_argument("--batch-size", type=int, help="Rows in a forward pass; by default as many as fit.")
@@ -33,7 +34,11 @@ def run(arguments: Sequence[str]) -> None:
     parser.add_argument("--attn-implementation", help="eager, sdpa, ...; by default the trainer's choice.")
     parser.add_argument("--device", default="cuda", help="cuda or cpu (%(default)s).")
     parser.add_argument("--trust-remote-code", action="store_true", help="Whether a model's own code may be run.")
-    settings = vars(parser.parse_args(list(arguments)))
+    return parser
+
+
+def run(parser: ArgumentParser, words: Sequence[str]) -> None:
+    settings = vars(parse(parser, words))
     checkpointing = settings.pop("gradient_checkpointing")
 
     from raft_peft.planning import plan_memory

@@ -4,53 +4,87 @@ from __future__ import annotations
 
 import os
 import sys
+from argparse import ArgumentParser
 from collections.abc import Sequence
+from itertools import islice
+from pathlib import Path
 
-from raft_peft.cli.options import add_predictor_options, open_predictor, parser_of
+from raft_peft.cli.options import (
+    add_predictor_options,
+    check_interval,
+    check_rows,
+    open_predictor,
+    parse,
+    parser_of,
+    positive,
+    share,
+)
 
 SUMMARY = "numbers for the rows of a file"
 HELP = """\
-Predict a number for each row of a file (.jsonl or .csv), and write the rows with it.
+Predict a number for each row, and write the rows with it.
 
   raft-peft predict rows.jsonl predictions.jsonl --model stars-raft
   raft-peft predict rows.csv --model HuggingFaceTB/SmolLM2-135M-Instruct --grid 1,2,3,4,5 > predictions.jsonl
 
-Each row has a `prompt`. Interrupted, the first command goes on behind the last row that was written; without a second
+Rows are a file in .jsonl, .csv, .tsv or .parquet, a folder of Dataset.save_to_disk (FOLDER, or FOLDER:SPLIT), or a
+dataset of the Hub (OWNER/NAME:SPLIT or OWNER/NAME:CONFIG:SPLIT). Each has a `prompt`, or the columns of the prompt
+template that the model was trained with.
+
+Interrupted, the first command goes on behind the last row that was written; without a second
 file the rows are printed, as JSON Lines.
 """
 
 
-def run(arguments: Sequence[str]) -> None:
-    parser = parser_of("predict", HELP)
-    parser.add_argument("source", help="The rows, .jsonl or .csv, with a `prompt` each.")
-    parser.add_argument("target", nargs="?", help="Where they are written, .jsonl or .csv; by default printed.")
-    add_predictor_options(parser)
-    parser.add_argument("--chunk-size", type=int, default=512, help="Rows that are written together (%(default)s).")
+def parser() -> ArgumentParser:
+    parser = parser_of("predict", "ROWS [PREDICTIONS] --model MODEL", HELP)
+    parser.add_argument("source", help="The rows, with a prompt each.")
+    parser.add_argument("target", nargs="?", help="Where they are written: .jsonl, .csv or .tsv; by default printed.")
     parser.add_argument(
-        "--interval", type=float, help="Add an interval that covers this share of labels, after raft-peft calibrate."
+        "--interval",
+        type=share,
+        metavar="SHARE",
+        help="Add `low` and `high`, which cover this share of labels, after raft-peft calibrate.",
     )
-    parser.add_argument("--distribution", action="store_true", help="Add the probability of each number of the grid.")
-    options = parser.parse_args(list(arguments))
+    parser.add_argument(
+        "--distribution",
+        action="store_true",
+        help="Add the probability of each number of the grid, their sum as `mass`, and `entropy`.",
+    )
+    parser.add_argument(
+        "--chunk-size", type=positive, default=512, help="Rows that are written together (%(default)s)."
+    )
+    add_predictor_options(parser)
+    return parser
 
-    from raft_peft.data.row_files import as_json, read_rows
+
+def run(parser: ArgumentParser, words: Sequence[str]) -> None:
+    options = parse(parser, words)
+
+    from raft_peft.data.row_files import as_json, check_target
+    from raft_peft.data.row_sources import read_rows
     from raft_peft.prediction.files import predict_file, predict_rows
 
+    check_rows(options)
+    check_interval(options.model, options.interval)
+    if options.target is not None:
+        check_target(Path(options.target))
     predictor = open_predictor(options)
-    names = ("batch_size", "batch_tokens", "chunk_size", "distribution", "interval", "prompt_template")
+    names = ("batch_size", "batch_tokens", "chunk_size", "distribution", "interval")
     settings = {name: getattr(options, name) for name in names}
     if options.target is None:
         try:
-            for rows in predict_rows(predictor, read_rows(options.source), **settings):
-                for row in rows:
+            for made in predict_rows(predictor, islice(read_rows(options.source), options.limit), **settings):
+                for row in made:
                     print(as_json(row), flush=True)
         except BrokenPipeError:  # what reads the rows has seen enough, as `head` has
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return
-    count = predict_file(predictor, options.source, options.target, **settings)
+    count = predict_file(predictor, options.source, options.target, limit=options.limit, **settings)
     if count == 0:
         print(
-            f"Nothing was predicted: {options.target} holds all rows of {options.source}. Remove it to predict them "
-            "anew."
+            f"Nothing was predicted: {options.target} holds all rows of {options.source} that were asked for. Remove "
+            "it to predict them anew."
         )
     else:
         print(f"{count} rows were predicted and written to {options.target}.")

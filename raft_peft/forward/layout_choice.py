@@ -128,8 +128,8 @@ class Layouts:
         if self.bidirectional:
             raise ValueError(
                 "`attention='bidirectional'` with numbers of several tokens needs a mask for each pair of tokens, and "
-                f"this model cannot take one: {reason}.{cure} Otherwise set attention='causal', or load it with "
-                "attn_implementation='sdpa' or 'eager' where it has another."
+                f"this model cannot take one: {reason}.{cure} Otherwise set `attention='causal'`, or load it with "
+                "`attn_implementation='sdpa'` or 'eager' where it has another."
             )
         paths = trie.paths().shape[1]
         if paths > 1:
@@ -137,7 +137,7 @@ class Layouts:
                 logger,
                 f"The numbers of this grid are scored in {paths} rows a prompt instead of one, which is exact but "
                 f"takes about {paths} times as long: {reason}.{cure} Where the model has another attention than "
-                "these, load it with attn_implementation='sdpa' or 'eager'.",
+                "these, load it with `attn_implementation='sdpa'` or 'eager'.",
             )
 
 
@@ -218,7 +218,7 @@ def check_bidirectional(model: Any) -> None:
         pass
     raise ValueError(
         f"{type(base_model(model)).__name__} attends to earlier tokens only, and this version of transformers cannot "
-        "change that. Set attention='causal'."
+        "change that. Set `attention='causal'`."
     )
 
 

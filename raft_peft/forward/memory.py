@@ -86,8 +86,8 @@ class PartsThatFit:
 
 def _does_not_fit(length: int, reason: str) -> RuntimeError:
     return RuntimeError(
-        f"The memory is not enough for a single prompt of {length} tokens: {reason}\nSet max_length, load the model "
-        "in 4 bits (quantization_config), or use a device with more memory."
+        f"The memory is not enough for a single prompt of {length} tokens: {reason}\nSet `max_length`, load the model "
+        "in 4 bits (`quantization_config`), or use a device with more memory."
     )
 
 

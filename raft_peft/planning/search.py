@@ -9,6 +9,7 @@ from typing import Any
 from transformers import AutoConfig
 
 from raft_peft.forward.cpu_precision import cpu_multiplies_bf16
+from raft_peft.methods.saved_folder import check_there_is
 from raft_peft.planning.byte_sizes import parse_bytes
 from raft_peft.planning.estimate import Estimator
 from raft_peft.planning.plan import CUDA_CONTEXT, FRAGMENTATION, MemoryPlan
@@ -157,6 +158,7 @@ def _named_config(model: Any, trust_remote_code: bool) -> tuple[str, Any]:
                 f"A {type(model).__name__} is no model to plan for. Pass a name, a folder or a config of transformers."
             )
         return model.name_or_path or model.model_type, model
+    check_there_is(model, {})
     try:
         return model, AutoConfig.from_pretrained(model, trust_remote_code=trust_remote_code)
     except (OSError, ValueError) as error:

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import warnings
+from dataclasses import fields
 
 import numpy as np
 import pytest
@@ -14,9 +15,12 @@ import pytest
 from raft_peft import NumberGrid, RegressionPredictor
 from raft_peft.cli.command import main
 from raft_peft.data.prompt_template import PromptTemplate
-from raft_peft.data.row_files import read_rows
+from raft_peft.data.row_sources import read_rows
+from raft_peft.methods import MethodSettings
 from raft_peft.prediction.evaluation import evaluate_rows
-from raft_peft.train import TrainArguments, load_rows
+from raft_peft.train import TrainArguments, load_rows, make_parser, named_files
+from raft_peft.training.config import RegressionAwareConfig
+from raft_peft.training.options import parse_options
 
 ROWS = [{"text": f"item {index} of {index % 7}", "label": index % 5 + 0.5 * (index % 2)} for index in range(24)]
 TEMPLATE = "Rate the {text} from 0 to 4, the score is"
@@ -67,6 +71,8 @@ def test_evaluate(model, rows, tmp_path, capsys):
     assert metrics["rmse"] == pytest.approx(np.sqrt(((expected - LABELS) ** 2).mean()), abs=1e-4)
     assert metrics["pearson"] == pytest.approx(np.corrcoef(expected, LABELS)[0, 1], abs=1e-4)
     assert metrics["grid_mass"] == pytest.approx(probs.sum(1).mean(), abs=1e-5)
+    assert metrics["rmse_of_mean"] == pytest.approx(LABELS.std())
+    assert metrics["r2"] == pytest.approx(1 - ((expected - LABELS) ** 2).sum() / ((LABELS - LABELS.mean()) ** 2).sum())
     assert metrics["entropy"] == pytest.approx(-(on_grid * np.log(on_grid)).sum(1).mean(), abs=1e-4)
     assert picture.stat().st_size > 1000
 
@@ -80,7 +86,7 @@ def test_rows_that_cannot_be_evaluated(model, tmp_path, capsys):
     assert "row 1: the label 'ten' is not a number" in capsys.readouterr().err
     path.write_text("")
     assert main(["evaluate", str(path), "--model", model, "--grid", "0..4"]) == 1
-    assert "no rows to evaluate" in capsys.readouterr().err
+    assert "rows.jsonl has no rows" in capsys.readouterr().err
 
 
 def test_calibrated_intervals(model, rows, tmp_path, capsys):
@@ -91,11 +97,17 @@ def test_calibrated_intervals(model, rows, tmp_path, capsys):
     assert main(["predict", rows, str(target), *options, "--interval", "0.9"]) == 0
     found = list(read_rows(target))
     # 25 x 0.9 = 22.5: the 23rd error of the 24 is not exceeded by 23 of them
-    inside = [
-        row["prediction_low"] - 1e-9 <= label <= row["prediction_high"] + 1e-9
-        for row, label in zip(found, LABELS, strict=True)
-    ]
+    inside = [row["low"] <= label <= row["high"] for row, label in zip(found, LABELS, strict=True)]
     assert sum(inside) == 23
+    metrics = tmp_path / "metrics.json"
+    assert main(["evaluate", rows, *options, "--output", str(metrics)]) == 0
+    metrics = json.loads(metrics.read_text())
+    assert (metrics["interval"], metrics["coverage"]) == (0.9, pytest.approx(23 / 24))
+    assert metrics["mean_width"] == pytest.approx(np.mean([row["high"] - row["low"] for row in found]), abs=1e-4)
+    capsys.readouterr()
+    assert main(["evaluate", rows, *options, "--limit", "3", "--decision", "mode"]) == 0
+    said = capsys.readouterr()
+    assert said.out.startswith("3 rows of ") and "coverage" not in said.out
     assert main(["predict", rows, *options, "--decision", "mode", "--interval", "0.9"]) == 1
     assert "calibration was made with another decision" in capsys.readouterr().err
     assert main(["predict", rows, *options, "--interval", "0.99"]) == 1
@@ -113,12 +125,13 @@ def test_train_then_predict(model, rows, tmp_path, capsys, monkeypatch):
     assert main(arguments) == 0
     assert f"The model is in {out}" in capsys.readouterr().out
     metrics = json.loads((out / "eval_results.json").read_text())
-    found = evaluate_rows(RegressionPredictor.from_pretrained(out), read_rows(rows), prompt_template=TEMPLATE)
+    # The template is saved with the model.
+    found = evaluate_rows(RegressionPredictor.from_pretrained(out), read_rows(rows))
     assert metrics["eval_rmse"] == pytest.approx(found.metrics["rmse"], abs=1e-4)
     merged = tmp_path / "merged"
     assert main(["merge", str(out), str(merged)]) == 0
     assert "Predictions moved by at most" in capsys.readouterr().out
-    again = evaluate_rows(RegressionPredictor.from_pretrained(merged), read_rows(rows), prompt_template=TEMPLATE)
+    again = evaluate_rows(RegressionPredictor.from_pretrained(merged), read_rows(rows))
     assert again.predictions == pytest.approx(found.predictions, abs=1e-4)
 
 
@@ -130,7 +143,8 @@ def test_train_then_predict(model, rows, tmp_path, capsys, monkeypatch):
         (["--dataset_name", "a", "--eval_file", "rows.jsonl"], "pass --eval_split"),
         (["--train_file", "rows.jsonl", "--eval_split", "test"], "pass --eval_file"),
         (["--train_file", "none.jsonl"], "no file 'none.jsonl'"),
-        (["--train_file", "rows.parquet"], "read and written as .jsonl or .csv"),
+        (["--train_file", "rows.parquet"], "no file 'rows.parquet'"),
+        (["--train_file", "rows.txt"], "ends in '.txt'. Rows are read from a file in .jsonl, .csv, .tsv or .parquet"),
     ],
 )
 def test_rows_to_train_on_that_are_not_there(arguments, message, tmp_path, capsys):
@@ -142,22 +156,30 @@ def test_training_reads_files_as_prediction_does(tmp_path):
     path = tmp_path / "rows.csv"
     path.write_text("zip,text,stars\n02139,NA,3.50\n10001,None,4\n")
     template = "{zip}: {text}. Stars:"
-    given = TrainArguments(grid="1..5", train_file=str(path), prompt_template=template)
-    rows = load_rows(given, "stars")["train"]
-    assert rows["prompt"] == [PromptTemplate(template)(row) for row in read_rows(path)]
-    assert rows["prompt"][0] == "02139: NA. Stars:"
+    given = TrainArguments(grid="1..5", train_file=str(path), eval_file=[f"dev={path}", f"hard={path}"])
+    args = RegressionAwareConfig(str(tmp_path), prompt_template=template, label_column="stars", use_cpu=True)
+    rows, evaluated = load_rows(given, args)
+    assert list(evaluated) == ["dev", "hard"]
+    assert rows.column_names == ["zip", "text", "stars"]
+    assert [PromptTemplate(template)(row) for row in rows] == [
+        PromptTemplate(template)(row) for row in read_rows(path)
+    ]
+    assert PromptTemplate(template)(rows[0]) == "02139: NA. Stars:"
     assert rows["stars"] == [3.5, 4.0]
-    assert rows.column_names == ["stars", "prompt"]
+    for files in ([str(path), str(path)], [f"a={path}", f"a={path}"], [f"train={path}"]):
+        with pytest.raises(ValueError, match="need a name each"):
+            named_files(files)
 
 
-def test_settings_in_yaml(model, rows, tmp_path, capsys):
+@pytest.mark.parametrize(("grid", "values"), [("[0, 1, 2, 3, 4]", [0, 1, 2, 3, 4]), ("4", [4])])
+def test_settings_in_yaml(grid, values, model, rows, tmp_path, capsys):
     config = tmp_path / "train.yaml"
     config.write_text(
-        f"model_name_or_path: {model}\ngrid: [0, 1, 2, 3, 4]\ntrain_file: {rows}\nprompt_template: '{TEMPLATE}'\n"
+        f"model_name_or_path: {model}\ngrid: {grid}\ntrain_file: {rows}\nprompt_template: '{TEMPLATE}'\n"
         f"output_dir: {tmp_path / 'out'}\nmax_steps: 1\nuse_cpu: true\nbf16: false\ndisable_tqdm: true\n"
     )
     assert main(["train", "--config", str(config), "--lora_r", "2"]) == 0
-    assert json.loads((tmp_path / "out" / "raft_config.json").read_text())["values"] == [0, 1, 2, 3, 4]
+    assert json.loads((tmp_path / "out" / "raft_config.json").read_text())["values"] == values
     assert json.loads((tmp_path / "out" / "adapter_config.json").read_text())["r"] == 2
 
 
@@ -183,18 +205,59 @@ def test_reader_that_has_seen_enough(model, rows):
     assert "Traceback" not in run.stderr
 
 
-@pytest.mark.parametrize(("options", "heard"), [([], 1), (["default"], 3)])
+@pytest.mark.parametrize(("options", "heard"), [([], 1), (["default"], 2)])
 def test_what_the_libraries_say_to_developers_is_not_heard(options, heard, monkeypatch, caplog, recwarn):
-    def run(_):
+    def run(parser, words):
         for category, module in ((FutureWarning, "transformers.modeling_utils"), (UserWarning, "raft_peft.metrics")):
             warnings.warn_explicit("is deprecated", category, "file.py", 1, module)
-        logging.getLogger("bitsandbytes.backends.cpu.ops").warning("Failed to load")
 
     monkeypatch.setattr(sys, "warnoptions", options)
     caplog.set_level(logging.WARNING, logger="bitsandbytes")
     monkeypatch.setattr("raft_peft.cli.plan.run", run)
     assert main(["plan"]) == 0
     assert len(recwarn) + len(caplog.records) == heard
+
+
+@pytest.mark.parametrize("command", ["predict", "evaluate", "calibrate"])
+@pytest.mark.parametrize("separator", ["-", "_"])
+def test_every_setting_can_be_given(command, separator, model, rows, monkeypatch, capsys):
+    def open_predictor(name, grid, **settings):
+        given.update(settings)
+        raise ValueError("seen")
+
+    given: dict = {}
+    monkeypatch.setattr(RegressionPredictor, "from_pretrained", open_predictor)
+    values = {"method": "raft", "renormalize": True, "end_every_number": False, "constrained": True}
+    values |= {"num_samples": 3, "mlp_width": 5, "max_length": 7}
+    names = [setting.name for setting in fields(MethodSettings)]
+    names += ["separator", "max_length", "dtype", "autocast", "attn_implementation", "revision"]
+    values = {name: values.get(name, "float16" if name in ("dtype", "autocast") else " x") for name in names}
+    words = [f"--{name.replace('_', separator)}={value}" for name, value in values.items()]
+    words += [f"--prompt{separator}template={TEMPLATE}", "--grid", "-4..4"]
+    assert main([command, rows, "--model", model, *words]) == 1
+    assert "seen" in capsys.readouterr().err
+    assert given.pop("prompt_template") == PromptTemplate(TEMPLATE)
+    assert given == {**values, "trust_remote_code": False}
+
+
+def test_help_of_training_shows_our_own_options(capsys):
+    shown = {}
+    for option in ("--help", "--help-all"):
+        with pytest.raises(SystemExit) as stopped:
+            main(["train", option])
+        assert stopped.value.code == 0
+        shown[option] = capsys.readouterr().out
+    own = [f"--{one.name} " for kind in (TrainArguments, MethodSettings) for one in fields(kind)]
+    assert all(name in text for name in own for text in shown.values())
+    assert shown["--help"].index("--pooling") < shown["--help"].index("--learning_rate")
+    assert "--adam_beta1" not in shown["--help"]
+    assert "--adam_beta1" in shown["--help-all"]
+
+
+def test_a_switch_that_may_be_unset_needs_no_value():
+    parser = make_parser()
+    _, args, _ = parse_options(parser, ["--grid=1,2", "--train_file=a", "--output_dir=b", "--greater_is_better"])
+    assert args.greater_is_better is True
 
 
 def test_help(capsys):
@@ -209,7 +272,9 @@ def test_help(capsys):
     assert main(["dance"]) == 2
 
 
-@pytest.mark.parametrize("text", ["", "1", "1,one", "0..5..2", "5..1", "1..2..3..4", "..", "1=,2=b", "1,1", "nan,1"])
+@pytest.mark.parametrize(
+    "text", ["", "1,one", "0..5..2", "5..1", "1..2..3..4", "..", "1=,2=b", "1,1", "1=a,1=b,2=c", "nan,1"]
+)
 def test_grids_that_cannot_be_read(text):
     with pytest.raises(ValueError, match=r"[Gg]rid"):
         NumberGrid.parse(text)
@@ -221,12 +286,4 @@ def test_grids():
     assert NumberGrid.parse("0..100").texts[7] == "7"
     assert NumberGrid.parse("-1..1..0.25").texts == tuple(f"{value:.2f}" for value in np.arange(-1, 1.1, 0.25))
     assert dict(NumberGrid.parse("1=A,2=B,3")) == {1: "A", 2: "B", 3: "3"}
-
-
-def test_prompt_templates():
-    assert PromptTemplate("{{{a}}} {b:>3}")({"a": 1, "b": 2}) == "{1}   2"
-    with pytest.raises(ValueError, match=r"'b', which a row lacks.*It has a, c"):
-        PromptTemplate("{a} {b}")({"a": 1, "b": None, "c": 2})
-    for text in ("no column", "{", "{0}", "{a.b}", "{}"):
-        with pytest.raises(ValueError, match="prompt template"):
-            PromptTemplate(text)
+    assert dict(NumberGrid.parse("5")) == {5: "5"}

@@ -113,18 +113,60 @@ class TestOptions:
             (["evaluate", "--output", "none/metrics.json"], "no folder 'none' to write metrics.json to"),
             (["evaluate", "--picture", "none/picture.png"], "no folder 'none' to write picture.png to"),
             (["evaluate", "--picture", "picture.foo"], "'picture.foo' cannot be drawn. End its name in one of .*png"),
-            (["predict", "--model", "no/such-model"], "The model 'no/such-model' cannot be opened|'no/such-model'"),
+            (["predict", "--model", "no/such-model"], "no folder 'no/such-model', and the Hub gives no model"),
+            (["predict", "--model", "modle"], "no folder 'modle', .*Is 'model' meant?"),
+            (["predict", "--model", "./modle"], "no folder './modle'. Is 'model' meant?"),
+            (["calibrate", "--model", "modle"], "no folder 'modle' to keep the calibration in. Is 'model' meant?"),
+            (["predict", "out.jsonl", "--interval", "0.9"], "'model' is not calibrated. Run: raft-peft calibrate"),
+            (["predict", "out.jsonl", "--prompt_template", "{txt}"], "the column 'txt', which a row lacks"),
+            (["predict", "out.txt"], "'out.txt' ends in '.txt'"),
+            (["predict", "none/out.jsonl"], "no folder 'none' to write out.jsonl to"),
+            (["predict", "out.jsonl", "--decision", "best"], "no decision rule 'best'"),
+            (["predict", "--method", "rail", "--constrained"], "Set `--num-samples`, or leave `--constrained` off"),
+            (["predict", "--end-every-number"], "set `--number-end` to 'eos'"),
+            (["predict", "--method", "raft", "--pooling", "max"], "`--pooling max` does nothing with method 'raft'"),
+            (["evaluate", "--label-column", "stars"], "no label in 'stars'. Pass .* as `--label-column`"),
         ],
     )
-    def test_seen_before_anything_is_predicted(self, arguments, message, model, tmp_path, capsys, monkeypatch):
+    def test_seen_before_a_model_is_loaded(self, arguments, message, model, tmp_path, capsys, monkeypatch):
+        def load(*_, **__):
+            raise AssertionError
+
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+        monkeypatch.setattr("raft_peft.prediction.opening.open_model", load)
+        monkeypatch.chdir(tmp_path)
         (tmp_path / "rows.jsonl").write_text(ROW)
         command, *options = arguments
-        options = options if "--model" in options else [*options, "--model", model]
-        assert main([command, str(tmp_path / "rows.jsonl"), "--grid", "0..4", *options]) == 1
+        options = options if "--model" in options else [*options, "--model", "model"]
+        assert main([command, "rows.jsonl", "--grid", "0..4", *options]) == 1
         said = capsys.readouterr()
         assert re.search(message, said.err)
         assert not said.out
+        assert {path.name for path in tmp_path.iterdir()} == {"rows.jsonl", "model"}
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            (["--batch-size", "0"], "argument --batch-size: '0' is not a whole number from 1"),
+            (["--interval", "90"], "argument --interval: '90' is not a number between 0 and 1"),
+        ],
+    )
+    def test_out_of_range(self, options, message, capsys):
+        with pytest.raises(SystemExit):
+            main(["predict", "rows.jsonl", "--model", "model", *options])
+        assert message in capsys.readouterr().err
+
+    def test_a_model_to_train_that_is_not_there(self, train, monkeypatch):
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+        code, said = train(ROW, "--model-name-or-path", "no-model")
+        assert code == 1
+        assert "no folder 'no-model'" in said
+
+    def test_advice_names_options(self, train):
+        code, said = train(ROW, "--packing")
+        assert code == 1
+        assert "`--packing true` cannot be used" in said
+        assert "`--padding_free true` lays the rows" in said
 
     def test_a_dtype_that_does_not_exist(self, model, capsys):
         with pytest.raises(SystemExit):
@@ -188,7 +230,7 @@ class OutOfMemoryError(RuntimeError):
     ],
 )
 def test_errors_that_are_not_of_the_input(error, code, said, has_traceback, monkeypatch, capsys):
-    def run(_):
+    def run(parser, words):
         raise error
 
     monkeypatch.setattr("raft_peft.cli.plan.run", run)
