@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from raft_peft.prediction.pipeline import TextRegressionPipeline
     from raft_peft.prediction.predictor import RegressionPredictor
     from raft_peft.prediction.remote.predictor import RemoteRegressionPredictor
+    from raft_peft.prediction.sharing import push_to_hub
     from raft_peft.training.config import RegressionAwareConfig
     from raft_peft.training.number_tokens import add_number_tokens
     from raft_peft.training.quantization import qlora
@@ -37,6 +38,7 @@ __all__ = [
     "merge_and_save",
     "plan_memory",
     "predict_file",
+    "push_to_hub",
     "qlora",
 ]
 
@@ -53,6 +55,7 @@ _MODULES = {
     "merge_and_save": "raft_peft.prediction.merging",
     "plan_memory": "raft_peft.planning",
     "predict_file": "raft_peft.prediction.files",
+    "push_to_hub": "raft_peft.prediction.sharing",
     "qlora": "raft_peft.training.quantization",
 }
 

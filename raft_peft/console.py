@@ -28,6 +28,7 @@ _DONE_BY = {
     "Leave out `peft_config`": "Set `--use_peft false`",
     "`predictor.calibrate(prompts, labels)`": "`raft-peft calibrate ROWS --model FOLDER`",
     "`trainer.train(resume_from_checkpoint=True)`": "`--resume_from_checkpoint true`",
+    "`private=False`": "`--public`",
     "`merge_and_save(folder, new_folder)`": "`raft-peft merge FOLDER NEW_FOLDER`",
 }
 # The files whose warnings are lines.

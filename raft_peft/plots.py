@@ -30,6 +30,7 @@ def plot_predictions(
     predictions: Mapping[str, npt.ArrayLike],
     *,
     title: str = "",
+    labels: tuple[str, str] = ("truth", "prediction"),
     x: npt.ArrayLike | None = None,
     x_label: str = "",
 ) -> None:
@@ -43,6 +44,7 @@ def plot_predictions(
         target: the true numbers, of shape (rows,).
         predictions: a name and the predicted numbers, of shape (rows,), for each panel.
         title: above the picture.
+        labels: what the target and the predictions are called.
         x: where the target is a function of one number: that number, of shape (rows,). Then target and predictions
             are drawn over it; by default predictions are drawn over the target.
         x_label: what x is.
@@ -56,17 +58,17 @@ def plot_predictions(
     order = np.argsort(across)
     low, high = _range(target)
     margin = (high - low) / 4
-    figure, axes = _panels(drawn, title=title, x_label="truth" if x is None else x_label, y_label="prediction")
+    figure, axes = _panels(drawn, title=title, x_label=labels[0] if x is None else x_label, y_label=labels[1])
     legend: dict[str, Artist] = {}
     for axis, (name, values) in zip(axes, drawn.items(), strict=True):
         if x is None:
-            axis.plot([low, high], [low, high], color="0.6", linewidth=1, label="truth")
+            axis.plot([low, high], [low, high], color="0.6", linewidth=1, label=labels[0])
         else:
-            axis.plot(across[order], target[order], color="0.6", linewidth=1.5, label="truth")
+            axis.plot(across[order], target[order], color="0.6", linewidth=1.5, label=labels[0])
         edge = np.clip(values, low - margin, high + margin)
         beyond = (edge != values) & ~np.isnan(values)
         near = ~beyond
-        axis.scatter(across[near], values[near], s=9, color="C0", alpha=0.5, linewidths=0, label="prediction")
+        axis.scatter(across[near], values[near], s=9, color="C0", alpha=0.5, linewidths=0, label=labels[1])
         if beyond.any():
             axis.scatter(across[beyond], edge[beyond], s=20, color="C3", marker="x", linewidths=1, label="further off")
         legend |= {label: handle for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
@@ -79,6 +81,7 @@ def plot_curves(
     path: str | Path,
     curves: Mapping[str, Sequence[tuple[npt.ArrayLike, npt.ArrayLike]]],
     *,
+    x_label: str = "step",
     y_label: str = "validation RMSE",
     title: str = "",
 ) -> None:
@@ -90,7 +93,7 @@ def plot_curves(
     Args:
         path: the image file to write.
         curves: a name and the runs of each method: steps and values, each of shape (evaluations,).
-        y_label: what the values are.
+        x_label, y_label: what steps and values are.
         title: above the picture.
 
     Raises:
@@ -100,7 +103,7 @@ def plot_curves(
     from matplotlib.ticker import LogLocator, NullLocator
 
     lines = {name: _common_steps(name, runs) for name, runs in curves.items()}
-    figure, (axis,) = _panels([lines] if lines else [], size=(8.4, 4.8), title=title, x_label="step", y_label=y_label)
+    figure, (axis,) = _panels([lines] if lines else [], size=(8.4, 4.8), title=title, x_label=x_label, y_label=y_label)
     for index, (name, (steps, values)) in enumerate(lines.items()):
         color, style = f"C{index % 10}", _LINE_STYLES[index % len(_LINE_STYLES)]
         axis.plot(
@@ -126,8 +129,9 @@ def plot_distributions(
     *,
     rows: int = 4,
     title: str = "",
+    labels: tuple[str, str] = ("before", "after"),
 ) -> None:
-    """Draw the distribution over the grid before and after training, for a few rows (the paper's Figure 7).
+    """Draw two distributions over the grid, before and after training, for a few rows (the paper's Figure 7).
 
     The rows are spread over the range of the targets, from the least to the greatest. A grid of one number has the
     target as the probability at which the prediction is right.
@@ -140,6 +144,7 @@ def plot_distributions(
         targets: the true numbers, of shape (rows,).
         rows: how many rows to draw.
         title: above the picture.
+        labels: what the two distributions are called, such as the names of two models.
 
     Raises:
         ValueError: there are no rows, or the shapes do not fit.
@@ -160,19 +165,24 @@ def plot_distributions(
             target = axis.axvline(np.interp(targets[row], values, places, left=-0.5, right=len(values) - 0.5))
         target.set(color="C3", linestyle="--", linewidth=1.2, label="target")
         handles = [
-            axis.bar(places - 0.2, before[row], 0.4, color="0.7", label="before"),
-            axis.bar(places + 0.2, after[row], 0.4, color="C0", label="after"),
+            axis.bar(places - 0.2, before[row], 0.4, color="0.7", label=labels[0]),
+            axis.bar(places + 0.2, after[row], 0.4, color="C0", label=labels[1]),
             target,
         ]
         axis.set_xticks(ticks, [f"{value:g}" for value in values[ticks]])
-        mass = f"{before[row].sum():.2f} before, {after[row].sum():.2f} after"
+        mass = f"{before[row].sum():.2f} {labels[0]}, {after[row].sum():.2f} {labels[1]}"
         axis.set_title(f"target {targets[row]:.4g}\non the grid {mass}", fontsize=11)
     figure.legend(handles=handles, frameon=False, loc="outside right upper")
     _save(figure, path)
 
 
 def plot_entropy_change(
-    path: str | Path, before: npt.ArrayLike, changes: Mapping[str, npt.ArrayLike], *, title: str = ""
+    path: str | Path,
+    before: npt.ArrayLike,
+    changes: Mapping[str, npt.ArrayLike],
+    *,
+    title: str = "",
+    labels: tuple[str, str] = ("before", "after"),
 ) -> None:
     """Draw how much surer of its answer training makes a model, a histogram a method (the paper's Figure 6).
 
@@ -181,6 +191,7 @@ def plot_entropy_change(
         before: entropies of the distributions before training, in nats, of shape (rows,).
         changes: a name and the entropies after training minus those before, of shape (rows,), for each method.
         title: above the picture.
+        labels: what the entropies are called, those given and those that the changes lead to.
 
     Raises:
         ValueError: there are no changes, or arrays do not have the shape of `before`.
@@ -193,7 +204,7 @@ def plot_entropy_change(
         size=(4.6, 3.2),
         same_x=True,
         title=title,
-        x_label=f"entropy after minus before, nats\n(before: {before.mean():.2f} on average)",
+        x_label=f"entropy {labels[1]} minus {labels[0]}, nats\n({labels[0]}: {before.mean():.2f} on average)",
         y_label="rows",
     )
     for axis, (name, change) in zip(axes, drawn.items(), strict=True):

@@ -124,6 +124,19 @@ def test_distributions_of_rows_spread_over_the_targets(tmp_path, figures):
     assert image.imread(tmp_path / "picture.png")[..., :3].std() > 0.05
 
 
+def test_names_of_ones_own(tmp_path, figures):
+    names = ("zero-shot", "tuned")
+    plot_distributions(tmp_path / "distributions.png", GRID, EVEN, SURE, TARGET, rows=1, labels=names)
+    plot_predictions(tmp_path / "predictions.png", TARGET, {"all": TARGET}, labels=("rating", "score"))
+    plot_entropy_change(tmp_path / "entropy.png", TARGET, {"raft": -TARGET}, labels=names)
+    plot_curves(tmp_path / "curves.png", {"raft": [(STEPS, [3, 2, 1])]}, x_label="epoch")
+    assert titles(figures[0]) == ["target 0\non the grid 0.50 zero-shot, 1.00 tuned"]
+    assert legend_of(figures[0]) == [*names, "target"]
+    assert [figures[1].axes[0].get_xlabel(), figures[1].axes[0].get_ylabel()] == ["rating", "score"]
+    assert figures[2].axes[0].get_xlabel() == "entropy tuned minus zero-shot, nats\n(zero-shot: 2.50 on average)"
+    assert figures[3].axes[0].get_xlabel() == "epoch"
+
+
 def test_tensors_are_drawn_as_arrays_are(tmp_path):
     tensors = [torch.from_numpy(array) for array in (GRID, EVEN, SURE, TARGET)]
     plot_distributions(tmp_path / "distributions.png", *tensors)

@@ -139,7 +139,7 @@ def check_base(adapter: str, saved: RaftConfig | None, base: str, hub: Mapping[s
         warn(
             logger,
             f"Whether {base!r} holds the weights that the adapter in {adapter!r} was trained on could not be found "
-            "out: it has no tensors of the names that it had then.",
+            "out: no tensors of the names that it had then are in its files here.",
         )
         return
     now = {tensor: _digest(part.slices) for tensor, part in files.items()}

@@ -160,8 +160,11 @@ class RaftConfig(MethodSettings):
 
     def save(self, folder: str | Path) -> None:
         """Write `raft_config.json` into a folder."""
-        text = json.dumps(asdict(self), indent=2, ensure_ascii=False)
-        (Path(folder) / RAFT_CONFIG_NAME).write_text(text + "\n", encoding="utf-8")
+        (Path(folder) / RAFT_CONFIG_NAME).write_text(self.text(), encoding="utf-8")
+
+    def text(self) -> str:
+        """The text of `raft_config.json`."""
+        return json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n"
 
     @classmethod
     def load(cls, path: str | Path) -> RaftConfig:

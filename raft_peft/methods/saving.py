@@ -7,6 +7,7 @@ import logging
 import re
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,7 @@ def save_beside_weights(folder: str | Path, config: RaftConfig, head: Mapping[st
     config.save(folder)
     if head:
         save_head(head, folder)
+    give_usual_permissions(folder)
     remove_leftovers(folder, is_adapter=config.adapter, has_head=bool(head))
 
 
@@ -59,9 +61,20 @@ def copy_beside_weights(source: str | Path, folder: str | Path) -> None:
     """Copy what was written by `save_beside_weights` into another folder of the same weights."""
     for name in (RAFT_CONFIG_NAME, HEAD_FILE):
         if (Path(source) / name).is_file():
-            shutil.copy(Path(source) / name, folder)
+            shutil.copyfile(Path(source) / name, Path(folder) / name)
+    give_usual_permissions(folder)
     config = RaftConfig.load(Path(source) / RAFT_CONFIG_NAME)
     remove_leftovers(folder, is_adapter=config.adapter, has_head=(Path(source) / HEAD_FILE).is_file())
+
+
+def give_usual_permissions(folder: str | Path) -> None:
+    """Let those read the weights in a folder who may read its `raft_config.json`, which was written just before."""
+    mode = (Path(folder) / RAFT_CONFIG_NAME).stat().st_mode
+    # Safetensors writes into a temporary file and renames it, so that its owner alone may read it.
+    for path in Path(folder).glob("*.safetensors"):
+        # Some file systems know no permissions, and files of another user keep theirs.
+        with suppress(PermissionError):
+            path.chmod(mode)
 
 
 def refuse_folder_of_base(folder: str | Path, model: Any) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from raft_peft.distribution import GridDistribution
-from raft_peft.methods.saved_folder import CALIBRATION_NAME
+from raft_peft.methods.saved_folder import CALIBRATION_NAME, find_file
 
 # The range in which the temperature is sought.
 _COLDEST, _HOTTEST = 0.02, 50.0
@@ -31,9 +31,10 @@ class Calibration:
 
     Attributes:
         errors: the absolute errors of the held-out rows, from the least, in the unit of the labels.
-        low, high: the range of their labels and of the grid, which intervals do not leave.
+        low, high: the range of their labels and of the grid, which intervals do not leave; of a grid of one number,
+            the range from 0 to it.
         temperature: what `GridDistribution.tempered` takes to make the distributions of the held-out rows as sure as
-            they are right; None where the method has no distribution.
+            they are right; None where the method has no distribution, or the grid holds one number alone.
         settings: how numbers were read off the model; intervals hold for these alone.
     """
 
@@ -67,7 +68,7 @@ class Calibration:
             ValueError: the level is not between 0 and 1, or higher than so few held-out rows can warrant.
         """
         if not 0 < level < 1:
-            raise ValueError(f"interval={level} is not between 0 and 1. Pass the share to be covered, such as 0.9.")
+            raise ValueError(f"`interval={level}` is not between 0 and 1. Pass the share to be covered, such as 0.9.")
         rows = len(self.errors)
         # Among the rows + 1 errors, the new row's has each rank with the same probability.
         rank = math.ceil((rows + 1) * level - 1e-9)
@@ -82,6 +83,20 @@ class Calibration:
         """Write `calibration.json` into a folder."""
         text = json.dumps(asdict(self), indent=1)
         (Path(folder) / CALIBRATION_NAME).write_text(text + "\n", encoding="utf-8")
+
+    @classmethod
+    def find(cls, name: str, hub: Mapping[str, Any]) -> Calibration | None:
+        """That of a folder or Hub repository, or None where it has none.
+
+        Args:
+            name: the folder or repository.
+            hub: how the Hub is reached: `revision`, `token` and so on.
+
+        Raises:
+            ValueError: as in `load`.
+        """
+        path = find_file(name, CALIBRATION_NAME, hub)
+        return None if path is None else cls.load(path)
 
     @classmethod
     def load(cls, path: str | Path) -> Calibration:
@@ -172,11 +187,17 @@ def calibration_of(
         raise ValueError(
             f"The prediction of row {row} is {predictions[row]} and its label {labels[row]}. Both must be numbers."
         )
+    # The expectation of one number alone lies between 0 and it.
+    ends = grid_values if len(grid_values) > 1 else (0.0, *grid_values)
+    temperature = None
+    # Given that the answer is on a grid of one number, it is sure at any temperature.
+    if distribution is not None and len(distribution.values) > 1:
+        temperature = fitted_temperature(distribution, labels)
     return Calibration(
         errors=tuple(np.sort(errors).tolist()),
-        low=min(*grid_values, float(labels.min())),
-        high=max(*grid_values, float(labels.max())),
-        temperature=None if distribution is None else fitted_temperature(distribution, labels),
+        low=min(*ends, float(labels.min())),
+        high=max(*ends, float(labels.max())),
+        temperature=temperature,
         settings=dict(settings),
     )
 
@@ -187,7 +208,7 @@ def fitted_temperature(distribution: GridDistribution, labels: np.ndarray) -> fl
     A label between two numbers of the grid counts as both, each by its nearness, and one beyond the grid as its end.
 
     Args:
-        distribution: of the rows.
+        distribution: of the rows, over two numbers or more.
         labels: of shape (rows,).
     """
     from scipy.optimize import minimize_scalar

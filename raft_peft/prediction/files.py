@@ -2,24 +2,34 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import math
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
+from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Context
 from pathlib import Path
 from typing import Any
 
-from raft_peft.data.prompt_template import prompt_writer
-from raft_peft.data.row_files import RowWriter, read_rows
+import torch
+
+from raft_peft.data.row_files import RowWriter
+from raft_peft.data.row_sources import read_rows
 from raft_peft.data.rows import each
+from raft_peft.methods.readout import Reading
 from raft_peft.prediction.identity import identity_of
 from raft_peft.prediction.predictor import RegressionPredictor
 
 logger = logging.getLogger(__name__)
 
 PREDICTION = "prediction"
-INTERVAL = ("prediction_low", "prediction_high")
+INTERVAL = ("low", "high")
 PROBABILITIES = "probabilities"
+MASS, ENTROPY = "mass", "entropy"
+
+# float32 holds 7 digits, and the products and sums of a model leave 6 of them. bfloat16 holds 2 to 3 digits of a logit
+# and float16 holds 3: of a number that is computed from many of them, 4 tell two rows apart.
+_DIGITS, _DIGITS_OF_HALF = 6, 4
 
 
 def predict_rows(
@@ -30,22 +40,26 @@ def predict_rows(
     batch_tokens: int = 4096,
     chunk_size: int = 512,
     distribution: bool = False,
+    as_columns: bool = False,
     interval: float | None = None,
-    prompt_template: str | None = None,
     first_row: int = 0,
     show_progress: bool | None = None,
 ) -> Iterator[list[dict[str, Any]]]:
     """Predict a number for each of many rows, as they are read.
 
+    Numbers have as many digits as mean something: 6, or 4 where they are computed in bfloat16 or float16. A number
+    that a decision or a text chooses is exact. The ends of intervals are rounded outwards.
+
     Args:
         predictor: makes the predictions.
-        rows: with a `prompt` each: dicts, a data frame or a dataset.
+        rows: with a `prompt` each, or the columns of the model's prompt template: dicts, a data frame or a dataset.
         batch_size, batch_tokens: as in [`RegressionPredictor.predict`].
         chunk_size: the rows that are predicted and given together.
-        distribution: whether to add `probabilities`, those of each number of the grid by its text.
-        interval: the share of labels that `prediction_low` and `prediction_high`, which are added, are to cover, as
-            in [`RegressionPredictor.predict`].
-        prompt_template: the prompt, from the columns of a row in braces; by default its `prompt`.
+        distribution: whether to add `probabilities`, those of each number of the grid by its text; their sum, `mass`;
+            and their `entropy` in nats, as in [`GridDistribution`].
+        as_columns: whether each probability is a column of its own, `p_1` for the number 1, as a table has them.
+        interval: the share of labels that the interval from `low` to `high`, which are added, is to cover, as in
+            [`RegressionPredictor.predict`].
         first_row: the number of the first row, for messages.
         show_progress: whether to show a progress bar.
 
@@ -55,24 +69,16 @@ def predict_rows(
     Raises:
         ValueError: a row that cannot be used, or with `distribution` a method that gives a number alone.
     """
-    write_prompt = prompt_writer(prompt_template)
     if interval is not None:
         predictor.calibrated().half_width(interval)
+    columns = _Columns(predictor, distribution=distribution, as_columns=as_columns, interval=interval)
     pending: deque[Mapping[str, Any]] = deque()
 
     def prompts() -> Iterator[Mapping[str, Any]]:
         for number, row in enumerate(each(rows), first_row):
-            prompted = write_prompt(row)
-            if "prompt" not in prompted and "input_ids" not in prompted:
-                raise ValueError(
-                    f"Row {number} has the columns {list(row)}, and no `prompt`. Rename the column of the text, or "
-                    "give a prompt template."
-                )
-            for name in (PREDICTION, *INTERVAL, PROBABILITIES):
-                if name in row:
-                    raise ValueError(f"Row {number} has a column {name!r} already. Rename it.")
+            columns.check(row, number)
             pending.append(row)
-            yield prompted
+            yield row
 
     for reading in predictor.read(
         prompts(),
@@ -82,25 +88,94 @@ def predict_rows(
         first_row=first_row,
         show_progress=show_progress,
     ):
-        if distribution and reading.distribution is None:
+        yield [{**pending.popleft(), **made} for made in columns.of(reading)]
+
+
+class _Columns:
+    """What is added to the rows.
+
+    Args:
+        predictor, distribution, as_columns, interval: as in [`predict_rows`].
+    """
+
+    def __init__(
+        self, predictor: RegressionPredictor, *, distribution: bool, as_columns: bool, interval: float | None
+    ):
+        self._predictor, self._interval = predictor, interval
+        self._distribution, self._as_columns = distribution, as_columns
+        computed_in = predictor._autocast or predictor.model.dtype
+        self._digits = _DIGITS_OF_HALF if computed_in in (torch.bfloat16, torch.float16) else _DIGITS
+        # A number of the grid or of a text is what it is.
+        self._exact = predictor.settings.decision != "mean" or predictor.readout.reads_text
+        self._of_grid = [f"p_{text}" for text in predictor.texts] if as_columns else [PROBABILITIES]
+        self.of_distribution = (*self._of_grid, MASS, ENTROPY) if distribution else ()
+        self.names = (PREDICTION, *(INTERVAL if interval is not None else ()), *self.of_distribution)
+
+    def check(self, row: Mapping[str, Any], number: int) -> None:
+        """Raise a ValueError where a row has no prompt, or a column of a name that is added.
+
+        Args:
+            row: as it was read.
+            number: its own, for messages.
+        """
+        if not {"prompt", "input_ids"} & set(self._predictor.prompt_form.written(row)):
             raise ValueError(
-                f"Method {predictor.settings.method!r} gives one number a row, and no distribution. Leave it out."
+                f"Row {number} has the columns {list(row)}, and {self._predictor.prompt_form.what_is_missing()}. "
+                "Rename the column of the text, or set `prompt_template`."
             )
-        numbers = reading.predictions.tolist()
-        made = [{**pending.popleft(), PREDICTION: number if math.isfinite(number) else None} for number in numbers]
-        if interval is not None:
-            ends = predictor.calibrated().intervals(reading.predictions.numpy(), interval)
-            for name, numbers_of_end in zip(INTERVAL, ends, strict=True):
-                for row, number in zip(made, numbers_of_end.tolist(), strict=True):
-                    row[name] = number if math.isfinite(number) else None
-        if distribution and reading.distribution is not None:
-            for row, probabilities in zip(made, reading.distribution.probs.tolist(), strict=True):
-                finite = [number if math.isfinite(number) else None for number in probabilities]
-                row[PROBABILITIES] = dict(zip(predictor.texts, finite, strict=True))
-        yield made
+        for name in self.names:
+            if name in row:
+                raise ValueError(f"Row {number} has a column {name!r} already. Rename it.")
+
+    def of(self, reading: Reading) -> list[dict[str, Any]]:
+        """The columns of each row of a chunk.
+
+        Raises:
+            ValueError: there is no distribution.
+        """
+        rounded = [_shortest(number) if self._exact else self._rounded(number) for number in reading.predictions]
+        made: list[dict[str, Any]] = [{PREDICTION: number} for number in rounded]
+        if self._interval is not None:
+            ends = self._predictor.calibrated().intervals(reading.predictions.numpy(), self._interval)
+            for name, of_rows, direction in zip(INTERVAL, ends, (ROUND_FLOOR, ROUND_CEILING), strict=True):
+                for row, number in zip(made, of_rows, strict=True):
+                    row[name] = self._rounded(number, direction)
+        if not self._distribution:
+            return made
+        distribution = reading.distribution
+        if distribution is None:
+            raise ValueError(
+                f"Method {self._predictor.settings.method!r} gives one number a row, and no distribution. Leave out "
+                "`distribution`."
+            )
+        for row, probabilities in zip(made, distribution.probs.tolist(), strict=True):
+            numbers = [self._rounded(one) for one in probabilities]
+            names = self._of_grid if self._as_columns else self._predictor.texts
+            found = dict(zip(names, numbers, strict=True))
+            row |= found if self._as_columns else {PROBABILITIES: found}
+        for row, mass, entropy in zip(made, distribution.mass, distribution.entropy, strict=True):
+            row |= {MASS: self._rounded(mass), ENTROPY: self._rounded(entropy)}
+        return made
+
+    def _rounded(self, number: Any, rounding: str = ROUND_HALF_EVEN) -> float | None:
+        if not math.isfinite(number):
+            return None
+        return float(Context(prec=self._digits, rounding=rounding).create_decimal_from_float(float(number)))
 
 
-def predict_file(predictor: RegressionPredictor, source: str | Path, target: str | Path, **options: Any) -> int:
+def _shortest(number: torch.Tensor) -> float | None:
+    """A float32 with the fewest digits that tell it from all others, as 0.1 and not 0.10000000149011612."""
+    return float(str(number.numpy())) if math.isfinite(number) else None
+
+
+def predict_file(
+    predictor: RegressionPredictor,
+    source: str | Path,
+    target: str | Path,
+    *,
+    limit: int | None = None,
+    **options: Any,
+) -> int:
     """Predict a number for each row of a file, and write the rows with it to another.
 
     A run that was stopped is continued by the same call: what is in the target already is kept, and each row is there
@@ -113,8 +188,9 @@ def predict_file(predictor: RegressionPredictor, source: str | Path, target: str
         source: JSON Lines or CSV with a `prompt` in each row: text, or in JSON Lines also chat messages.
         target: JSON Lines or CSV. A row holds all that it has in the source, and `prediction`, null (in CSV empty)
             where the model gave no number.
-        options: `batch_size`, `batch_tokens`, `chunk_size` (the rows that are written together), `distribution`,
-            `interval`, `prompt_template` and `show_progress`, as in [`predict_rows`].
+        limit: predict the first so many rows of the source alone; a later call without it goes on behind them.
+        options: `batch_size`, `batch_tokens`, `chunk_size` (the rows that are written together), `distribution` (in
+            CSV a column a number), `interval` and `show_progress`, as in [`predict_rows`].
 
     Returns:
         How many rows were predicted in this call.
@@ -127,24 +203,33 @@ def predict_file(predictor: RegressionPredictor, source: str | Path, target: str
     """
     if Path(source).resolve() == Path(target).resolve():
         raise ValueError(f"{str(source)!r} would be overwritten by its own predictions. Write to another file.")
+    options["as_columns"] = Path(target).suffix != ".jsonl"
+    columns = _Columns(
+        predictor,
+        distribution=options.get("distribution", False),
+        as_columns=options["as_columns"],
+        interval=options.get("interval"),
+    )
     rows = read_rows(source)
-    made_by = identity_of(predictor, interval=options.get("interval"), prompt_template=options.get("prompt_template"))
+    # What is wrong with the first row is found before there is a file.
+    for row in itertools.islice(read_rows(source), 1):
+        columns.check(row, 0)
+    made_by = identity_of(predictor, interval=options.get("interval"))
     with RowWriter(target, made_by) as writer:
         already = writer.rows
         _skip(rows, writer, source)
-        added = None if writer.last is None else _added(writer.last)
+        if limit is not None:
+            rows = itertools.islice(rows, max(limit - already, 0))
+        known = {PREDICTION, PROBABILITIES, *columns.of_distribution} - {MASS, ENTROPY}
+        added = None if writer.last is None else known & set(writer.last)
         for made in predict_rows(predictor, rows, first_row=already, **options):
-            if added is not None and added != _added(made[0]):
+            if added is not None and added != known & set(made[0]):
                 raise ValueError(
                     f"{writer.path} was written with other options: its rows have {', '.join(sorted(added))}, and "
-                    f"these would have {', '.join(sorted(_added(made[0])))}. Write to another file."
+                    f"these would have {', '.join(sorted(known & set(made[0])))}. Write to another file."
                 )
             writer.write(made)
         return writer.rows - already
-
-
-def _added(row: Mapping[str, Any]) -> set[str]:
-    return {PREDICTION, *INTERVAL, PROBABILITIES} & set(row)
 
 
 def _skip(rows: Iterator[dict[str, Any]], writer: RowWriter, source: str | Path) -> None:

@@ -11,16 +11,15 @@ from raft_peft.prediction.calibrated_weights import weights_digest
 from raft_peft.prediction.predictor import RegressionPredictor
 
 
-def identity_of(
-    predictor: RegressionPredictor, *, interval: float | None = None, prompt_template: str | None = None
-) -> dict[str, Any]:
+def identity_of(predictor: RegressionPredictor, *, interval: float | None = None) -> dict[str, Any]:
     """What the predictions of a predictor depend on, besides the rows, by names and as JSON can hold it.
 
     Args:
         predictor: makes the predictions.
-        interval, prompt_template: as in [`predict_rows`].
+        interval: as in [`predict_rows`].
     """
     template = getattr(predictor.tokenizer, "chat_template", None)
+    prompt_template = predictor.prompt_form.template
     calibration = None if interval is None else asdict(predictor.calibrated())
     # Under an adapter, what a calibration knows as `weights` is the adapter's alone.
     under_adapter = hasattr(predictor.model, "peft_config")
@@ -28,7 +27,7 @@ def identity_of(
         **predictor._calibrated_settings(),
         "base_weights": weights_digest(dict(predictor.model.named_parameters())) if under_adapter else None,
         "autocast": str(predictor._autocast),
-        "prompt_template": prompt_template,
+        "prompt_template": None if prompt_template is None else prompt_template.template,
         "interval": interval,
         "calibration": None if calibration is None else _digest(calibration),
         "chat_template": None if template is None else _digest(template),

@@ -2,37 +2,107 @@
 
 from __future__ import annotations
 
-import dataclasses
+import logging
 import shutil
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from peft import PeftModel, PeftType
 from peft.tuners.lora import LoraLayer
 
+from raft_peft.data.labels import label_range
+from raft_peft.data.prompt_form import PromptForm
+from raft_peft.grid import NumberGrid
+from raft_peft.main_process import warn
 from raft_peft.methods.pretrained import with_dtype
 from raft_peft.methods.saved_folder import (
     CARD_NAME,
     PICTURE_NAME,
     RAFT_CONFIG_NAME,
     RaftConfig,
+    check_there_is,
     find_file,
     hub_options,
-    save_head,
 )
+from raft_peft.methods.saving import save_beside_weights
+from raft_peft.prediction.calibration import Calibration
+from raft_peft.prediction.cards import merged_card
 from raft_peft.prediction.predictor import RegressionPredictor
+
+logger = logging.getLogger(__name__)
 
 # Any text does, since what merging changes in a model it changes for every prompt.
 _PROBES = tuple(
     f"Review: {text} Rating:"
     for text in ("It broke on day two.", "Best purchase ever.", "Does what it says, no more.", "Late, but kind.")
 )
-# The share of the grid's range by which rounding may move a prediction, by the dtype of the weights.
-_TOLERANCE = {torch.float32: 1e-3}
+# The share of the grid's range by which rounding may move a prediction.
+_TOLERANCE = 1e-3
 _TOLERANCE_16_BIT = 2e-2
+_16_BIT = (torch.bfloat16, torch.float16)
+
+
+class Merged(NamedTuple):
+    """How far the predictions of a merged model are from the adapter's.
+
+    Attributes:
+        moved: the largest distance that a prediction moved, in the unit of the labels.
+        tolerance: the largest that was allowed.
+        reason: why they moved, in a sentence.
+    """
+
+    moved: float
+    tolerance: float
+    reason: str
+
+
+@dataclass(frozen=True)
+class Rounding:
+    """The precision in which an adapter and the model merged from it compute, by which their predictions differ.
+
+    Attributes:
+        before: the dtype of the adapter's base.
+        after: that of the merged weights.
+        autocast: in which both compute products; None for the dtype of the weights.
+        quantized: whether the adapter's base is.
+    """
+
+    before: torch.dtype
+    after: torch.dtype
+    autocast: torch.dtype | None
+    quantized: bool
+
+    def tolerance(self, grid: NumberGrid) -> float:
+        """How far rounding may move a prediction, in the unit of the labels."""
+        low, high = label_range(grid, renormalize=len(grid) > 1)
+        is_exact = not self.quantized and not {self.before, self.after, self.autocast} & set(_16_BIT)
+        return (high - low) * (_TOLERANCE if is_exact else _TOLERANCE_16_BIT)
+
+    @property
+    def reason(self) -> str:
+        """What makes the predictions differ, in a sentence."""
+        if self.after in _16_BIT:
+            return f"The sum of base and adapter is rounded to {_name(self.after)}, the dtype of the merged weights."
+        if self.autocast in _16_BIT:
+            return f"Products are computed in {_name(self.autocast)}, and the merged model rounds other products."
+        if self.before in _16_BIT:
+            return f"The adapter's model computes in {_name(self.before)}, the merged one in {_name(self.after)}."
+        if self.quantized:
+            return "The adapter's base is quantized, and the merged model is not."
+        return f"Both compute in {_name(self.after)}, and the merged model adds in another order."
+
+    @property
+    def cure(self) -> str:
+        """What helps where the predictions differ by too much, in a sentence."""
+        if self.after in _16_BIT:
+            return "Merge with `dtype='float32'`, or allow more with `tolerance`."
+        if self.autocast in _16_BIT:
+            return "Merge with `autocast='float32'`, which the merged model keeps, or allow more with `tolerance`."
+        return "Allow more with `tolerance`."
 
 
 def merge_and_save(
@@ -40,10 +110,11 @@ def merge_and_save(
     target: str | Path,
     *,
     dtype: str | torch.dtype | None = None,
+    autocast: str | torch.dtype | None = None,
     prompts: Sequence[Any] = _PROBES,
     tolerance: float | None = None,
     **model_kwargs: Any,
-) -> float:
+) -> Merged:
     """Merge an adapter into its base model, and save it as an ordinary model folder that predicts the same.
 
     A base that was quantized in training is dequantized first, so that the merged model is as the adapter knows it.
@@ -53,20 +124,22 @@ def merge_and_save(
     Args:
         source: folder or Hub repository of an adapter that `RegressionAwareTrainer` saved.
         target: a folder that does not exist yet, or is empty. It gets the model, its tokenizer, `raft_config.json`,
-            the head where it has parameters, and the model card.
+            the head where it has parameters, the calibration where it is valid, and a model card of its own.
         dtype: of the merged weights; by default that of training.
+        autocast: the dtype in which both models compute products, which the merged one keeps; by default that of
+            training. In "float32", a model of float32 weights predicts the same before and after, but for 1e-3.
         prompts: texts or chats on which the predictions are compared.
         tolerance: how far a prediction may move, in the unit of the labels; by default a thousandth of the grid's
-            range in float32, and a fiftieth in 16 bits, whose rounding moves it.
+            range in float32, and a fiftieth where weights or products are in 16 bits or the base is quantized.
         model_kwargs: passed on to the model's `from_pretrained`, such as `device_map` or `token`.
 
     Returns:
-        The largest distance that a prediction moved, in the unit of the labels.
+        How far predictions moved at most, and why.
 
     Raises:
         ValueError: the source is no adapter of ours, or one that cannot be merged; its base model holds other weights
-            than in training; the target holds files; or predictions moved further than the tolerance, in which case
-            nothing is left in the target.
+            than in training; the target holds files; or predictions moved further than the tolerance. Then nothing is
+            left in the target.
     """
     target = Path(target)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
@@ -74,52 +147,128 @@ def merge_and_save(
     model_kwargs = with_dtype({**model_kwargs, "dtype": dtype})
     dtype = model_kwargs.pop("dtype")
     hub = hub_options(model_kwargs)
+    check_there_is(str(source), hub)
     saved = RaftConfig.find(source, hub)
     if saved is None:
         raise ValueError(
             f"{str(source)!r} has no {RAFT_CONFIG_NAME}. Pass a folder that RegressionAwareTrainer.save_model wrote."
         )
-    before = RegressionPredictor.from_pretrained(source, **model_kwargs).predict(prompts, show_progress=False)
+    before = RegressionPredictor.from_pretrained(source, autocast=autocast, **model_kwargs)
+    expected = _predictions(before, prompts)
+    calibration, before_dtype, computed_in = _valid_calibration(before), before.model.dtype, before._autocast
+    # The memory may not be enough for a large model twice.
+    del before
+    is_new = not target.exists()
+    try:
+        after_dtype = _save_merged(source, target, saved, dtype, computed_in, **model_kwargs)
+        of_a_folder = {name: value for name, value in model_kwargs.items() if name not in hub}
+        loaded = RegressionPredictor.from_pretrained(target, **of_a_folder)
+        moved = float(np.abs(_predictions(loaded, prompts) - expected).max())
+        rounding = Rounding(before_dtype, after_dtype, computed_in, saved.quantization is not None)
+        usual = rounding.tolerance(loaded.grid)
+        allowed = usual if tolerance is None else tolerance
+        if not moved <= allowed:
+            raise ValueError(
+                f"Predictions of the merged model differ from the adapter's by up to {moved:.3g}, more than the "
+                f"tolerance of {allowed:.3g}. {rounding.reason} {rounding.cure} Nothing was kept."
+            )
+        if calibration is not None and moved <= usual:
+            replace(calibration, settings=loaded._calibrated_settings()).save(target)
+        elif calibration is not None:
+            warn(
+                logger,
+                f"The calibration was left out, since predictions moved by up to {moved:.3g}, and rounding explains "
+                f"{usual:.3g}. Calibrate the merged model: `predictor.calibrate(prompts, labels)`.",
+            )
+    except BaseException:
+        _clear(target, is_new=is_new)
+        raise
+    return Merged(moved, allowed, rounding.reason)
 
+
+def _predictions(predictor: RegressionPredictor, prompts: Sequence[Any]) -> np.ndarray:
+    if prompts is _PROBES:
+        # They are unlike the prompts of training, which is no mistake of the user's.
+        predictor.prompt_form = PromptForm(None, None)
+    return predictor.predict(prompts, show_progress=False)
+
+
+def _valid_calibration(predictor: RegressionPredictor) -> Calibration | None:
+    """The calibration of an adapter; None where there is none, or it was made for other weights or settings."""
+    if predictor.calibration is None:
+        return None
+    try:
+        return predictor.calibrated()
+    except ValueError as error:
+        warn(logger, f"The calibration beside the adapter was left out. {error}")
+        return None
+
+
+def _save_merged(
+    source: str | Path,
+    target: Path,
+    saved: RaftConfig,
+    dtype: str | torch.dtype | None,
+    autocast: torch.dtype | None,
+    **model_kwargs: Any,
+) -> torch.dtype:
+    """Write the merged model into a folder, with all that belongs to it but a calibration.
+
+    Args:
+        source, target, dtype, model_kwargs: as in `merge_and_save`.
+        saved: the adapter's `raft_config.json`.
+        autocast: in which the merged model is to compute products; None for the dtype of its weights.
+
+    Returns:
+        The dtype of the merged weights.
+
+    Raises:
+        ValueError: there is no adapter, or one that cannot be merged.
+    """
     predictor = RegressionPredictor.from_pretrained(source, dtype=dtype, dequantize=True, **model_kwargs)
     if not isinstance(predictor.model, PeftModel):
         raise ValueError(f"{str(source)!r} holds a whole model and no adapter. There is nothing to merge.")
     merged = _merged(predictor.model, source)
-    try:
-        merged.save_pretrained(target)
-        predictor.tokenizer.save_pretrained(target)
-        saved_dtype = str(merged.dtype).removeprefix("torch.")
-        whole: dict[str, Any] = {
-            "adapter": False,
-            "quantization": None,
-            "base_is_folder": None,
-            "base_fingerprint": None,
-        }
-        dataclasses.replace(saved, dtype=saved_dtype, **whole).save(target)
-        if predictor.readout.has_parameters:
-            save_head(predictor.readout.head.state_dict(), target)
-        for name in (CARD_NAME, PICTURE_NAME):
-            path = find_file(str(source), name, hub)
-            if path is not None:
-                shutil.copy(path, target)
-    except BaseException:
+    merged_dtype: torch.dtype = merged.dtype
+    merged.save_pretrained(target)
+    predictor.tokenizer.save_pretrained(target)
+    config = replace(
+        saved,
+        adapter=False,
+        quantization=None,
+        # The path of a folder would mean nothing to a reader elsewhere.
+        base_model=None if saved.base_is_folder else saved.base_model,
+        base_is_folder=None,
+        base_fingerprint=None,
+        dtype=_name(merged_dtype),
+        autocast=None if autocast is None else _name(autocast),
+    )
+    head = predictor.readout.head.state_dict() if predictor.readout.has_parameters else {}
+    save_beside_weights(target, config, head)
+    hub = hub_options(model_kwargs)
+    card, picture = (find_file(str(source), name, hub) for name in (CARD_NAME, PICTURE_NAME))
+    if card is not None:
+        text = merged_card(Path(card).read_text(encoding="utf-8"), target.resolve().name)
+        (target / CARD_NAME).write_text(text, encoding="utf-8")
+    if picture is not None:
+        shutil.copyfile(picture, target / PICTURE_NAME)
+    return merged_dtype
+
+
+def _clear(target: Path, *, is_new: bool) -> None:
+    """Remove what was written into a folder; and the folder itself, where it was not there before."""
+    if is_new:
         shutil.rmtree(target, ignore_errors=True)
-        raise
-    if tolerance is None:
-        span = max(predictor.grid.values) - min(predictor.grid.values)
-        tolerance = span * _TOLERANCE.get(merged.dtype, _TOLERANCE_16_BIT)
-    # The memory may not be enough for a large model twice.
-    del merged, predictor
-    of_a_folder = {name: value for name, value in model_kwargs.items() if name not in hub}
-    loaded = RegressionPredictor.from_pretrained(target, **of_a_folder)
-    moved = float(np.abs(loaded.predict(prompts, show_progress=False) - before).max())
-    if not moved <= tolerance:
-        shutil.rmtree(target, ignore_errors=True)
-        raise ValueError(
-            f"Predictions of the merged model differ from the adapter's by up to {moved:.3g}, more than the tolerance "
-            f"of {tolerance:.3g}. Merge with dtype='float32', or allow more with `tolerance`. Nothing was kept."
-        )
-    return moved
+        return
+    for path in target.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def _merged(model: PeftModel, source: str | Path) -> Any:

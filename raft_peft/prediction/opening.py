@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import fields
-from pathlib import Path
 from typing import Any
 
 import torch
 from peft.utils import CONFIG_NAME as ADAPTER_CONFIG_NAME
-from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
+from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoTokenizer
 
+from raft_peft.data.prompt_form import warn_of_another_template
 from raft_peft.forward.attention import DENSE
 from raft_peft.grid import NumberGrid
 from raft_peft.heads import Head
 from raft_peft.methods import MethodSettings
+from raft_peft.methods.grid_check import check_grid
 from raft_peft.methods.head_origin import (
     has_parameters,
     head_origin,
@@ -24,14 +25,101 @@ from raft_peft.methods.head_origin import (
     own_head_of,
 )
 from raft_peft.methods.pretrained import open_adapter, open_language_model, with_dtype
-from raft_peft.methods.saved_folder import HEAD_FILE, RaftConfig, find_file
+from raft_peft.methods.saved_folder import (
+    HEAD_FILE,
+    RAFT_CONFIG_NAME,
+    RaftConfig,
+    check_there_is,
+    find_file,
+    hub_options,
+)
 from raft_peft.methods.saving import check_one_model
 
 
-def check_folder_exists(name: str) -> None:
-    """Raise a FileNotFoundError where a name can only be that of a folder, and there is none."""
-    if not Path(name).exists() and (name.startswith(("/", ".", "~")) or name.count("/") > 1):
-        raise FileNotFoundError(f"There is no folder {name!r}. Pass the folder of a saved model, or a Hub repository.")
+def open_saved(
+    name: str,
+    grid: Iterable[float] | Mapping[float, str] | NumberGrid | None,
+    settings: Mapping[str, Any],
+    head: Head | None,
+    *,
+    dtype: str | torch.dtype | None,
+    quantization_config: Any,
+    device_map: Any,
+    **options: Any,
+) -> dict[str, Any]:
+    """The arguments of a [`RegressionPredictor`], opened: model, tokenizer, grid, head and settings.
+
+    Args:
+        name: a folder or Hub repository.
+        grid: the numbers; None for those that were saved.
+        settings: of a predictor, instead of those that were saved.
+        head: of the user's own; None for the method's.
+        dtype, quantization_config, device_map: as in `open_as_trained`.
+        options: of the model's `from_pretrained`.
+
+    Raises:
+        ValueError: as in [`RegressionPredictor.from_pretrained`].
+    """
+    hub = hub_options(options)
+    check_there_is(name, hub)
+    saved = RaftConfig.find(name, hub)
+    takes_saved_grid = grid is None
+    if grid is None:
+        if saved is None:
+            raise ValueError(
+                f"{name!r} has no {RAFT_CONFIG_NAME}, so its grid is not known. Pass its numbers, such as "
+                "`grid=[1, 2, 3, 4, 5]`, or a folder that RegressionAwareTrainer.save_model wrote."
+            )
+        grid = saved.grid
+    grid = NumberGrid(grid)
+    tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=options.get("trust_remote_code", False), **hub)
+    if saved is not None:
+        if takes_saved_grid:
+            saved.check_tokens(tokenizer)
+        settings = settings_beside_saved(name, saved, settings, head)
+    check_grid(check_settings(settings), grid, head)
+    model = open_as_trained(
+        name,
+        tokenizer,
+        hub,
+        saved,
+        dtype=dtype,
+        quantization_config=quantization_config,
+        device_map=device_map,
+        **options,
+    )
+    head = open_head(name, hub, saved, model, tokenizer, grid, settings, head)
+    return {**settings, "model": model, "tokenizer": tokenizer, "grid": grid, "head": head}
+
+
+def check_settings(settings: Mapping[str, Any]) -> MethodSettings:
+    """Those of [`MethodSettings`] among a predictor's settings.
+
+    Raises:
+        ValueError: they do not exist, or do not go together.
+    """
+    of_method = MethodSettings(
+        **{one.name: settings[one.name] for one in fields(MethodSettings) if one.name in settings}
+    )
+    of_method.check_method()
+    return of_method
+
+
+def settings_beside_saved(name: str, saved: RaftConfig, asked: Mapping[str, Any], head: Head | None) -> dict[str, Any]:
+    """The settings of a predictor: those that are asked for, and else those of training.
+
+    Raises:
+        ValueError: the model was trained with a head of the user's, and there is none.
+    """
+    if saved.head is not None and head is None:
+        raise ValueError(
+            f"{name!r} was trained with a head of your own, {saved.head}. Pass `head=`, made as it was in training; "
+            "its parameters are loaded."
+        )
+    warn_of_another_template(asked.get("prompt_template"), saved.prompt_template)
+    as_saved = saved.settings_for(asked.get("method"), num_samples=asked.get("num_samples"))
+    of_model = {"autocast": saved.autocast, "grid_token_ids": saved.token_ids, **saved.form_of_prompts()}
+    return {**as_saved, **of_model, **asked}
 
 
 def open_as_trained(
@@ -100,10 +188,7 @@ def open_head(
         ValueError: no parameters are saved; they belong to other settings or another grid; or they do not fit.
     """
     own = own_head_of(head)
-    of_method = MethodSettings(
-        **{one.name: settings[one.name] for one in fields(MethodSettings) if one.name in settings}
-    )
-    of_method.check_method()
+    of_method = check_settings(settings)
     if head is None:
         ids = settings.get("grid_token_ids")
         head = new_head(model, tokenizer, grid, of_method, None if ids is None else tuple(map(tuple, ids)))
@@ -113,7 +198,7 @@ def open_head(
     if path is None:
         raise ValueError(
             f"{name!r} has no {HEAD_FILE}, and the head of method {of_method.method!r} has parameters. Load a "
-            "folder that RegressionAwareTrainer.save_model wrote with it, or use method='rail'."
+            "folder that RegressionAwareTrainer.save_model wrote with it, or use `method='rail'`."
         )
     if saved is not None:
         then = head_origin(saved, saved.grid, tokenizer, own_head=saved.head)

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from dataclasses import fields
 from pathlib import Path
-from typing import Any, NamedTuple, overload
+from typing import Any, Literal, overload
 
 import numpy as np
 import torch
 from tqdm.auto import tqdm
-from transformers import AutoTokenizer
 
 from raft_peft.data.batches import RegressionCollator
 from raft_peft.data.labels import LabelColumn, read_labels, with_number
 from raft_peft.data.limits import ModelLimits
+from raft_peft.data.prompt_form import PromptForm
+from raft_peft.data.prompt_template import PromptTemplate
 from raft_peft.data.prompts import PromptEncoder
 from raft_peft.data.remarks import Remarks
-from raft_peft.data.rows import as_rows, each
+from raft_peft.data.rows import each
 from raft_peft.distribution import GridDistribution
 from raft_peft.forward.cpu_precision import warn_where_bf16_is_emulated
 from raft_peft.forward.memory import PartsThatFit
@@ -24,20 +26,23 @@ from raft_peft.forward.model import device_of
 from raft_peft.grid import NumberGrid, number_text
 from raft_peft.heads import Head
 from raft_peft.methods import METHODS, MethodSettings
+from raft_peft.methods.grid_check import check_grid
 from raft_peft.methods.readout import Reading, Readout, joined
-from raft_peft.methods.saved_folder import CALIBRATION_NAME, RAFT_CONFIG_NAME, RaftConfig, find_file, hub_options
+from raft_peft.methods.renormalization import resolve_renormalize
+from raft_peft.methods.saved_folder import hub_options
 from raft_peft.prediction.batching import BatchRunner, autocast_dtype, chunks
 from raft_peft.prediction.calibrated_weights import calibrated_weights, changed_since
 from raft_peft.prediction.calibration import Calibration, calibration_of
-from raft_peft.prediction.opening import check_folder_exists, open_as_trained, open_head
-
-
-class PredictionsWithIntervals(NamedTuple):
-    """One number a prompt, and the ends of the interval around each, all of shape (prompts,)."""
-
-    predictions: np.ndarray
-    low: np.ndarray
-    high: np.ndarray
+from raft_peft.prediction.opening import open_saved
+from raft_peft.prediction.predictions import (
+    Predictions,
+    PredictionsWithDistribution,
+    PredictionsWithIntervals,
+    PredictionsWithIntervalsAndDistribution,
+    as_asked,
+    predictions_and_distribution,
+    predictions_of,
+)
 
 
 class RegressionPredictor:
@@ -58,6 +63,8 @@ class RegressionPredictor:
         grid_token_ids: the tokens of each grid value in training, for a head that starts from them.
         autocast: the dtype in which products are computed, whatever that of the weights: `"bfloat16"`, `"float16"`, or
             `"float32"` and None for that of the weights.
+        prompt_template: writes the prompts of rows that have its columns, see [`RegressionAwareConfig`].
+        prompt_shape: what the prompts of training had in common; a warning says where those here do not have it.
         settings: of [`MethodSettings`]: `method`, `decision`, `renormalize` and so on.
 
     Raises:
@@ -76,13 +83,17 @@ class RegressionPredictor:
         head: Head | None = None,
         grid_token_ids: Sequence[Sequence[int]] | None = None,
         autocast: str | torch.dtype | None = None,
+        prompt_template: str | Sequence[Mapping[str, str]] | PromptTemplate | None = None,
+        prompt_shape: Any = None,
         **settings: Any,
     ):
         self.settings = MethodSettings(**settings)
         self.settings.check_method()
+        self.grid = NumberGrid(grid)
+        resolve_renormalize(self.settings, self.grid, head)
+        check_grid(self.settings, self.grid, head)
         self.model = model.eval()
         self.tokenizer = tokenizer
-        self.grid = NumberGrid(grid)
         self._encoder = PromptEncoder(
             tokenizer,
             self.grid,
@@ -94,11 +105,12 @@ class RegressionPredictor:
         self.readout = Readout(model, tokenizer, self.grid, self.settings, grid_token_ids=ids, head=head)
         self.readout.refuse_untrained()
         self.readout.head.eval()
+        self.prompt_form = PromptForm(PromptTemplate.of(prompt_template), prompt_shape)
         self.calibration: Calibration | None = None
         self._parts = PartsThatFit()
         self._autocast = autocast_dtype(autocast)
         if self._autocast == torch.bfloat16 and device_of(model.get_input_embeddings()).type == "cpu":
-            warn_where_bf16_is_emulated("Set autocast='float32'.")
+            warn_where_bf16_is_emulated("Set `autocast='float32'`.")
         pad_token_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
         self._collator = RegressionCollator(pad_token_id=pad_token_id or 0)
 
@@ -123,6 +135,7 @@ class RegressionPredictor:
         constrained: bool | None = None,
         head: Head | None = None,
         autocast: str | torch.dtype | None = None,
+        prompt_template: str | Sequence[Mapping[str, str]] | PromptTemplate | None = None,
         **model_kwargs: Any,
     ) -> RegressionPredictor:
         """Load what `trainer.save_model` wrote, or a base model for zero-shot prediction.
@@ -138,29 +151,14 @@ class RegressionPredictor:
             method, num_samples: see [`MethodSettings`]; by default as trained, or raft. One without parameters of its
                 own reads any model: `rail`, `zero_shot`.
             head: the head of yours that the model was trained with, made as it was then; its parameters are loaded.
-            autocast: see [`RegressionPredictor`]; by default as in training.
-            model_kwargs: passed on to the model's `from_pretrained`, such as `attn_implementation`, `revision` or
-                `token`.
+            autocast, prompt_template: see [`RegressionPredictor`]; by default as in training.
+            model_kwargs: the rest of [`MethodSettings`], which a trained head has to have been trained with; all else
+                is passed on to the model's `from_pretrained`, such as `attn_implementation`, `revision` or `token`.
 
         Raises:
             ValueError: no `raft_config.json` and no grid; a `raft_config.json` that does not fit the tokenizer; a head
                 that is missing or does not fit.
         """
-        name = str(folder_or_model)
-        check_folder_exists(name)
-        hub = hub_options(model_kwargs)
-        saved = RaftConfig.find(name, hub)
-        takes_saved_grid = grid is None
-        if grid is None:
-            if saved is None:
-                raise ValueError(
-                    f"{name!r} has no {RAFT_CONFIG_NAME}, so its grid is not known. Pass grid=, such as "
-                    "grid=[1, 2, 3, 4, 5], or a folder that RegressionAwareTrainer.save_model wrote."
-                )
-            grid = saved.grid
-        tokenizer = AutoTokenizer.from_pretrained(
-            name, trust_remote_code=model_kwargs.get("trust_remote_code", False), **hub
-        )
         asked = {
             "separator": separator,
             "max_length": max_length,
@@ -173,33 +171,22 @@ class RegressionPredictor:
             "end_every_number": end_every_number,
             "constrained": constrained,
             "autocast": autocast,
+            "prompt_template": prompt_template,
         }
-        settings: dict[str, Any] = {setting: value for setting, value in asked.items() if value is not None}
-        if saved is not None:
-            if takes_saved_grid:
-                saved.check_tokens(tokenizer)
-            if saved.head is not None and head is None:
-                raise ValueError(
-                    f"{name!r} was trained with a head of your own, {saved.head}. Pass `head=`, made as it was in "
-                    "training; its parameters are loaded."
-                )
-            as_saved = saved.settings_for(method, num_samples=num_samples)
-            settings = {**as_saved, "autocast": saved.autocast, "grid_token_ids": saved.token_ids, **settings}
-        model = open_as_trained(
+        asked |= {one.name: model_kwargs.pop(one.name) for one in fields(MethodSettings) if one.name in model_kwargs}
+        name = str(folder_or_model)
+        opened = open_saved(
             name,
-            tokenizer,
-            hub,
-            saved,
+            grid,
+            {setting: value for setting, value in asked.items() if value is not None},
+            head,
             dtype=dtype,
             quantization_config=quantization_config,
             device_map=device_map,
             **model_kwargs,
         )
-        head = open_head(name, hub, saved, model, tokenizer, NumberGrid(grid), settings, head)
-        predictor = cls(model, tokenizer, grid, head=head, **settings)
-        calibration_path = find_file(name, CALIBRATION_NAME, hub)
-        if calibration_path is not None:
-            predictor.calibration = Calibration.load(calibration_path)
+        predictor = cls(**opened)
+        predictor.calibration = Calibration.find(name, hub_options(model_kwargs))
         return predictor
 
     @property
@@ -218,6 +205,7 @@ class RegressionPredictor:
         *,
         batch_tokens: int = 4096,
         interval: None = None,
+        return_distribution: Literal[False] = False,
         show_progress: bool | None = None,
     ) -> np.ndarray: ...
 
@@ -229,8 +217,33 @@ class RegressionPredictor:
         *,
         batch_tokens: int = 4096,
         interval: float,
+        return_distribution: Literal[False] = False,
         show_progress: bool | None = None,
     ) -> PredictionsWithIntervals: ...
+
+    @overload
+    def predict(
+        self,
+        prompts: Iterable[Any],
+        batch_size: int = 64,
+        *,
+        batch_tokens: int = 4096,
+        interval: None = None,
+        return_distribution: Literal[True],
+        show_progress: bool | None = None,
+    ) -> PredictionsWithDistribution: ...
+
+    @overload
+    def predict(
+        self,
+        prompts: Iterable[Any],
+        batch_size: int = 64,
+        *,
+        batch_tokens: int = 4096,
+        interval: float,
+        return_distribution: Literal[True],
+        show_progress: bool | None = None,
+    ) -> PredictionsWithIntervalsAndDistribution: ...
 
     def predict(
         self,
@@ -239,38 +252,49 @@ class RegressionPredictor:
         *,
         batch_tokens: int = 4096,
         interval: float | None = None,
+        return_distribution: bool = False,
         show_progress: bool | None = None,
-    ) -> np.ndarray | PredictionsWithIntervals:
+    ) -> Predictions:
         """Predict one number for each prompt.
 
         Prompts of like length are run together, and what they all begin with once for all.
 
         Args:
-            prompts: texts, chats (lists of messages), or rows (dicts with `prompt`, and for a chat optionally
-                `tools` and `chat_template_kwargs`). Any iterable; it is read as it is needed, so its length does not
-                matter. Of a data frame or a dataset, its rows.
+            prompts: texts, chats (lists of messages), or rows (dicts with `prompt`, or the columns of the prompt
+                template, and for a chat optionally `tools` and `chat_template_kwargs`). Any iterable; it is read as it
+                is needed, so its length does not matter. Of a data frame or a dataset, its rows.
             batch_size: the most prompts in a forward pass.
             batch_tokens: the most tokens in a forward pass, with padding and without what the prompts begin with in
                 common; a longer prompt is run alone.
             interval: the share of labels that intervals around the predictions are to cover, such as 0.9, after
                 `calibrate`; see [`Calibration`].
+            return_distribution: whether to give the distributions too, as `predict_distribution` does, without a
+                second pass.
             show_progress: whether to show a progress bar; by default where there is more than one batch.
 
         Returns:
-            The numbers in the unit of the labels, float32, of shape (prompts,), in the order of the prompts; with
-            `interval` a named tuple of these as `predictions`, and the ends of the intervals as `low` and `high`.
+            The numbers in the unit of the labels, float32, of shape (prompts,), in the order of the prompts. With
+            `interval` or `return_distribution` a named tuple: these as `predictions`, then the ends of the intervals
+            as `low` and `high`, then `distribution`, whichever were asked for.
 
         Raises:
-            ValueError: intervals were asked for, and there is no calibration for them, or on too few rows.
+            ValueError: intervals were asked for, and there is no calibration for them, or on too few rows; or
+                distributions, and the method gives a number alone.
         """
         if interval is not None:
             # An interval that cannot be given is refused now, not after hours of prediction.
             self.calibrated().half_width(interval)
         chunks = self.read(prompts, batch_size, batch_tokens=batch_tokens, show_progress=show_progress)
-        predictions = torch.cat([torch.empty(0), *(chunk.predictions for chunk in chunks)]).numpy()
-        if interval is None:
-            return predictions
-        return PredictionsWithIntervals(predictions, *self.calibrated().intervals(predictions, interval))
+        distribution = None
+        if return_distribution:
+            predictions, distribution = self._with_distribution(chunks)
+        else:
+            predictions = predictions_of(chunks)
+        ends = None if interval is None else self.calibrated().intervals(predictions, interval)
+        return as_asked(predictions, ends, distribution)
+
+    def _with_distribution(self, readings: Iterable[Reading]) -> PredictionsWithDistribution:
+        return predictions_and_distribution(readings, self.readout.values, self.settings.method)
 
     def calibrate(
         self,
@@ -318,7 +342,7 @@ class RegressionPredictor:
         Raises:
             ValueError: there is none, or it was made for other settings or weights.
         """
-        cure = "Calibrate on held-out rows first: predictor.calibrate(prompts, labels)."
+        cure = "Calibrate on held-out rows first: `predictor.calibrate(prompts, labels)`."
         if self.calibration is None:
             raise ValueError(f"The model is not calibrated. {cure}")
         changed = changed_since(self.calibration.settings, self._calibrated_settings())
@@ -342,7 +366,7 @@ class RegressionPredictor:
             "",
             self._encoder,
             limited_by_grid=METHODS[self.settings.method].limited_by_grid,
-            renormalize=self.settings.renormalize,
+            renormalize=self.readout.renormalize,
         )
 
     def predict_distribution(
@@ -363,18 +387,17 @@ class RegressionPredictor:
                 right.
 
         Raises:
-            ValueError: the method gives a number alone, or it is not calibrated.
+            ValueError: the method gives a number alone, it is not calibrated, or `calibrated` is asked for of a grid
+                of one number, which is sure at any temperature.
         """
+        if calibrated and self.readout.head.reads_grid and len(self.grid) == 1:
+            raise ValueError(
+                f"Renormalised over the grid, its one number {self.texts[0]} is sure at any temperature. Leave "
+                "`calibrated` off; `predict(prompts, interval=0.9)` gives intervals."
+            )
         temperature = self.calibrated().temperature if calibrated else None
-        log_probs = [torch.empty(0, len(self.readout.values))]
-        for chunk in self.read(prompts, batch_size, batch_tokens=batch_tokens, show_progress=show_progress):
-            if chunk.distribution is None:
-                raise ValueError(
-                    f"Method {self.settings.method!r} gives one number a prompt, and no distribution over the grid. "
-                    "Use `predict`, or a method that does, such as raft."
-                )
-            log_probs.append(chunk.distribution.log_probs)
-        distribution = GridDistribution(torch.cat(log_probs), self.readout.values.cpu())
+        chunks = self.read(prompts, batch_size, batch_tokens=batch_tokens, show_progress=show_progress)
+        _, distribution = self._with_distribution(chunks)
         return distribution if temperature is None else distribution.tempered(temperature)
 
     def read(
@@ -401,7 +424,7 @@ class RegressionPredictor:
         """
         for name, value in (("batch_size", batch_size), ("batch_tokens", batch_tokens), ("chunk_size", chunk_size)):
             if value < 1:
-                raise ValueError(f"{name}={value} must be 1 or more.")
+                raise ValueError(f"`{name}={value}` must be 1 or more.")
         total = len(prompts) if isinstance(prompts, Sized) else None
         show_progress = (total is None or total > batch_size) if show_progress is None else show_progress
         runner = BatchRunner(
@@ -415,7 +438,9 @@ class RegressionPredictor:
         )
         remarks, limits = self.remarks(), ModelLimits.of(self.model)
         with tqdm(total=total, unit="prompt", disable=not show_progress) as progress:
-            for rows in chunks(as_rows(prompts), chunk_size):
+            for rows in chunks(self.prompt_form.rows(prompts), chunk_size):
+                if first_row == 0:
+                    self.prompt_form.warn_of_others(rows)
                 encoded = self._encoder.encode(rows, first_row)
                 limits.check(encoded, first_row)
                 remarks.on_encoded(encoded)

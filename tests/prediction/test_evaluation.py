@@ -46,7 +46,7 @@ def test_labels_outside_the_grid_are_said(predictor, rows, caplog):
     [
         ({"label": True}, {}, "row 0: the label is True, and the grid is not 0 and 1"),
         ({"label": None}, {}, "row 0: the label is missing. Fill the column 'label'"),
-        ({"completion": "3"}, {"label_column": "stars"}, "and no 'stars': rename one, set label_column"),
+        ({"completion": "3"}, {"label_column": "stars"}, "and no 'stars': rename one, set `label_column`"),
     ],
 )
 def test_what_is_no_label(predictor, rows, change, options, message):

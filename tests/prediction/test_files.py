@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from decimal import Decimal
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from support.training import lora
 
 from raft_peft import RegressionPredictor, predict_file
 from raft_peft.cli.command import main
-from raft_peft.data.row_files import read_rows
+from raft_peft.data.row_sources import read_rows
 
 PROMPTS = [f"Rate item {index} from 0 to 4, the score is" for index in range(40)]
 
@@ -48,10 +49,66 @@ def test_numbers_are_those_of_predict(predictor, source, tmp_path, suffix):
     expected = predictor.predict_distribution(PROMPTS)
     assert [int(row["id"]) for row in rows] == list(range(len(PROMPTS)))
     assert [float(row["prediction"]) for row in rows] == pytest.approx(predictor.predict(PROMPTS).tolist(), abs=1e-5)
+    row = rows[3]
     if suffix == ".csv":
-        rows = [{**row, "probabilities": json.loads(row["probabilities"])} for row in rows]
-    assert list(rows[3]["probabilities"]) == ["0", "1", "2", "3", "4"]
-    assert list(rows[3]["probabilities"].values()) == pytest.approx(expected.probs[3].tolist(), abs=1e-5)
+        assert list(row) == ["prompt", "id", "prediction", *(f"p_{number}" for number in range(5)), "mass", "entropy"]
+        row = {"probabilities": {str(number): float(row[f"p_{number}"]) for number in range(5)}, **row}
+    assert list(row["probabilities"]) == ["0", "1", "2", "3", "4"]
+    assert list(row["probabilities"].values()) == pytest.approx(expected.probs[3].tolist(), abs=1e-5)
+    assert float(row["mass"]) == pytest.approx(expected.mass[3].item(), abs=1e-5)
+    assert float(row["entropy"]) == pytest.approx(expected.entropy[3].item(), abs=1e-5)
+
+
+def test_numbers_have_as_many_digits_as_mean_something(predictor, source, tmp_path):
+    def written(**settings):
+        of = RegressionPredictor(predictor.model, predictor.tokenizer, [0, 0.1, 100001], **settings)
+        of.calibrate(PROMPTS, [0.0] * len(PROMPTS))
+        predict_file(of, source, tmp_path / "out.csv", interval=0.5)
+        rows = list(read_rows(tmp_path / "out.csv"))
+        (tmp_path / "out.csv").unlink()
+        half = of.calibration.half_width(0.5)
+        for row, exact in zip(rows, of.predict(PROMPTS).tolist(), strict=True):
+            assert float(row["low"]) <= max(exact - half, 0) and float(row["high"]) >= min(exact + half, 100001)
+        return [row["prediction"] for row in rows]
+
+    def digits(numbers):
+        return max(len(Decimal(number).normalize().as_tuple().digits) for number in numbers)
+
+    assert digits(written()) == 6
+    assert digits(written(autocast="bfloat16")) == 4
+    assert set(written(decision="mode")) <= {"0.0", "0.1", "100001.0"}
+
+
+def test_limit_and_then_the_rest(predictor, source, tmp_path):
+    target = tmp_path / "out.jsonl"
+    assert predict_file(predictor, source, target, limit=5) == 5
+    assert predict_file(predictor, source, target, limit=3) == 0
+    assert predict_file(predictor, source, target) == 35
+    assert [row["id"] for row in read_rows(target)] == list(range(40))
+
+
+@pytest.mark.parametrize(
+    ("row", "options", "message"),
+    [
+        ({"text": "a"}, {}, "no `prompt`. Rename the column of the text, or set `prompt_template`"),
+        ({"prompt": "a", "low": 1}, {"interval": 0.9}, "a column 'low' already"),
+        ({"prompt": "a"}, {"interval": 0.9}, "not calibrated"),
+        ({"prompt": "a", "mass": 1}, {"distribution": True}, "a column 'mass' already"),
+        ({"prompt": "a", "p_3": 1}, {"distribution": True}, "a column 'p_3' already"),
+        ({"prompt": 3}, {}, "row 0"),
+    ],
+)
+def test_an_error_at_the_first_row_leaves_no_file(predictor, tmp_path, row, options, message):
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row) + "\n")
+    with pytest.raises(ValueError, match=message):
+        predict_file(predictor, tmp_path / "rows.jsonl", tmp_path / "out.csv", **options)
+    assert {path.name for path in tmp_path.iterdir()} == {"rows.jsonl", "model"}
+
+
+def test_columns_of_names_that_are_not_added_stay(predictor, tmp_path):
+    (tmp_path / "rows.jsonl").write_text(json.dumps({"prompt": PROMPTS[0], "low": 1, "mass": 2}) + "\n")
+    assert predict_file(predictor, tmp_path / "rows.jsonl", tmp_path / "out.csv") == 1
+    assert next(iter(read_rows(tmp_path / "out.csv"))).items() >= {("low", "1"), ("mass", "2")}
 
 
 @pytest.mark.parametrize("rows_left", [0, 1, 13, 40])
@@ -90,15 +147,15 @@ def test_a_target_that_another_model_or_other_settings_began_is_refused(predicto
     before = target.read_bytes()
     model, tokenizer = predictor.model, predictor.tokenizer
 
-    def refused(words, *, grid=range(5), options=None, **settings):
+    def refused(words, *, grid=range(5), **settings):
         with pytest.raises(ValueError, match=words):
-            predict_file(RegressionPredictor(model, tokenizer, grid, **settings), source, target, **(options or {}))
+            predict_file(RegressionPredictor(model, tokenizer, grid, **settings), source, target)
 
     refused(r'decision \("mean", not "mode"\)', decision="mode")
     refused("renormalize", renormalize=True)
     refused("grid", grid=range(4))
     refused(r"max_length \(null, not 5\)", max_length=5)
-    refused("prompt_template", options={"prompt_template": "{prompt} out of 4:"})
+    refused("prompt_template", prompt_template="{prompt} out of 4:")
     refused("autocast", autocast="bfloat16")
     adapter = get_peft_model(copy.deepcopy(model), lora())
     with pytest.raises(ValueError, match=r"another weights, base_weights\. Go on"):

@@ -91,7 +91,7 @@ def test_zero_shot_and_settings(folder, tmp_path, tiny_llama, tokenizer):
 def test_errors(folder, tmp_path, tiny_llama, tokenizer):
     with pytest.raises(ValueError, match="so its grid is not known"):
         pipeline("text-regression", model=str(tmp_path / "base"))
-    with pytest.raises(ValueError, match="Pass grid="):
+    with pytest.raises(ValueError, match="Pass its numbers, such as `grid="):
         pipeline("text-regression", model=tiny_llama, tokenizer=tokenizer)
     with pytest.raises(ValueError, match="takes no 'temperature'"):
         pipeline("text-regression", model=folder)(PROMPTS, temperature=1)

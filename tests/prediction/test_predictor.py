@@ -55,6 +55,28 @@ def test_the_distribution(predictor, rows):
     assert ((distribution.entropy >= 0) & (distribution.entropy <= np.log(5) + 1e-6)).all()
 
 
+def test_predictions_and_distribution_of_one_pass(predictor, rows, monkeypatch):
+    prompts = [row["prompt"] for row in rows]
+    expected, distribution = predictor.predict(prompts), predictor.predict_distribution(prompts)
+    passes, forward = [], predictor.model.forward
+    monkeypatch.setattr(predictor.model, "forward", lambda **batch: passes.append(1) or forward(**batch))
+    found = predictor.predict(prompts, batch_size=4, return_distribution=True)
+    assert len(passes) == 2
+    np.testing.assert_allclose(found.predictions, expected, atol=1e-6)
+    torch.testing.assert_close(found.distribution.log_probs, distribution.log_probs)
+    assert torch.allclose(found.distribution.probs @ found.distribution.values, torch.tensor(found.predictions))
+    (one,), of_one = predictor.predict(prompts[:1], return_distribution=True)
+    assert one == pytest.approx(expected[0], abs=1e-6)
+    assert of_one.log_probs.shape == (1, 5)
+    none, of_none = predictor.predict([], return_distribution=True)
+    assert (none.shape, of_none.log_probs.shape) == ((0,), (0, 5))
+    predictor.calibrate(prompts, range(8))
+    numbers, low, high, of_all = predictor.predict(prompts, interval=0.5, return_distribution=True)
+    assert (low <= numbers).all()
+    assert (numbers <= high).all()
+    torch.testing.assert_close(of_all.log_probs, distribution.log_probs)
+
+
 def test_renormalised(tiny_llama, tokenizer):
     predictor = RegressionPredictor(tiny_llama, tokenizer, GRID, renormalize=True)
     distribution = predictor.predict_distribution(["the score is"])
@@ -105,7 +127,7 @@ class TestFromPretrained:
             RegressionPredictor.from_pretrained(name, grid=GRID)
 
     def test_a_grid_is_needed(self, folder):
-        with pytest.raises(ValueError, match=r"has no raft_config.json.*Pass grid="):
+        with pytest.raises(ValueError, match=r"has no raft_config.json.*Pass its numbers, such as `grid="):
             RegressionPredictor.from_pretrained(folder)
 
     def test_an_adapter_for_another_task(self, tiny_llama, tokenizer, tmp_path):
@@ -196,7 +218,7 @@ class TestRemarks:
         return RegressionPredictor(tiny_llama, tokenizer, GRID, max_length=12)
 
     def test_cut_prompts_are_said_once_a_call(self, predictor, caplog):
-        said = "2 of the 3 prompts are longer than max_length=12 and lost their beginning"
+        said = "2 of the 3 prompts are longer than `max_length=12` and lost their beginning"
         for _ in range(2):
             caplog.clear()
             with caplog.at_level(logging.WARNING, logger="raft_peft.data"):

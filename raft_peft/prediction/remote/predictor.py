@@ -8,22 +8,27 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, overload
 
 import numpy as np
 import torch
 from tqdm.auto import tqdm
 from transformers import AutoTokenizer
 
+from raft_peft.data.labels import label_range
+from raft_peft.data.prompt_form import PromptForm
+from raft_peft.data.prompt_template import PromptTemplate
 from raft_peft.data.prompts import EncodedPrompt, PromptEncoder, rows_error
 from raft_peft.data.remarks import Remarks
-from raft_peft.data.rows import as_rows
 from raft_peft.decisions import decide
 from raft_peft.grid import NumberGrid
 from raft_peft.methods import METHODS, MethodSettings
+from raft_peft.methods.grid_check import check_grid
 from raft_peft.methods.readout import Reading
+from raft_peft.methods.renormalization import renormalizes, resolve_renormalize
 from raft_peft.methods.saved_folder import RAFT_CONFIG_NAME, RaftConfig
 from raft_peft.prediction.batching import chunks
+from raft_peft.prediction.predictions import Predictions, PredictionsWithDistribution, as_asked, predictions_of
 from raft_peft.prediction.remote.completions_api import Connection, RefusedError, ServerError, completions_url
 from raft_peft.prediction.remote.dialects import Answer, SpokenDialect
 from raft_peft.prediction.remote.partial_distribution import PartialGridDistribution
@@ -32,7 +37,8 @@ logger = logging.getLogger(__name__)
 
 # Methods that read nothing but the next token's probabilities of the grid.
 _READ_FROM_GRID = ("raft", "rail", "mbr")
-# A prompt whose error could be greater than this share of the grid's range is asked again, for more tokens.
+# A prompt whose error could be greater than this share of the grid's range (of one number: from 0 to it) is asked
+# again, for more tokens.
 _NEGLIGIBLE = 1e-3
 # A server that refuses so many prompts, one after the other, is not asked for the others.
 _REFUSALS_IN_A_ROW = 5
@@ -67,6 +73,7 @@ class RemoteRegressionPredictor:
         timeout: seconds that the server may take for a whole answer, from connecting to its last byte.
         max_retries: how often a request is repeated after a timeout, a broken connection, or an answer of 429 or 5xx;
             after a pause that grows from half a second to 30, or as long as the server asks, up to two minutes.
+        prompt_template, prompt_shape: as for [`RegressionPredictor`].
         settings: of [`MethodSettings`]: `decision`, `renormalize` and so on.
 
     Raises:
@@ -86,6 +93,8 @@ class RemoteRegressionPredictor:
         concurrency: int = 16,
         timeout: float = 120.0,
         max_retries: int = 5,
+        prompt_template: str | Sequence[Mapping[str, str]] | PromptTemplate | None = None,
+        prompt_shape: Any = None,
         **settings: Any,
     ):
         self.settings = MethodSettings(**settings)
@@ -100,6 +109,9 @@ class RemoteRegressionPredictor:
         self.base_url = base_url
         self.model = model
         self.grid = NumberGrid(grid)
+        resolve_renormalize(self.settings, self.grid)
+        check_grid(self.settings, self.grid)
+        self.prompt_form = PromptForm(PromptTemplate.of(prompt_template), prompt_shape)
         self.concurrency = concurrency
         self.timeout = timeout
         self.max_retries = max_retries
@@ -145,25 +157,45 @@ class RemoteRegressionPredictor:
             raise ValueError(f"{str(folder)!r} was trained with a head of your own, {saved.head}. {_NO_HEADS}")
         options["tokenizer"] = _tokenizer(options.get("tokenizer", folder))
         saved.check_tokens(options["tokenizer"])
-        return cls(base_url, model, saved.grid, **{**saved.settings_for(method, decodes=False), **options})
+        settings = {**saved.settings_for(method, decodes=False), **saved.form_of_prompts()}
+        return cls(base_url, model, saved.grid, **{**settings, **options})
 
     @property
     def texts(self) -> tuple[str, ...]:
         """The texts of the numbers, in the order of a distribution's values."""
         return self.grid.texts
 
-    def predict(self, prompts: Iterable[Any], *, show_progress: bool | None = None) -> np.ndarray:
+    @overload
+    def predict(
+        self,
+        prompts: Iterable[Any],
+        *,
+        return_distribution: Literal[False] = False,
+        show_progress: bool | None = None,
+    ) -> np.ndarray: ...
+
+    @overload
+    def predict(
+        self, prompts: Iterable[Any], *, return_distribution: Literal[True], show_progress: bool | None = None
+    ) -> PredictionsWithDistribution: ...
+
+    def predict(
+        self, prompts: Iterable[Any], *, return_distribution: bool = False, show_progress: bool | None = None
+    ) -> Predictions:
         """Predict one number for each prompt.
 
         Args:
             prompts: texts, chats (lists of messages), or rows (dicts with `prompt`, and for a chat optionally
                 `tools` and `chat_template_kwargs`). Any iterable; it is read as it is needed.
+            return_distribution: whether to give the distributions too, as `predict_distribution` does, from the same
+                requests.
             show_progress: whether to show a progress bar; by default where there are more prompts than `concurrency`.
 
         Returns:
             The numbers in the unit of the labels, float32, of shape (prompts,), in the order of the prompts. With a
             rule that speaks of the grid alone (any but the mean that is not renormalised), NaN where the server
-            returned the probability of none of its numbers.
+            returned the probability of none of its numbers. With `return_distribution` a named tuple of these as
+            `predictions`, and `distribution`.
 
         Raises:
             ValueError: prompts that cannot be used, or that the server refuses. The message names the rows, and gives
@@ -171,7 +203,10 @@ class RemoteRegressionPredictor:
             ConnectionError: the server cannot be reached, goes on failing, or returns no log-probabilities.
         """
         readings = self.read(prompts, show_progress=show_progress)
-        return torch.cat([torch.empty(0), *(reading.predictions for reading in readings)]).numpy()
+        if not return_distribution:
+            return predictions_of(readings)
+        whole = list(readings)
+        return as_asked(predictions_of(whole), None, self._distribution(whole))
 
     def predict_distribution(
         self, prompts: Iterable[Any], *, show_progress: bool | None = None
@@ -181,7 +216,10 @@ class RemoteRegressionPredictor:
         Takes what `predict` takes, and raises what it raises. Its `missing` says which numbers the server did not
         return, and its `error_bound` how much that matters.
         """
-        parts = [reading.distribution for reading in self.read(prompts, show_progress=show_progress)]
+        return self._distribution(self.read(prompts, show_progress=show_progress))
+
+    def _distribution(self, readings: Iterable[RemoteReading]) -> PartialGridDistribution:
+        parts = [reading.distribution for reading in readings]
         none = torch.empty(0, len(self.grid))
         return PartialGridDistribution(
             torch.cat([none, *(part.log_probs for part in parts)]),
@@ -192,7 +230,7 @@ class RemoteRegressionPredictor:
 
     def remarks(self) -> Remarks:
         """What says, once of each kind, what is odd about prompts and labels that are used."""
-        return Remarks("", self._encoder, limited_by_grid=True, renormalize=self.settings.renormalize)
+        return Remarks("", self._encoder, limited_by_grid=True, renormalize=self._renormalize)
 
     def read(
         self,
@@ -230,7 +268,9 @@ class RemoteRegressionPredictor:
         )
         try:
             with connection, tqdm(total=total, unit="prompt", disable=not show_progress) as progress:
-                for chunk in chunks(as_rows(prompts), chunk_size):
+                for chunk in chunks(self.prompt_form.rows(prompts), chunk_size):
+                    if first_row == 0:
+                        self.prompt_form.warn_of_others(chunk)
                     encoded = self._encoder.encode(chunk, first_row)
                     _check_single_tokens(encoded, self.grid, first_row)
                     remarks.on_encoded(encoded)
@@ -295,18 +335,23 @@ class RemoteRegressionPredictor:
             torch.tensor([answer.ceiling for answer in answers], dtype=torch.float32),
             torch.tensor([answer.rest for answer in answers], dtype=torch.float32),
         )
-        rule, renormalize = self.settings.decision, self.settings.renormalize
-        predictions = decide(distribution, rule, renormalize=renormalize)
-        if rule != "mean" or renormalize:
+        rule = self.settings.decision
+        predictions = decide(distribution, rule, renormalize=self._renormalize)
+        if rule != "mean" or self._renormalize:
             predictions = predictions.masked_fill(distribution.log_probs.isneginf().all(-1), torch.nan)
         return RemoteReading(predictions, distribution, None)
 
     def _error_bound(self, distribution: PartialGridDistribution) -> torch.Tensor:
-        return distribution.error_bound(self.settings.decision, renormalize=self.settings.renormalize)
+        return distribution.error_bound(self.settings.decision, renormalize=self._renormalize)
+
+    @property
+    def _renormalize(self) -> bool:
+        return renormalizes(self.settings, self.grid)
 
     @property
     def _negligible(self) -> float:
-        return _NEGLIGIBLE * (max(self.grid.values) - min(self.grid.values))
+        low, high = label_range(self.grid, renormalize=len(self.grid) > 1)
+        return _NEGLIGIBLE * (high - low)
 
     def _log_error(self, error_bounds: torch.Tensor) -> None:
         """Log once how many rows lack numbers, and how much that matters.
@@ -324,7 +369,7 @@ class RemoteRegressionPredictor:
             f"For {len(touched) / len(error_bounds):.1%} of the rows the server did not return the log-probabilities "
             "of all numbers of the grid, but those of its most probable tokens. The others count as 0, which moves a "
             f"prediction by {worst:.2g} at most. For each row's bound: predict_distribution(prompts).error_bound("
-            f"{self.settings.decision!r}, renormalize={self.settings.renormalize}). vLLM returns all of them.",
+            f"{self.settings.decision!r}, renormalize={self._renormalize}). vLLM returns all of them.",
         )
 
 
@@ -355,17 +400,17 @@ def _check_servable(settings: MethodSettings) -> None:
     method = METHODS[settings.method]
     if method.reads_text:
         raise ValueError(
-            f"Method {settings.method!r} reads the number from decoded text. Pass method='rail' to read the same "
+            f"Method {settings.method!r} reads the number from decoded text. Pass `method='rail'` to read the same "
             "model's probabilities."
         )
     if settings.method not in _READ_FROM_GRID:
         raise ValueError(f"Method {settings.method!r} has a head that reads the model. {_NO_HEADS}")
     if settings.method == "rail" and settings.num_samples is not None:
-        raise ValueError("Sampled `rail` decodes texts. Leave num_samples out: `rail` then scores the grid.")
+        raise ValueError("Sampled `rail` decodes texts. Leave `num_samples` out: `rail` then scores the grid.")
     if settings.attention != "causal":
         raise ValueError(
             f"attention={settings.attention!r}, but servers run decoders with causal attention. Use "
-            "RegressionPredictor, or train with attention='causal'."
+            "RegressionPredictor, or train with `attention='causal'`."
         )
 
 

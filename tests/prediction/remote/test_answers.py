@@ -9,41 +9,13 @@ from urllib.parse import unquote
 import numpy as np
 import pytest
 import torch
-from support.completions_server import CompletionsServer, drop
+from support.completions_server import drop
 
-from raft_peft import RegressionPredictor
 from raft_peft.prediction.remote import completions_api
 from raft_peft.prediction.remote.predictor import RemoteRegressionPredictor
 
 GRID = [0, 1, 2, 3, 4]
 PROMPTS = [f"Rate {item} from 0 to 4, the score is" for item in ("tea", "a cup of hot tea", "soup")]
-
-
-@pytest.fixture(autouse=True)
-def no_key(monkeypatch):
-    monkeypatch.setattr(completions_api, "_FIRST_PAUSE", 0.01)
-    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-
-
-@pytest.fixture
-def local(tiny_llama, tokenizer):
-    return RegressionPredictor(tiny_llama, tokenizer, GRID)
-
-
-@pytest.fixture
-def serve(tiny_llama, tokenizer):
-    """A function that starts a server, and gives it with a predictor that asks it."""
-    running = []
-
-    def start(like="vllm", **options):
-        served = CompletionsServer(tiny_llama, tokenizer, like)
-        context = served.running()
-        running.append(context)
-        return served, RemoteRegressionPredictor(context.__enter__(), "stars", GRID, tokenizer=tokenizer, **options)
-
-    yield start
-    for context in running:
-        context.__exit__(None, None, None)
 
 
 def changed(change):

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import make_byte_level, make_sentencepiece, make_tiny_llama
-from support.completions_server import CompletionsServer, drop, stall
+from support.completions_server import drop, stall
 from support.training import lora, make
 
 from raft_peft import RegressionPredictor
@@ -25,34 +25,6 @@ GRID = [0, 1, 2, 3, 4]
 PROMPTS = [f"Rate {item} from 0 to 4, the score is" for item in ("tea", "a cup of hot tea", "soup", "item 27", "1")]
 EXACT = ["vllm", "strict"]
 KEY = "sk-doNotWriteThisDownAnywhere"
-
-
-@pytest.fixture(autouse=True)
-def short_pauses(monkeypatch):
-    monkeypatch.setattr(completions_api, "_FIRST_PAUSE", 0.01)
-    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-
-
-@pytest.fixture
-def local(tiny_llama, tokenizer):
-    return RegressionPredictor(tiny_llama, tokenizer, GRID)
-
-
-@pytest.fixture
-def serve(tiny_llama, tokenizer):
-    """A function that starts a server, and gives it with a predictor that asks it."""
-    running = []
-
-    def start(like="vllm", *, model=tiny_llama, its_tokenizer=tokenizer, grid=GRID, server=None, **options):
-        served = CompletionsServer(model, its_tokenizer, like, **(server or {}))
-        context = served.running()
-        running.append(context)
-        options.setdefault("tokenizer", its_tokenizer)
-        return served, RemoteRegressionPredictor(context.__enter__(), "stars", grid, **options)
-
-    yield start
-    for context in running:
-        context.__exit__(None, None, None)
 
 
 class TestServers:
@@ -88,6 +60,15 @@ class TestServers:
         assert all(request["logprob_token_ids"] == ids for request in served.requests)
         assert sorted(request["prompt"] for request in served.requests[1:]) == sorted(tokenizer(PROMPTS).input_ids)
         assert {request["max_tokens"] for request in served.requests} == {1}
+
+    def test_predictions_and_distribution_from_the_same_requests(self, serve, local):
+        served, remote = serve("vllm")
+        predictions, distribution = remote.predict(PROMPTS, return_distribution=True)
+        assert len(served.requests) == len(PROMPTS) + 1
+        np.testing.assert_allclose(predictions, local.predict(PROMPTS), atol=1e-5)
+        expected = local.predict_distribution(PROMPTS).log_probs
+        torch.testing.assert_close(distribution.log_probs, expected, atol=1e-4, rtol=0)
+        assert not distribution.missing.any()
 
     def test_many_threads_ask_through_one_predictor(self, serve, local):
         """From the first request on, by which it is found out how the server can be asked."""
