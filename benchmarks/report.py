@@ -27,17 +27,26 @@ SMOLLM2, GEMMA3 = "HuggingFaceTB/SmolLM2-135M-Instruct", "google/gemma-3-270m"
 INTRODUCTION = """\
 # Performance
 
-Written by `make bench`. Every figure is a ratio between two ways that ran in turn in one process, so that a slow
-moment of the machine meets both: the median, and the range between the quartiles. Memory was measured in a process of
-its own for each way. On Linux the C library keeps what is freed while times are taken: else a way waits for pages
-that another gave back, and the logits of all positions for gigabytes of them at each step. What the figures advise,
-and memory on a GPU: [speed_and_memory.md](speed_and_memory.md).
+This page shows what training and prediction cost beside the alternatives. `make bench` measures it again and writes
+this page; one benchmark alone is one command:
+
+```sh
+python benchmarks/padding.py --model HuggingFaceTB/SmolLM2-135M-Instruct
+```
+
+- Every figure is a ratio between two ways. They ran in turn in one process, so that a slow moment of the machine
+  affects both. The tables give the median and the range between the quartiles.
+- Memory was measured in a separate process for each way.
+- On Linux, the C library keeps freed memory while times are taken. Otherwise a way would wait for pages that another
+  way had returned to the system; with the logits of all positions these are gigabytes at each step.
+
+What follows from the figures, and memory on a GPU: [speed_and_memory.md](speed_and_memory.md).
 """
 
 
 @dataclass(frozen=True)
 class Benchmark:
-    """A script, its arguments, and what is said above its table."""
+    """A script, its arguments, and the text above its table."""
 
     title: str
     script: str
@@ -51,8 +60,9 @@ SUITE = {
         "A training step at a vocabulary of 262,144",
         "training.py",
         ("--model", GEMMA3, "--batch_size", "8", "--turns", "21", "--ways", *NEAR_THE_FLOOR),
-        "RAFT needs one row of logits an example. Beside it the same step without any output (the floor), and with a "
-        "head on the last hidden state, all on the same tokens. Memory is that of a step beyond the model.",
+        "RAFT needs one row of logits for each example. The other ways are the same step without any output (`bare "
+        "backbone`, the lower limit), and with a head on the last hidden state. All use the same tokens. Memory is "
+        "that of a step, without the model.",
     ),
     "step_16": Benchmark(
         "The same with 16 prompts",
@@ -67,20 +77,20 @@ SUITE = {
             *("--model", GEMMA3, "--batch_size", "8", "--bf16", "False", "--attn_implementation", "sdpa"),
             *("--turns", "11", "--ways", *NEAR_THE_FLOOR),
         ),
-        "The default on a CPU that has no instructions for bf16; here it has, but they are not used.",
+        "This is the default on a CPU without instructions for bf16. This CPU has them, but they were not used here.",
     ),
     "ways": Benchmark(
         "Beside the logits of all positions, and TRL's SFT",
         "training.py",
         ("--model", GEMMA3, "--batch_size", "8"),
-        "Those that take gigabytes slow down whatever runs behind them in the same process, so that the small "
-        "differences are better read off the tables above.",
+        "Ways that take gigabytes slow down the ways that run after them in the same process. For small differences, "
+        "use the tables above.",
     ),
     "padding": Benchmark(
         "Rows of different length",
         "padding.py",
         ("--model", SMOLLM2),
-        "Time for each token of the prompts, against batches drawn at random and padded.",
+        "Time for each token of the prompts, relative to random batches with padding.",
     ),
     "judge": Benchmark(
         "Prompts of a judge",
@@ -89,40 +99,40 @@ SUITE = {
             *("--model", SMOLLM2, "--kind", "judge", "--attn_implementation", "sdpa"),
             *("--batches", "1", "--turns", "3", "--batch_size", "32", "--gradient_checkpointing"),
         ),
-        "The same for prompts that begin with a rubric of about 500 tokens, followed by answers of about 150. With "
-        "gradient checkpointing, TRL's default, so that many of them fit in a batch.",
+        "The same for prompts that begin with a rubric of about 500 tokens, followed by answers of about 150. "
+        "Gradient checkpointing (TRL's default) is on, so that many of them fit in a batch.",
     ),
     "inference": Benchmark(
         "Prediction",
         "inference.py",
         ("--model", SMOLLM2),
-        "`RegressionPredictor` sorts prompts by length and runs what they begin with in common once.",
+        "`RegressionPredictor` sorts prompts by length, and runs their common beginning only once.",
     ),
     "cpu": Benchmark(
         "Precision and attention on the CPU",
         "cpu_precision.py",
         ("--model", SMOLLM2),
-        "By this the defaults on a CPU with bf16 instructions were chosen: bf16 autocast on float32 weights, and "
-        "eager attention.",
+        "The defaults on a CPU with bf16 instructions were chosen by these figures: bf16 autocast on float32 weights, "
+        "and eager attention.",
     ),
     "options": Benchmark(
         "Options of training",
         "training_options.py",
         ("--model", SMOLLM2),
-        "Each against the step without it.",
+        "Each option is relative to the step without it.",
     ),
     "numbers": Benchmark(
         "Numbers of several tokens",
         "several_tokens.py",
         ("--model", SMOLLM2),
-        "Against a grid of single tokens.",
+        "The cost is relative to a grid of single tokens.",
     ),
     "growth": Benchmark(
         "Growth",
         "growth.py",
         ("--model", SMOLLM2),
-        "Time against the first point, and the exponent of the power law that fits best: 1 is linear, 0 no growth. "
-        "The vocabulary is that of six random layers of the same size.",
+        "Time relative to the first point, and the exponent of the power law that fits best: 1 is linear, 0 is no "
+        "growth. For the vocabulary, the model is six random layers of the same size.",
     ),
 }
 

@@ -263,7 +263,7 @@ def test_a_switch_that_may_be_unset_needs_no_value():
 def test_help(capsys):
     assert main(["--help"]) == 0
     listed = capsys.readouterr().out
-    for command in ("train", "predict", "evaluate", "compare", "plan", "calibrate", "merge"):
+    for command in ("train", "predict", "evaluate", "compare", "plan", "calibrate", "merge", "push"):
         assert f"raft-peft {command}" in listed
         with pytest.raises(SystemExit) as stopped:
             main([command, "--help"])

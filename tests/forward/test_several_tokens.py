@@ -249,18 +249,20 @@ class TestLargeGrids:
 
 
 class TestSaidOnce:
-    def test_a_small_mass(self, tiny_llama, tokenizer, tmp_path, rows, caplog):
-        trainer = make(tiny_llama, tokenizer, tmp_path, rows, grid=GRID)
+    @pytest.mark.parametrize(
+        ("renormalize", "reason"), [(None, "Set `renormalize=True`"), (True, "read from this alone")]
+    )
+    def test_a_small_mass(self, renormalize, reason, tiny_llama, tokenizer, tmp_path, rows, caplog):
+        trainer = make(tiny_llama, tokenizer, tmp_path, rows, grid=GRID, options={"renormalize": renormalize})
         with caplog.at_level(logging.WARNING, logger="raft_peft"):
             for _ in range(2):
                 trainer.predict(Dataset.from_list(rows))
         said = [record.message for record in caplog.records if "with a probability of" in record.message]
         assert len(said) == 1
-        assert "Set renormalize=True" in said[0]
+        assert reason in said[0]
 
-    @pytest.mark.parametrize("options", [{"renormalize": True}, {"method": "zero_shot"}])
-    def test_not_where_it_does_not_matter(self, options, tiny_llama, tokenizer, tmp_path, rows, caplog):
-        trainer = make(tiny_llama, tokenizer, tmp_path, rows, grid=GRID, options=options)
+    def test_not_where_it_does_not_matter(self, tiny_llama, tokenizer, tmp_path, rows, caplog):
+        trainer = make(tiny_llama, tokenizer, tmp_path, rows, grid=GRID, options={"method": "zero_shot"})
         with caplog.at_level(logging.WARNING, logger="raft_peft"):
             trainer.predict(Dataset.from_list(rows))
         assert not any("with a probability of" in record.message for record in caplog.records)

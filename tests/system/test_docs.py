@@ -26,6 +26,7 @@ RUN_BELOW = {
     "docs/distributed_training.md",
     "docs/grids.md",
     "docs/methods.md",
+    "docs/migrating.md",
     "docs/quickstart.md",
     "docs/troubleshooting.md",
     "docs/uncertainty.md",
@@ -34,6 +35,7 @@ NOT_RUN = {
     "docs/architecture.md": "tests/forward/test_idea.py runs it, and compares it with the library",
     "docs/compare.md": "a comparison takes minutes; tests/compare runs small ones",
     "docs/serving.md": "needs a server; tests/prediction/remote/test_remote_predictor.py has one",
+    "docs/sharing.md": "needs the Hub; tests/prediction/test_sharing.py has a server like it",
     "docs/speed_and_memory.md": "names a model of 27B parameters",
 }
 
@@ -78,6 +80,8 @@ def test_grids(smollm2, tmp_path, monkeypatch):
     names = run_code("docs/grids.md", smollm2, tmp_path, monkeypatch)
     assert len(names["grid"]) == len(names["tenths"]) == 51
     assert names["resolved"].token_ids == ((33,), (37,), (33, 32))
+    # The sign or the space, and the digit.
+    assert [len(ids) for ids in names["signed"].token_ids] == [2] * 9
     assert (tmp_path / "similarity-tokens" / "adapter_model.safetensors").stat().st_size < 50_000_000
 
 
@@ -100,6 +104,13 @@ def test_dataset_formats(smollm2, tmp_path, monkeypatch, capsys):
     assert len(ends) == 4
     assert ends[0] == ends[2] == ends[3]  # one prompt, as text, with a completion, and tokenized
     assert ends[1].endswith("<|im_start|>assistant")  # the chat ends where the answer begins
+
+
+def test_migrating(smollm2, tmp_path, monkeypatch):
+    names = run_code("docs/migrating.md", smollm2, tmp_path, monkeypatch)
+    assert names["scores"].shape == (4,)
+    assert (names["scores"] > 0).all()
+    assert (names["scores"] < 5).all()
 
 
 def test_decisions(smollm2, tmp_path, monkeypatch):

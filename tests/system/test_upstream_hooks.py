@@ -208,6 +208,7 @@ IN_ORDER = [
 OF_OTHERS = {
     "_actions",
     "_apply",
+    "_argument_group_name",
     "_buffers",
     "_modules",
     "_parameters",

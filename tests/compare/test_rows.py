@@ -1,0 +1,26 @@
+from raft_peft.compare import CompareSettings
+from raft_peft.compare.rows import load_rows
+
+
+def test_prompts_of_tasks_and_of_files_as_chats(tmp_path):
+    of_task = load_rows(CompareSettings(model="m", output_dir="out", task="synthetic", chat=True))
+    (message,) = of_task["test"][0]["prompt"]
+    assert message["role"] == "user"
+    assert message["content"].startswith("The task is to provide your best estimate")
+
+    path = tmp_path / "rows.csv"
+    path.write_text("text,stars\n" + "".join(f"text {number},{number % 5 + 1}\n" for number in range(20)))
+    settings = CompareSettings(
+        model="m",
+        output_dir="out",
+        train_file=str(path),
+        grid="1..5",
+        prompt_template="Rate {text}.",
+        system="Be fair.",
+        label_column="stars",
+    )
+    rows = load_rows(settings)
+    assert {name: len(split) for name, split in rows.items()} == {"train": 14, "validation": 3, "test": 3}
+    system, user = rows["train"][0]["prompt"]
+    assert system == {"role": "system", "content": "Be fair."}
+    assert user["content"] == f"Rate {rows['train'][0]['text']}."
