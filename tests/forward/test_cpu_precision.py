@@ -33,7 +33,7 @@ def test_in_training(said):
 
 
 @pytest.mark.parametrize(
-    ("autocast", "cures"), [("bfloat16", ["Set autocast='float32'."]), ("float32", []), (None, [])]
+    ("autocast", "cures"), [("bfloat16", ["Set `autocast='float32'`."]), ("float32", []), (None, [])]
 )
 def test_in_prediction(said, tiny_llama, tokenizer, autocast, cures):
     assert said(lambda: RegressionPredictor(tiny_llama, tokenizer, NumberGrid(range(5)), autocast=autocast)) == cures

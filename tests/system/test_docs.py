@@ -107,7 +107,8 @@ def test_dataset_formats(smollm2, tmp_path, monkeypatch, capsys):
 
 
 def test_migrating(smollm2, tmp_path, monkeypatch):
-    names = run_code("docs/migrating.md", smollm2, tmp_path, monkeypatch)
+    smaller = {'report_to="none"': 'report_to="none", max_steps=1'}
+    names = run_code("docs/migrating.md", smollm2, tmp_path, monkeypatch, **smaller)
     assert names["scores"].shape == (4,)
     assert (names["scores"] > 0).all()
     assert (names["scores"] < 5).all()

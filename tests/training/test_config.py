@@ -20,6 +20,9 @@ def test_names_do_not_collide_with_those_of_trl():
     inherited = set(SFTConfig.__dataclass_fields__)
     assert own - inherited == {
         "label_column",
+        "prompt_template",
+        "chat",
+        "system",
         "separator",
         "non_finite_loss",
         "init",
