@@ -32,7 +32,7 @@ class RowWriter:
     error ends the `with` block is removed.
 
     Args:
-        path: JSON Lines or CSV. It is made where it does not exist.
+        path: JSON Lines, CSV or TSV. It is made where it does not exist.
         made_by: what makes the rows, by names. Rows that something else made are not continued. None where it does
             not matter.
 
@@ -71,7 +71,7 @@ class RowWriter:
             return
         for row, end in self._whole_rows():
             self._size = end
-            if self.path.suffix == ".csv" and self._header is None:
+            if is_table(self.path) and self._header is None:
                 self._header = list(row)
                 continue
             self.rows, self.last = self.rows + 1, row
@@ -80,7 +80,7 @@ class RowWriter:
             self._cut_off = file.read()
 
     def _whole_rows(self) -> Iterator[tuple[dict[str, Any], int]]:
-        return (_whole_json_lines if self.path.suffix == ".jsonl" else _whole_csv_rows)(self.path)
+        return (_whole_csv_rows if is_table(self.path) else _whole_json_lines)(self.path)
 
     def write(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Append rows, all at once.
@@ -91,7 +91,7 @@ class RowWriter:
         """
         if not rows:
             return
-        text = self._as_json_lines(rows) if self.path.suffix == ".jsonl" else self._as_csv(rows)
+        text = self._as_csv(rows) if is_table(self.path) else self._as_json_lines(rows)
         data = text.encode("utf-8")
         start = min(len(self._cut_off), _TELLING)
         if self.rows == 0 and data[:start] != self._cut_off[:start]:
@@ -118,7 +118,7 @@ class RowWriter:
         Args:
             rows: as many are taken from it as the file has, or as there are up to the first that differs.
         """
-        header = 1 if self.path.suffix == ".csv" else 0
+        header = 1 if is_table(self.path) else 0
         for number, (written, _) in enumerate(itertools.islice(self._whole_rows(), header, None)):
             row = next(rows, None)
             if row is None or not self._holds(written, row):
@@ -126,7 +126,7 @@ class RowWriter:
         return self.rows
 
     def _holds(self, written: Mapping[str, Any], row: Mapping[str, Any]) -> bool:
-        expected = _as_written(row) if self.path.suffix != ".jsonl" else json.loads(as_json(row))
+        expected = _as_written(row) if is_table(self.path) else json.loads(as_json(row))
         return all(name in written and written[name] == value for name, value in expected.items())
 
     def _as_json_lines(self, rows: Iterable[Mapping[str, Any]]) -> str:
@@ -170,17 +170,18 @@ def check_target(path: Path) -> None:
         ValueError: it has another format.
         FileNotFoundError: there is no folder for it.
     """
-    _check_format(path)
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"There is no folder {str(path.parent)!r} to write {path.name} to.")
-
-
-def _check_format(path: Path) -> None:
     if path.suffix not in TARGET_FORMATS:
         raise ValueError(
             f"{str(path)!r} ends in {path.suffix!r}. Rows are appended to .jsonl, .csv or .tsv, from which "
             "datasets.load_dataset makes any other format."
         )
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"There is no folder {str(path.parent)!r} to write {path.name} to.")
+
+
+def is_table(path: Path) -> bool:
+    """Whether a file of rows is a table of text with a header, .csv or .tsv."""
+    return path.suffix in (".csv", ".tsv")
 
 
 def delimiter_of(path: Path) -> str:

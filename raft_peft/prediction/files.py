@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from raft_peft.data.row_files import RowWriter
+from raft_peft.data.row_files import RowWriter, is_table
 from raft_peft.data.row_sources import read_rows
 from raft_peft.data.rows import each
 from raft_peft.methods.readout import Reading
@@ -203,7 +203,7 @@ def predict_file(
     """
     if Path(source).resolve() == Path(target).resolve():
         raise ValueError(f"{str(source)!r} would be overwritten by its own predictions. Write to another file.")
-    options["as_columns"] = Path(target).suffix != ".jsonl"
+    options["as_columns"] = is_table(Path(target))
     columns = _Columns(
         predictor,
         distribution=options.get("distribution", False),

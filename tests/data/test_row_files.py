@@ -40,7 +40,7 @@ def test_csv(tmp_path):
     assert path.read_bytes().startswith(b"prompt,label\r\n")
 
 
-@pytest.mark.parametrize("suffix", [".jsonl", ".csv"])
+@pytest.mark.parametrize("suffix", [".jsonl", ".csv", ".tsv"])
 def test_a_byte_order_mark_is_no_part_of_the_first_row(tmp_path, suffix):
     path = written(tmp_path / f"rows{suffix}", ROWS)
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
@@ -52,7 +52,7 @@ def test_a_long_prompt_in_csv(tmp_path):
     assert next(read_rows(path))["prompt"] == "long " * 100_000
 
 
-@pytest.mark.parametrize("suffix", [".jsonl", ".csv"])
+@pytest.mark.parametrize("suffix", [".jsonl", ".csv", ".tsv"])
 def test_cut_off_at_every_byte_and_continued(tmp_path, suffix):
     whole = written(tmp_path / f"whole{suffix}", ROWS).read_bytes()
     path = tmp_path / f"cut{suffix}"
@@ -64,7 +64,7 @@ def test_cut_off_at_every_byte_and_continued(tmp_path, suffix):
         assert path.read_bytes() == whole, size
 
 
-@pytest.mark.parametrize("suffix", [".jsonl", ".csv"])
+@pytest.mark.parametrize("suffix", [".jsonl", ".csv", ".tsv"])
 def test_rows_that_the_file_does_not_begin_with(tmp_path, suffix):
     with RowWriter(written(tmp_path / f"rows{suffix}", ROWS)) as writer:
         assert writer.begins_with(iter([*ROWS, {"prompt": "more"}])) == len(ROWS)
@@ -74,7 +74,7 @@ def test_rows_that_the_file_does_not_begin_with(tmp_path, suffix):
         assert writer.begins_with({**row, "another": None} for row in ROWS) == 0
 
 
-@pytest.mark.parametrize("suffix", [".jsonl", ".csv"])
+@pytest.mark.parametrize("suffix", [".jsonl", ".csv", ".tsv"])
 def test_one_writer_at_a_time(tmp_path, suffix):
     path = tmp_path / f"rows{suffix}"
     with RowWriter(path) as first:
@@ -198,7 +198,7 @@ def test_a_full_disk_names_the_file_and_keeps_the_rows(tmp_path):
 
 
 @settings(max_examples=200, deadline=None)
-@given(content=st.binary(max_size=60), suffix=st.sampled_from([".jsonl", ".csv"]))
+@given(content=st.binary(max_size=60), suffix=st.sampled_from([".jsonl", ".csv", ".tsv"]))
 def test_any_bytes_are_rows_or_a_value_error(tmp_path_factory, content, suffix):
     path = tmp_path_factory.getbasetemp() / f"fuzzed{suffix}"
     path.write_bytes(content)

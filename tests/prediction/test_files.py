@@ -41,7 +41,7 @@ def source(tmp_path):
     return path
 
 
-@pytest.mark.parametrize("suffix", [".jsonl", ".csv"])
+@pytest.mark.parametrize("suffix", [".jsonl", ".csv", ".tsv"])
 def test_numbers_are_those_of_predict(predictor, source, tmp_path, suffix):
     target = tmp_path / f"out{suffix}"
     assert predict_file(predictor, source, target, chunk_size=7, distribution=True) == len(PROMPTS)
@@ -50,7 +50,7 @@ def test_numbers_are_those_of_predict(predictor, source, tmp_path, suffix):
     assert [int(row["id"]) for row in rows] == list(range(len(PROMPTS)))
     assert [float(row["prediction"]) for row in rows] == pytest.approx(predictor.predict(PROMPTS).tolist(), abs=1e-5)
     row = rows[3]
-    if suffix == ".csv":
+    if suffix != ".jsonl":
         assert list(row) == ["prompt", "id", "prediction", *(f"p_{number}" for number in range(5)), "mass", "entropy"]
         row = {"probabilities": {str(number): float(row[f"p_{number}"]) for number in range(5)}, **row}
     assert list(row["probabilities"]) == ["0", "1", "2", "3", "4"]
@@ -137,12 +137,12 @@ def test_a_target_of_another_source_is_refused(predictor, source, tmp_path):
     assert target.read_bytes() == before
 
 
-@pytest.mark.parametrize("suffix", [".jsonl", ".csv"])
+@pytest.mark.parametrize("suffix", [".jsonl", ".csv", ".tsv"])
 @pytest.mark.parametrize("left", [8, 40])
 def test_a_target_that_another_model_or_other_settings_began_is_refused(predictor, source, tmp_path, left, suffix):
     target = tmp_path / f"out{suffix}"
     predict_file(predictor, source, target)
-    header = 1 if suffix == ".csv" else 0
+    header = 0 if suffix == ".jsonl" else 1
     target.write_bytes(b"".join(target.read_bytes().splitlines(keepends=True)[: left + header]))
     before = target.read_bytes()
     model, tokenizer = predictor.model, predictor.tokenizer
