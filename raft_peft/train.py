@@ -169,7 +169,6 @@ def train(given: TrainArguments, args: RegressionAwareConfig, model_config: Mode
     Raises:
         ValueError: arguments, rows or a model that cannot be used.
     """
-    # A YAML file may hold a list or a mapping
     # YAML has a list, a mapping or, of one number, that number.
     numbers = str(given.grid) if isinstance(given.grid, int | float) else given.grid
     grid = NumberGrid.parse(numbers) if isinstance(numbers, str) else NumberGrid(numbers)

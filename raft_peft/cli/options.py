@@ -160,6 +160,7 @@ def check_rows(options: Namespace, label_column: str | None = None) -> None:
         ValueError: a file of another format, without rows where there must be labels, or without a named column.
     """
     from raft_peft.data.labels import LabelColumn
+    from raft_peft.data.prompt_form import PromptForm
     from raft_peft.data.prompt_template import PromptTemplate
     from raft_peft.data.row_sources import read_rows
     from raft_peft.methods.saved_folder import RAFT_CONFIG_NAME, RaftConfig
@@ -180,7 +181,7 @@ def check_rows(options: Namespace, label_column: str | None = None) -> None:
         return
     path = Path(options.model) / RAFT_CONFIG_NAME
     saved = PromptTemplate.of(RaftConfig.load(path).prompt_template) if path.is_file() else None
-    if {"prompt", "input_ids"} & set(row) or (saved is not None and saved.applies_to(row)):
+    if PromptForm(saved).has_prompt(row):
         return
     of_model = "" if saved is None else f", nor those of the prompt template {saved!r} of the model"
     raise ValueError(

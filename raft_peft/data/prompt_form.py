@@ -35,6 +35,10 @@ class PromptForm:
         """A row with its prompt, by the template where it has its columns."""
         return self.template.write(row) if self.template is not None and self.template.applies_to(row) else row
 
+    def has_prompt(self, row: Mapping[str, Any]) -> bool:
+        """Whether a row holds a prompt, or the columns that the template writes it from."""
+        return bool({PROMPT, "input_ids"} & set(row)) or (self.template is not None and self.template.applies_to(row))
+
     def what_is_missing(self) -> str:
         """What a row lacks, for messages."""
         return "no `prompt`" if self.template is None else f"not those of the prompt template {self.template!r}"

@@ -49,8 +49,8 @@ def read_rows(source: str | Path) -> Iterator[dict[str, Any]]:
     if not path.is_file():
         raise FileNotFoundError(f"There is no file {text!r}.")
     if path.suffix == ".jsonl":
-        return read_json_lines(path)
-    return _read_parquet(path) if path.suffix == ".parquet" else read_csv(path)
+        return _read_json_lines(path)
+    return _read_parquet(path) if path.suffix == ".parquet" else _read_csv(path)
 
 
 def _read_parquet(path: Path) -> Iterator[dict[str, Any]]:
@@ -119,7 +119,7 @@ def _rows_of(dataset: Any) -> Iterator[dict[str, Any]]:
         yield {**row, **named}
 
 
-def read_json_lines(path: Path) -> Iterator[dict[str, Any]]:
+def _read_json_lines(path: Path) -> Iterator[dict[str, Any]]:
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
             if not line.strip():
@@ -161,7 +161,7 @@ def _finite(text: str) -> float:
     return float(text)
 
 
-def read_csv(path: Path) -> Iterator[dict[str, Any]]:
+def _read_csv(path: Path) -> Iterator[dict[str, Any]]:
     with path.open(encoding="utf-8-sig", newline="") as file:
         reader = csv.DictReader(file, strict=True, delimiter=delimiter_of(path))
         try:

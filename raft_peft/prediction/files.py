@@ -118,7 +118,7 @@ class _Columns:
             row: as it was read.
             number: its own, for messages.
         """
-        if not {"prompt", "input_ids"} & set(self._predictor.prompt_form.written(row)):
+        if not self._predictor.prompt_form.has_prompt(row):
             raise ValueError(
                 f"Row {number} has the columns {list(row)}, and {self._predictor.prompt_form.what_is_missing()}. "
                 "Rename the column of the text, or set `prompt_template`."
@@ -185,12 +185,12 @@ def predict_file(
 
     Args:
         predictor: makes the predictions.
-        source: JSON Lines or CSV with a `prompt` in each row: text, or in JSON Lines also chat messages.
-        target: JSON Lines or CSV. A row holds all that it has in the source, and `prediction`, null (in CSV empty)
-            where the model gave no number.
+        source: as [`read_rows`] takes it, with a `prompt` in each row, or the columns of the model's prompt template.
+        target: JSON Lines, CSV or TSV. A row holds all that it has in the source, and `prediction`, null (in a table
+            empty) where the model gave no number.
         limit: predict the first so many rows of the source alone; a later call without it goes on behind them.
         options: `batch_size`, `batch_tokens`, `chunk_size` (the rows that are written together), `distribution` (in
-            CSV a column a number), `interval` and `show_progress`, as in [`predict_rows`].
+            a table a column a number), `interval` and `show_progress`, as in [`predict_rows`].
 
     Returns:
         How many rows were predicted in this call.
@@ -211,9 +211,11 @@ def predict_file(
         interval=options.get("interval"),
     )
     rows = read_rows(source)
+    first = list(itertools.islice(rows, 1))
     # What is wrong with the first row is found before there is a file.
-    for row in itertools.islice(read_rows(source), 1):
+    for row in first:
         columns.check(row, 0)
+    rows = itertools.chain(first, rows)
     made_by = identity_of(predictor, interval=options.get("interval"))
     with RowWriter(target, made_by) as writer:
         already = writer.rows
