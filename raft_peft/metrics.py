@@ -75,6 +75,15 @@ def regression_metrics(prediction: Numbers, target: Numbers) -> dict[str, float]
     return {**of_both, "rmse_of_mean": rmse_of_mean(target)}
 
 
+def rail_metrics(rail: Numbers, target: Numbers) -> dict[str, float]:
+    """The metrics of the expectation beside those of the number in a text, by names that begin with `rail_`.
+
+    They are those of `regression_metrics` but for `rmse_of_mean`, which is of the targets alone.
+    """
+    metrics = regression_metrics(rail, target)
+    return {f"rail_{name}": value for name, value in metrics.items() if name != "rmse_of_mean"}
+
+
 def interval_metrics(low: Numbers, high: Numbers, target: Numbers) -> dict[str, float]:
     """How well intervals hold: the share of targets that lie within theirs, `coverage`, and their `mean_width`.
 

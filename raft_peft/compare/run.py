@@ -28,7 +28,7 @@ from raft_peft.compare.compared_method import ComparedMethod
 from raft_peft.compare.settings import CompareSettings
 from raft_peft.compare.trainers import trainer_of
 from raft_peft.grid import number_text
-from raft_peft.metrics import regression_metrics
+from raft_peft.metrics import rail_metrics, regression_metrics
 
 COMPARISON = "comparison.json"
 SETTINGS, RESULT, PREDICTIONS, CURVE = "settings.json", "result.json", "predictions.csv", "curve.csv"
@@ -102,11 +102,7 @@ def execute(folder: Path) -> None:
 
     found = {
         **regression_metrics(columns["prediction"], labels),
-        **(
-            {f"rail_{name}": value for name, value in regression_metrics(columns["rail"], labels).items()}
-            if "rail" in columns
-            else {}
-        ),
+        **(rail_metrics(columns["rail"], labels) if "rail" in columns else {}),
         "validation_rmse": _validated(curve, settings.keep),
         "train_seconds": step_time.seconds if trains else None,
         "test_seconds": test_seconds,

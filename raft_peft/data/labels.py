@@ -167,6 +167,14 @@ def label_range(grid: NumberGrid, *, renormalize: bool) -> tuple[float, float]:
     return (low, high) if renormalize else (min(0.0, low), max(0.0, high))
 
 
+def range_of_grid(grid: NumberGrid) -> tuple[float, float]:
+    """The range that the labels of a grid are meant to lie in: its own; of one number alone, from 0 to it.
+
+    The expectation of one number lies between 0 and it (the paper's Table 13).
+    """
+    return label_range(grid, renormalize=len(grid) > 1)
+
+
 def as_number(text: str) -> float | None:
     """The number that a text writes; None where it writes none."""
     try:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from raft_peft.data.labels import label_range
+from raft_peft.data.labels import label_range, range_of_grid
 from raft_peft.data.prompts import EncodedPrompt, PromptEncoder
 from raft_peft.data.thoughts import CURE
 from raft_peft.grid import number_text
@@ -69,8 +69,7 @@ class Remarks:
         numbers = np.asarray(labels, dtype=np.float64)
         if not self._limited_by_grid or not len(numbers):
             return
-        # The expectation of one number alone lies between 0 and it: that is how such a grid is meant.
-        low, high = label_range(self._grid, renormalize=len(self._grid) > 1)
+        low, high = range_of_grid(self._grid)
         outside = int(np.sum((numbers < low) | (numbers > high)))
         if not outside:
             return

@@ -12,7 +12,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from raft_peft.data.labels import range_of_grid
 from raft_peft.distribution import GridDistribution
+from raft_peft.grid import NumberGrid
 from raft_peft.methods.saved_folder import CALIBRATION_NAME, find_file
 
 # The range in which the temperature is sought.
@@ -187,16 +189,15 @@ def calibration_of(
         raise ValueError(
             f"The prediction of row {row} is {predictions[row]} and its label {labels[row]}. Both must be numbers."
         )
-    # The expectation of one number alone lies between 0 and it.
-    ends = grid_values if len(grid_values) > 1 else (0.0, *grid_values)
+    low, high = range_of_grid(NumberGrid(grid_values))
     temperature = None
     # Given that the answer is on a grid of one number, it is sure at any temperature.
     if distribution is not None and len(distribution.values) > 1:
         temperature = fitted_temperature(distribution, labels)
     return Calibration(
         errors=tuple(np.sort(errors).tolist()),
-        low=min(*ends, float(labels.min())),
-        high=max(*ends, float(labels.max())),
+        low=min(low, float(labels.min())),
+        high=max(high, float(labels.max())),
         temperature=temperature,
         settings=dict(settings),
     )

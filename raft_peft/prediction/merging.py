@@ -14,7 +14,7 @@ import torch
 from peft import PeftModel, PeftType
 from peft.tuners.lora import LoraLayer
 
-from raft_peft.data.labels import label_range
+from raft_peft.data.labels import range_of_grid
 from raft_peft.data.prompt_form import PromptForm
 from raft_peft.grid import NumberGrid
 from raft_peft.main_process import warn
@@ -78,7 +78,7 @@ class Rounding:
 
     def tolerance(self, grid: NumberGrid) -> float:
         """How far rounding may move a prediction, in the unit of the labels."""
-        low, high = label_range(grid, renormalize=len(grid) > 1)
+        low, high = range_of_grid(grid)
         is_exact = not self.quantized and not {self.before, self.after, self.autocast} & set(_16_BIT)
         return (high - low) * (_TOLERANCE if is_exact else _TOLERANCE_16_BIT)
 

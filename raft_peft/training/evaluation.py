@@ -17,7 +17,7 @@ from raft_peft.distribution import GridDistribution
 from raft_peft.grid import number_text
 from raft_peft.main_process import warn
 from raft_peft.methods.readout import Reading, Readout
-from raft_peft.metrics import Evaluation, grid_metrics, regression_metrics
+from raft_peft.metrics import Evaluation, grid_metrics, rail_metrics, regression_metrics
 from raft_peft.training.config import RegressionAwareConfig
 
 logger = logging.getLogger(__name__)
@@ -104,9 +104,7 @@ def metrics_of(evaluated: EvalPrediction, *, with_grid_metrics: bool) -> dict[st
         metrics |= grid_metrics(read["log_probs"])
     if "parsed" in read:
         metrics["parsed"] = float(read["parsed"].mean())
-        of_rail = regression_metrics(read["rail"], labels)
-        del of_rail["rmse_of_mean"]  # which is that of the labels, and stands there already
-        metrics |= {f"rail_{name}": value for name, value in of_rail.items()}
+        metrics |= rail_metrics(read["rail"], labels)
     return metrics
 
 

@@ -15,7 +15,7 @@ import torch
 from tqdm.auto import tqdm
 from transformers import AutoTokenizer
 
-from raft_peft.data.labels import label_range
+from raft_peft.data.labels import range_of_grid
 from raft_peft.data.prompt_form import PromptForm
 from raft_peft.data.prompt_template import PromptTemplate
 from raft_peft.data.prompts import EncodedPrompt, PromptEncoder, rows_error
@@ -350,7 +350,7 @@ class RemoteRegressionPredictor:
 
     @property
     def _negligible(self) -> float:
-        low, high = label_range(self.grid, renormalize=len(self.grid) > 1)
+        low, high = range_of_grid(self.grid)
         return _NEGLIGIBLE * (high - low)
 
     def _log_error(self, error_bounds: torch.Tensor) -> None:
