@@ -51,7 +51,7 @@ class ComparedMethod:
         label = label.strip()
         name, *parts = re.split(r":(?=\w+=)", label)
         if name not in (*METHODS, *ENCODERS):
-            raise ValueError(f"There is no method {name!r}. Choose of {', '.join((*METHODS, *ENCODERS))}.")
+            raise ValueError(f"There is no method {name!r}. Choose one of {', '.join((*METHODS, *ENCODERS))}.")
         types = {"frozen": bool} if name in ENCODERS else _option_types()
         options: dict[str, Any] = {}
         for part in parts:
@@ -96,7 +96,7 @@ class ComparedMethod:
                 f"{self.label!r}."
             )
         if changes_tokens and self.starts_at_random:
-            raise ValueError(f"{self.label!r} starts from random weights, those of its tokens too. Leave one out.")
+            raise ValueError(f"{self.label!r} starts from random weights, also those of its tokens. Leave one out.")
         if self.number_tokens is not None and self.token_rows == "random":
             raise ValueError(f"{self.label!r} sets the rows of its tokens twice. Use number_tokens=random alone.")
 
@@ -146,7 +146,7 @@ def split_methods(text: str) -> list[str]:
     stray = next((label for label in labels if re.match(r"[-\d.]", label)), None)
     if stray is not None:
         raise ValueError(
-            f"{stray!r} in `methods={text}` is no method. Where a grid holds commas, end each method with a "
+            f"{stray!r} in `methods={text}` is not a method. If a grid holds commas, end each method with a "
             "semicolon, as in 'raft:grid=1,9;'."
         )
     return labels
@@ -155,6 +155,7 @@ def split_methods(text: str) -> list[str]:
 def _option_types() -> dict[str, Any]:
     types = {setting.name: type(setting.default) for setting in fields(MethodSettings) if setting.name != "method"}
     without_default = {"renormalize": bool, "num_samples": int, "special_token": str}
+    without_default |= {"distribution_loss": str, "distribution_weight": float}
     return {**types, **without_default, **dict.fromkeys(_CHOICES, str), "grid": NumberGrid}
 
 
@@ -170,4 +171,4 @@ def _value(option: str, text: str, kind: Any) -> Any:
     try:
         return kind(text)
     except ValueError:
-        raise ValueError(f"The option {option!r} is a whole number, got {text!r}.") from None
+        raise ValueError(f"The option {option!r} is a number, got {text!r}.") from None

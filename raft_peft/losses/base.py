@@ -18,7 +18,15 @@ class Loss(Protocol):
 
 
 class DistributionLoss(ABC):
-    """A loss of the whole distribution over the grid, for each example."""
+    """A loss of the whole distribution over the grid, for each example.
+
+    Where a label is several ratings, the loss is its mean over them.
+
+    Attributes:
+        labels_within_grid: whether a label outside the range of the grid is an error.
+    """
+
+    labels_within_grid: bool = False
 
     @abstractmethod
     def __call__(self, distribution: GridDistribution, target: torch.Tensor) -> torch.Tensor:

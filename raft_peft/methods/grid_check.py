@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from raft_peft.grid import NumberGrid, number_text
 from raft_peft.heads import Head
-from raft_peft.methods.table import MethodSettings
+from raft_peft.methods.table import METHODS, MethodSettings
 
 
 def check_grid(settings: MethodSettings, grid: NumberGrid, head: Head | None = None) -> None:
@@ -37,6 +37,11 @@ def _same_for_every_prompt(settings: MethodSettings, number: str) -> str | None:
             "Method 'log_loss' scales the targets between the least and the greatest number of the grid, and they are "
             "the same. Use method 'raft'"
         )
+    if METHODS[method].renormalizes or settings.distribution_loss is not None:
+        added = settings.distribution_loss
+        by = f"method {method!r}" if added is None else f"`distribution_loss={added!r}`"
+        cure = "Use method 'raft'" if added is None else "Leave it out"
+        return f"Its distribution is always sure of {number}, so that {by} has nothing to learn. {cure}"
     if settings.constrained:
         return f"With `constrained=True` every text would be {number}. Leave it off"
     if settings.decision != "mean":

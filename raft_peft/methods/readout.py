@@ -29,7 +29,7 @@ from raft_peft.forward.prefix_cache import PrefixCache
 from raft_peft.grid import NumberGrid
 from raft_peft.grid.trie import Trie
 from raft_peft.heads import Head
-from raft_peft.losses import DistributionLoss, Loss, squared_error
+from raft_peft.losses import DistributionLoss, Loss, LossSum, squared_error
 from raft_peft.main_process import warn
 from raft_peft.methods.head_origin import (
     carried_head,
@@ -148,7 +148,7 @@ class Readout:
         # Text is parsed as it is, and beside it stands the expectation, as method `rail` would give it.
         around_zero = self.method.reads_text and lies_around_zero(grid)
         self.renormalize = around_zero or renormalizes(settings, grid, head)
-        self._layouts = Layouts(model, padding_free=padding_free, bidirectional=settings.attention == "bidirectional")
+        self.layouts = Layouts(model, padding_free=padding_free, bidirectional=settings.attention == "bidirectional")
         self._mass_checked = False
         self._said_untrained = False
 
@@ -170,7 +170,7 @@ class Readout:
     @property
     def padding_free(self) -> bool:
         """Whether rows are laid end to end; turned off at the first batch where the model cannot read them so."""
-        return self._layouts.padding_free
+        return self.layouts.padding_free
 
     @property
     def values(self) -> torch.Tensor:
@@ -195,7 +195,7 @@ class Readout:
 
     def can_cache_prefixes(self, model: Any) -> bool:
         """Whether what prompts begin with can be run once for all, see [`PrefixCache`]."""
-        return not self.head.reads_hidden_states and self._layouts.can_cache_prefixes(model)
+        return not self.head.reads_hidden_states and self.layouts.can_cache_prefixes(model)
 
     def read_head(
         self,
@@ -223,7 +223,7 @@ class Readout:
         grid_token_ids = batch["grid_token_ids"] if trie is None else trie.token_ids
         trie = trie if self.head.reads_grid else None
         options = {
-            "layout": self._layouts.choose(itself, trie, prefix),
+            "layout": self.layouts.choose(itself, trie, prefix),
             "hidden_states": self.head.reads_hidden_states,
             "constrained": self.settings.constrained,
             "max_nodes": None if trie is None or torch.is_grad_enabled() else nodes_at_once(itself, trie),
@@ -389,8 +389,9 @@ def losses_of(
     output: GridDistribution | torch.Tensor,
     labels: torch.Tensor,
     *,
-    loss: Loss | DistributionLoss | None,
+    loss: Loss | DistributionLoss | LossSum | None,
     readout: Readout,
+    ratings: tuple[torch.Tensor, torch.Tensor] | None = None,
 ) -> torch.Tensor:
     """The loss of each row by a head's output, of shape (batch,).
 
@@ -399,6 +400,8 @@ def losses_of(
         labels: of shape (batch,), on any device.
         loss: of the distribution, or of the number that it stands for; None for the squared error of the number.
         readout: the method at work.
+        ratings: where labels are several ratings, these and their shares, both of shape (batch, ratings). A loss of
+            the distribution is the mean over them, one of the number is that of `labels`, their mean.
 
     Raises:
         ValueError: the loss reads a distribution and there is none, it gives another shape than one value a row, or
@@ -406,6 +409,12 @@ def losses_of(
     """
     if loss is None and readout.method.trains_text:
         raise ValueError("The rows have no target text to take the cross-entropy of. Pass them with their labels.")
+    if isinstance(loss, LossSum):
+        parts = [
+            weight * losses_of(output, labels, loss=part, readout=readout, ratings=ratings)
+            for part, weight in loss.parts
+        ]
+        return torch.stack(parts).sum(0)
     labels = labels.to(output.log_probs.device if isinstance(output, GridDistribution) else output.device)
     if isinstance(loss, DistributionLoss):
         if not isinstance(output, GridDistribution):
@@ -413,7 +422,7 @@ def losses_of(
                 f"{type(loss).__name__} reads a distribution, and {type(readout.head).__name__} gives one number a "
                 "row. Use a loss of the prediction, or a head that gives a GridDistribution."
             )
-        losses = loss(output, labels)
+        losses = loss(output, labels) if ratings is None else _mean_over_ratings(loss, output, *ratings)
     else:
         losses = (loss or squared_error)(readout.expectation(output), labels)
     if losses.shape != labels.shape:
@@ -422,3 +431,14 @@ def losses_of(
             "value an example, not reduced: with torch's losses, reduction='none'."
         )
     return losses
+
+
+def _mean_over_ratings(
+    loss: DistributionLoss, distribution: GridDistribution, ratings: torch.Tensor, shares: torch.Tensor
+) -> torch.Tensor:
+    """The loss of each rating, times its share, as one sum a row, of shape (batch,)."""
+    rows, number = ratings.shape
+    repeated = GridDistribution(distribution.log_probs.repeat_interleave(number, dim=0), distribution.values)
+    device = distribution.log_probs.device
+    losses = loss(repeated, ratings.to(device).flatten()).view(rows, number)
+    return (losses * shares.to(device)).sum(-1)

@@ -22,7 +22,9 @@ def lies_around_zero(grid: NumberGrid) -> bool:
 
 
 def renormalizes(settings: MethodSettings, grid: NumberGrid, head: Head | None = None) -> bool:
-    """Whether a method divides the probabilities by their sum over the grid: as set, else where it lies around 0.
+    """Whether a method divides the probabilities by their sum over the grid.
+
+    As set; else where the method's loss asks for it, or the grid lies around 0.
 
     Args:
         settings: the method and its options.
@@ -31,8 +33,9 @@ def renormalizes(settings: MethodSettings, grid: NumberGrid, head: Head | None =
     """
     if settings.renormalize is not None:
         return settings.renormalize
-    takes_it = "renormalize" in METHODS[settings.method].takes and (head is None or head.reads_grid)
-    return takes_it and lies_around_zero(grid)
+    method = METHODS[settings.method]
+    takes_it = "renormalize" in method.takes and (head is None or head.reads_grid)
+    return takes_it and (lies_around_zero(grid) or method.renormalizes)
 
 
 def resolve_renormalize(settings: MethodSettings, grid: NumberGrid, head: Head | None = None) -> None:
@@ -45,7 +48,7 @@ def resolve_renormalize(settings: MethodSettings, grid: NumberGrid, head: Head |
     if settings.renormalize is not None:
         return
     settings.renormalize = renormalizes(settings, grid, head)
-    if settings.renormalize:
+    if settings.renormalize and not METHODS[settings.method].renormalizes:
         low, high = number_text(min(grid.values)), number_text(max(grid.values))
         warn(
             logger,

@@ -6,6 +6,7 @@ import difflib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -21,12 +22,15 @@ from transformers.utils import CONFIG_NAME, cached_file
 from raft_peft.forward.attention import own_implementation
 from raft_peft.grid import NumberGrid
 from raft_peft.heads import Head
+from raft_peft.methods.distribution_losses import LOSS_SETTINGS
 from raft_peft.methods.table import METHODS, MethodSettings
 
 RAFT_CONFIG_NAME = "raft_config.json"
 CALIBRATION_NAME = "calibration.json"
 CARD_NAME = "README.md"
 PICTURE_NAME = "prediction_and_truth.png"
+# Those beside it are of the distributions, where labels are several ratings.
+PICTURE_NAMES = (PICTURE_NAME, "prediction_and_truth-uncertainty.png", "prediction_and_truth-ratings.png")
 # Under this name the head stands in the model, and its parameters beside the model's own files.
 HEAD_NAME = "regression_head"
 HEAD_FILE = f"{HEAD_NAME}.safetensors"
@@ -224,6 +228,9 @@ class RaftConfig(MethodSettings):
         # Each method samples something else: `rail` texts, to predict; `mbr` numbers of the grid, to train.
         if asked != self.method or (asked == "rail" and not decodes):
             settings.pop("num_samples", None)
+        # Another method is asked for to predict, and has no loss.
+        if asked != self.method:
+            settings = {name: value for name, value in settings.items() if name not in LOSS_SETTINGS}
         # What a method that does not take it has saved was never chosen.
         if asked != self.method and "renormalize" not in METHODS[self.method].takes:
             settings.pop("renormalize", None)
@@ -303,6 +310,8 @@ def hub_options(options: Mapping[str, Any]) -> dict[str, Any]:
 def check_there_is(name: str, hub: Mapping[str, Any]) -> None:
     """Raise a FileNotFoundError where there is neither a folder of a name nor a model of it that the Hub gives.
 
+    The Hub is asked once for a model that it has, and again for one that it did not give.
+
     Args:
         name: of a folder or Hub repository.
         hub: how the Hub is reached, as `hub_options` gives it.
@@ -315,26 +324,29 @@ def check_there_is(name: str, hub: Mapping[str, Any]) -> None:
             f"There is no folder {name!r}.{nearest_folder(name)} Pass the folder of a saved model, or a Hub "
             "repository."
         )
-    if not _is_on_hub(name, hub):
-        raise FileNotFoundError(
-            f"There is no folder {name!r}, and the Hub gives no model of this name, or cannot be reached."
-            f"{nearest_folder(name)} Pass the folder of a saved model, or a Hub repository."
-        )
+    _check_is_on_hub(name, frozenset(hub.items()))
 
 
-def _is_on_hub(name: str, hub: Mapping[str, Any]) -> bool:
-    """Whether the Hub, or its cache here, has a model or an adapter of a name.
+# An error is not kept, so that the Hub is asked again.
+@cache
+def _check_is_on_hub(name: str, hub: frozenset[tuple[str, Any]]) -> None:
+    """Make sure that the Hub, or its cache here, has a model or an adapter of a name.
 
     Raises:
+        FileNotFoundError: it has none, or cannot be reached.
         OSError: it has one, and does not give it to this user. The message says why.
     """
+    files = (CONFIG_NAME, ADAPTER_CONFIG_NAME)
     try:
-        files = (CONFIG_NAME, ADAPTER_CONFIG_NAME)
-        return any(cached_file(name, file, _raise_exceptions_for_missing_entries=False, **hub) for file in files)
+        if any(cached_file(name, file, _raise_exceptions_for_missing_entries=False, **dict(hub)) for file in files):
+            return
     except OSError as error:
         if isinstance(error.__cause__, GatedRepoError):
             raise
-        return False
+    raise FileNotFoundError(
+        f"There is no folder {name!r}, and the Hub gives no model of this name, or cannot be reached."
+        f"{nearest_folder(name)} Pass the folder of a saved model, or a Hub repository."
+    )
 
 
 def nearest_folder(name: str) -> str:

@@ -1,4 +1,4 @@
-"""The methods that the paper compares (its Table 2), as data: a head and a loss each, and the settings they take."""
+"""The methods as data, those that the paper compares (its Table 2) and others: a head, a loss, and their settings."""
 
 from __future__ import annotations
 
@@ -19,6 +19,13 @@ from raft_peft.heads import (
     ProbabilityProjectionHead,
     SpecialTokenHead,
     UpperValueHead,
+)
+from raft_peft.methods.distribution_losses import (
+    DISTRIBUTION_LOSSES,
+    LOSS_SETTINGS,
+    check_distribution_loss,
+    number_token_loss,
+    with_distribution_loss,
 )
 
 ATTENTIONS = ("causal", "bidirectional")
@@ -49,13 +56,20 @@ class MethodSettings:
         special_token: with `special_token`, the token whose logit is read. By default the end-of-sequence token.
         mlp_width: with `logits_mlp`, the width of the hidden layer.
         pooling: with `pooled`, mean, min or max.
+        distribution_loss: crps, soft_ce or rps, a proper loss of the distribution that is added to the method's own,
+            so that more than the mean is trained.
+        distribution_weight: what it is multiplied by. None: as much as 1 on the grid 1 to 5, whatever the scale; see
+            `resolve_distribution_weight`. With `number_token_loss`, the weight of the distance; None for 0.3.
+        label_smoothing: with soft_ce, the standard deviation of a Gaussian about each label, in the unit of the
+            labels. 0: the two neighbours of the label share its weight.
     """
 
     method: str = field(
         default="raft",
         metadata={
             "help": "How a number is read off the model and trained: raft, rail, zero_shot, ce, mbr, log_loss, "
-            "learnable_raft, special_token, logits_mlp, pooled or probability_projection."
+            "crps, soft_ce, rps, number_token_loss, learnable_raft, special_token, logits_mlp, pooled or "
+            "probability_projection."
         },
     )
     decision: str = field(
@@ -110,6 +124,27 @@ class MethodSettings:
     )
     mlp_width: int = field(default=64, metadata={"help": "With method logits_mlp, the width of the hidden layer."})
     pooling: str = field(default="mean", metadata={"help": "With method pooled: mean, min or max."})
+    distribution_loss: str | None = field(
+        default=None,
+        metadata={
+            "help": "A proper loss of the distribution, added to the method's own: crps, soft_ce or rps. Without it, "
+            "method raft trains the mean alone."
+        },
+    )
+    distribution_weight: float | None = field(
+        default=None,
+        metadata={
+            "help": "The weight of `distribution_loss`. By default as much as 1 on the grid 1 to 5, whatever the "
+            "scale. With method number_token_loss, the weight of the distance, by default 0.3."
+        },
+    )
+    label_smoothing: float = field(
+        default=0.0,
+        metadata={
+            "help": "With soft_ce, the standard deviation of a Gaussian about each label, in the unit of the labels. "
+            "By default the two neighbours of a label share its weight."
+        },
+    )
 
     def check_method(self) -> None:
         """Refuse settings that do not exist or do not go together.
@@ -123,9 +158,12 @@ class MethodSettings:
             ("attention", ATTENTIONS),
             ("weights", WEIGHTS),
             ("pooling", POOLINGS),
+            ("distribution_loss", (None, *DISTRIBUTION_LOSSES)),
         ):
             if getattr(self, name) not in choices:
-                raise ValueError(f"`{name}={getattr(self, name)!r}` does not exist. Use one of {', '.join(choices)}.")
+                raise ValueError(
+                    f"`{name}={getattr(self, name)!r}` does not exist. Use one of {', '.join(map(str, choices))}."
+                )
         takes = METHODS[self.method].takes
         for setting in fields(MethodSettings):
             if setting.name in ("method", *takes) or getattr(self, setting.name) in (setting.default, False):
@@ -154,6 +192,7 @@ class MethodSettings:
                 "`constrained=True` is for decoding, and `rail` scores the grid without any. Set `num_samples`, or "
                 "leave `constrained` off."
             )
+        check_distribution_loss(self)
         if self.mlp_width < 1:
             raise ValueError(f"`mlp_width={self.mlp_width}` must be 1 or more.")
         if self.weights == "vocabulary" and self.decision != "mean":
@@ -170,6 +209,10 @@ class MethodSettings:
         """These settings alone, also of a class that adds others."""
         return {setting.name: getattr(self, setting.name) for setting in fields(MethodSettings)}
 
+    def reading_settings(self) -> dict[str, Any]:
+        """Those by which numbers are read off a model, without those of the loss."""
+        return {name: value for name, value in self.method_settings().items() if name not in LOSS_SETTINGS}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Method:
@@ -185,18 +228,21 @@ class Method:
         limited_by_grid: whether its predictions stay within the grid's reach, so that a label beyond is worth a
             warning.
         labels_within_grid: whether a label outside the grid's range is an error, since the loss has no lower bound
-            there.
-        source: the equation or table of the paper.
+            there, or takes the label as a distribution over the grid.
+        renormalizes: whether `renormalize` is True by default, as the loss is of the distribution given that the
+            answer is on the grid, or pulls all probability onto it.
+        source: the equation or table of the paper (Lukasik et al., 2025), or another paper.
     """
 
     head: Callable[[MethodSettings, HeadSetup, Any], Head]
-    loss: Callable[[MethodSettings], losses.Loss | losses.DistributionLoss] | None
+    loss: Callable[[MethodSettings], losses.Loss | losses.DistributionLoss | losses.LossSum] | None
     takes: tuple[str, ...]
     source: str
     reads_text: bool = False
     trains_text: bool = False
     limited_by_grid: bool = False
     labels_within_grid: bool = False
+    renormalizes: bool = False
 
     @property
     def trains(self) -> bool:
@@ -209,7 +255,8 @@ _WHY_NOT = {
     "decision": "It predicts one number, without a distribution to decide on. ",
     "number_end": "It reads no number's tokens. ",
     "constrained": "It decodes no text. ",
-    "renormalize": "It has no distribution over the grid to renormalise. ",
+    "renormalize": "It has no distribution over the grid to renormalize. ",
+    "distribution_loss": "It has no distribution over the grid to train, or trains on text. ",
 }
 
 
@@ -247,11 +294,24 @@ _ENDS = ("number_end", "end_every_number")
 _ON_GRID = ("decision", "renormalize", "attention", *_ENDS)
 _DECODED = ("constrained", *_ENDS)
 
+
+def _proper(loss: Callable[[MethodSettings], losses.DistributionLoss | losses.LossSum], *, source: str) -> Method:
+    return Method(
+        head=_grid_head,
+        loss=with_distribution_loss(loss),
+        takes=(*_ON_GRID, *LOSS_SETTINGS),
+        limited_by_grid=True,
+        labels_within_grid=True,
+        renormalizes=True,
+        source=source,
+    )
+
+
 METHODS: dict[str, Method] = {
     "raft": Method(
         head=_grid_head,
-        loss=_squared_error,
-        takes=_ON_GRID,
+        loss=with_distribution_loss(_squared_error),
+        takes=(*_ON_GRID, *LOSS_SETTINGS),
         limited_by_grid=True,
         source="eq. 10, Table 16",
     ),
@@ -283,6 +343,18 @@ METHODS: dict[str, Method] = {
         takes=(*_ON_GRID, "num_samples"),
         limited_by_grid=True,
         source="eq. 13, 14",
+    ),
+    "crps": _proper(DISTRIBUTION_LOSSES["crps"], source="Gneiting and Raftery, 2007"),
+    "soft_ce": _proper(DISTRIBUTION_LOSSES["soft_ce"], source="Imani and White, 2018"),
+    "rps": _proper(DISTRIBUTION_LOSSES["rps"], source="Epstein, 1969"),
+    "number_token_loss": Method(
+        head=_grid_head,
+        loss=number_token_loss,
+        takes=(*_ON_GRID, "distribution_weight"),
+        limited_by_grid=True,
+        labels_within_grid=True,
+        renormalizes=True,
+        source="Zausinger et al., 2025",
     ),
     "log_loss": Method(
         head=lambda settings, setup, tokenizer: UpperValueHead(setup.values),
@@ -324,3 +396,10 @@ METHODS: dict[str, Method] = {
         source="Table 2",
     ),
 }
+
+
+def needs_labels_within_grid(settings: MethodSettings, loss: Any = None) -> bool:
+    """Whether a label outside the range of the grid is an error, by the method's loss or by a loss of the user's."""
+    if loss is not None:
+        return getattr(loss, "labels_within_grid", False)
+    return METHODS[settings.method].labels_within_grid or settings.distribution_loss is not None

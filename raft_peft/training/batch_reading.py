@@ -9,7 +9,7 @@ import torch
 from accelerate.utils import extract_model_from_parallel
 
 from raft_peft.forward.memory import PartsThatFit
-from raft_peft.losses import DistributionLoss, Loss, cross_entropy
+from raft_peft.losses import DistributionLoss, Loss, LossSum, cross_entropy
 from raft_peft.methods.readout import HeadOutput, Readout, losses_of
 from raft_peft.training.evaluation import RowsRead, rows_read
 
@@ -23,7 +23,7 @@ class BatchReader:
         router_losses: whether the model, a mixture of experts, is to give its auxiliary loss.
     """
 
-    def __init__(self, readout: Readout, loss: Loss | DistributionLoss | None, *, router_losses: bool):
+    def __init__(self, readout: Readout, loss: Loss | DistributionLoss | LossSum | None, *, router_losses: bool):
         self.readout = readout
         self._loss = loss
         self._options: dict[str, Any] = {"output_router_logits": True} if router_losses else {}
@@ -41,7 +41,8 @@ class BatchReader:
         head = self.readout.read_head(model, batch, **options)
         if "labels" not in batch or head.output is None:
             return head, None
-        return head, losses_of(head.output, batch["labels"], loss=self._loss, readout=self.readout)
+        ratings = (batch["rating_values"], batch["rating_shares"]) if "rating_values" in batch else None
+        return head, losses_of(head.output, batch["labels"], loss=self._loss, readout=self.readout, ratings=ratings)
 
     def rows(self, model: Any, batch: Mapping[str, torch.Tensor]) -> RowsRead[torch.Tensor]:
         """The numbers of the batch's rows, and what goes with them, without gradients."""
@@ -51,7 +52,7 @@ class BatchReader:
             if head.output is None:
                 head = self.readout.read_head(model, batch, unwrapped=self._unwrapped(model))
             reading = self.readout.read(head, self._unwrapped(model), batch)
-        return rows_read(reading, self.readout, losses)
+        return rows_read(reading, self.readout, losses, batch)
 
     def in_parts(
         self,
