@@ -12,6 +12,8 @@ from datasets import Dataset, DatasetDict
 from tqdm.auto import tqdm
 
 from raft_peft.compare.settings import CompareSettings
+from raft_peft.data.chats import CHAT_COLUMNS
+from raft_peft.data.ratings import as_one_number
 from raft_peft.data.row_datasets import read_dataset
 from raft_peft.tasks import get_task
 
@@ -19,8 +21,6 @@ SPLITS = ("train", "validation", "test")
 
 # The share of the training rows that is held out for a split without a file, as the paper does on STS-B.
 HELD_OUT = 0.15
-
-_COLUMNS = ("prompt", "label", "tools", "chat_template_kwargs")
 
 
 def check_dataset(dataset: DatasetDict) -> None:
@@ -83,7 +83,7 @@ def kept_rows(dataset: DatasetDict, settings: CompareSettings) -> DatasetDict:
     """The rows of every run: the first of each split, as many as were asked for.
 
     Raises:
-        ValueError: a column is missing, a split is empty, or a label is no number.
+        ValueError: a column is missing, a split is empty, or a label is neither a number nor ratings.
     """
     limits = {
         "train": settings.max_train_samples,
@@ -97,16 +97,32 @@ def kept_rows(dataset: DatasetDict, settings: CompareSettings) -> DatasetDict:
             raise ValueError(f"The {split} split has no column {' and '.join(sorted(missing))}. Rename its columns.")
         if len(dataset[split]) == 0:
             raise ValueError(f"The {split} split has no rows.")
-        rows = dataset[split].select_columns([name for name in _COLUMNS if name in dataset[split].column_names])
+        columns = [name for name in ("prompt", "label", *CHAT_COLUMNS) if name in dataset[split].column_names]
+        rows = dataset[split].select_columns(columns)
         kept[split] = rows if limit is None else rows.select(range(min(limit, len(rows))))
-        bad = [row for row, label in enumerate(kept[split]["label"]) if not _is_number(label)]
-        if bad:
-            raise ValueError(f"The {split} split has labels that are no finite numbers, in the rows {bad[:5]}.")
+        faults = {row: fault for row, label in enumerate(kept[split]["label"]) if (fault := _fault(label)) is not None}
+        if faults:
+            rows_named, reason = list(faults)[:5], next(iter(faults.values()))
+            raise ValueError(
+                f"The {split} split has labels that are no finite numbers, in the rows {rows_named}: {reason}"
+            )
     return DatasetDict(kept)
 
 
-def _is_number(label: Any) -> bool:
-    return isinstance(label, Real) and math.isfinite(label)
+def labels_of(rows: Dataset) -> list[float]:
+    """The label of each row, of ratings their mean."""
+    return [float(as_one_number(label)) for label in rows["label"]]
+
+
+def _fault(label: Any) -> str | None:
+    """Why a label cannot be used, None where it can."""
+    try:
+        number = as_one_number(label)
+    except ValueError as error:
+        return str(error)
+    if isinstance(number, Real) and math.isfinite(number):
+        return None
+    return f"the label is {label!r:.80}. Drop the row, or repair its label."
 
 
 def digest(rows: Dataset) -> str:

@@ -27,8 +27,10 @@ class RegressionCollator:
     Returns:
         A dict of `input_ids` and `attention_mask` of shape (batch, length); `grid_token_ids` of shape (batch, grid),
         or where some numbers are several tokens the tensors of their [`Trie`], named `trie_...`; where the rows have
-        a `label`, `labels`, float32 of shape (batch,); and where they have `target_ids`, these, padded on the right
-        with -100, of shape (batch, tokens).
+        a `label`, `labels`, float32 of shape (batch,); where some have ratings, `rating_values` and `rating_shares`,
+        float32 of shape (batch, ratings), padded with the share 0; where they have a `weight`, `weights`, float32 of
+        shape (batch,); and where they have `target_ids`, these, padded on the right with -100, of shape
+        (batch, tokens).
     """
 
     pad_token_id: int
@@ -47,6 +49,10 @@ class RegressionCollator:
             batch["grid_token_ids"] = torch.tensor(grids).squeeze(-1)
         if "label" in rows[0]:
             batch["labels"] = torch.tensor([row["label"] for row in rows], dtype=torch.float32)
+        if any(row.get("rating_values") is not None for row in rows):
+            batch |= _ratings_of(rows)
+        if "weight" in rows[0]:
+            batch["weights"] = torch.tensor([row["weight"] for row in rows], dtype=torch.float32)
         if "target_ids" in rows[0]:
             target_ids = [torch.as_tensor(row["target_ids"]) for row in rows]
             batch["target_ids"] = pad_sequence(target_ids, batch_first=True, padding_value=IGNORED)
@@ -57,6 +63,19 @@ class RegressionCollator:
         if self.pad_to_multiple_of is not None:
             padded = pad(padded, (-padded.shape[1] % self.pad_to_multiple_of, 0), value=value)
         return padded
+
+
+def _ratings_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
+    """The ratings of rows; a label that is one number is one rating."""
+    values, shares = [], []
+    for row in rows:
+        is_rated = row.get("rating_values") is not None
+        values.append(torch.tensor(row["rating_values"] if is_rated else [row["label"]], dtype=torch.float32))
+        shares.append(torch.tensor(row["rating_shares"] if is_rated else [1.0], dtype=torch.float32))
+    most = max(map(len, values))
+    # The padding repeats a rating of the row, since 0 may lie outside the grid.
+    padded = [torch.cat([one, one[:1].expand(most - len(one))]) for one in values]
+    return {"rating_values": torch.stack(padded), "rating_shares": pad_sequence(shares, batch_first=True)}
 
 
 def batches_by_length(lengths: Sequence[int], batch_size: int, batch_tokens: int) -> Iterator[list[int]]:

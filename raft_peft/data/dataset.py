@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib import resources
 from typing import TYPE_CHECKING, Any
@@ -13,9 +13,18 @@ import numpy as np
 from datasets import Dataset, Features, IterableDataset, List, Value
 from datasets.fingerprint import Hasher
 
-from raft_peft.data.labels import LabelColumn, check_within, read_labels, target_texts
+from raft_peft.data.labels import (
+    LabelColumn,
+    check_within,
+    means_of,
+    ratings_among,
+    read_targets,
+    target_texts,
+    written_labels,
+)
 from raft_peft.data.limits import ModelLimits
 from raft_peft.data.prompts import EncodedPrompt, PromptEncoder, rows_error
+from raft_peft.data.ratings import check_ratings_within, weights_of
 from raft_peft.data.remarks import REMARKABLE, Remarks
 from raft_peft.data.rows import as_dataset, features_of, unformatted
 from raft_peft.forward.decoding import MAX_NEW_TOKENS
@@ -23,7 +32,7 @@ from raft_peft.forward.decoding import MAX_NEW_TOKENS
 if TYPE_CHECKING:
     from raft_peft.methods import Method
 
-ENCODED_COLUMNS = ["input_ids", "grid_token_ids", "label", "target_ids"]
+ENCODED_COLUMNS = ["input_ids", "grid_token_ids", "label", "target_ids", "rating_values", "rating_shares", "weight"]
 
 
 def first_row(dataset: Dataset | IterableDataset, name: str) -> dict[str, Any]:
@@ -74,7 +83,7 @@ def check_read_once(dataset: Any, name: str, *, processes: int, workers: int) ->
     if workers > 1 and dataset.num_shards > 1:
         raise ValueError(
             f"The {name} dataset is a stream (IterableDataset) of {dataset.num_shards} shards, which {workers} "
-            f"workers of the data loader read at once, so that rows come in another order. {cure}"
+            f"workers of the data loader read at once, so rows come in another order. {cure}"
         )
 
 
@@ -86,6 +95,8 @@ def encode_dataset(
     label_column: str,
     require_label: bool = True,
     method: Method,
+    labels_within_grid: bool = False,
+    weight_by_ratings: bool = False,
     renormalize: bool = False,
     num_proc: int | None = None,
     limits: ModelLimits | None = None,
@@ -106,34 +117,45 @@ def encode_dataset(
         require_label: whether rows without any label are an error, or are encoded without.
         method: decides whether the label is encoded as text too, with the end-of-sequence token behind it, and which
             labels are within reach.
-        renormalize: whether predictions are renormalised over the grid, which also decides the labels within reach.
+        labels_within_grid: whether a label or a rating outside the grid's range is an error, also where the method
+            would take it.
+        weight_by_ratings: whether to give each row the number of its raters as its `weight`.
+        renormalize: whether predictions are renormalized over the grid, which also decides the labels within reach.
         num_proc: processes to encode with (datasets of known length only).
         limits: of the model, where it is known.
 
     Returns:
         A dataset of `input_ids`, `grid_token_ids`, and, where the rows have a label, `label` as float64 and where
-        asked for `target_ids`.
+        asked for `target_ids` and `weight`. Where labels may be ratings, `label` is their mean, beside `rating_values`
+        and `rating_shares`, which are None for a label that is one number.
 
     Raises:
         ValueError: the dataset is empty, holds images, or has rows that cannot be encoded, have no usable label, or
-            are more than the model can take.
+            are more than the model can take; or rows are to weigh by their raters, and have no ratings.
     """
-    dataset = as_dataset(dataset, name)
+    dataset = as_dataset(dataset, name, label_column)
     row = first_row(dataset, name)
-    column = LabelColumn.of(label_column, features_of(dataset).get(label_column))
+    column = _column_of(dataset, label_column)
     labelled = _check_columns(row, name, column, require_label=require_label)
     if method.trains_text and encoder.tokenizer.eos_token_id is None:
         raise ValueError(
-            "The tokenizer has no end-of-sequence token to put behind the target. Set tokenizer.eos_token."
+            "The tokenizer has no end-of-sequence token to put after the target. Set tokenizer.eos_token."
         )
     if labelled:
         column.class_values(encoder.grid)
+    if weight_by_ratings and not column.may_hold_ratings:
+        raise ValueError(
+            f"`weight_by_ratings=True` weighs rows by their number of raters, and no row of the {name} dataset has "
+            "ratings. Leave it off, or give lists of ratings as labels."
+        )
     encode = BatchEncoder(
         encoder,
         column,
         labelled=labelled,
+        rated=labelled and column.may_hold_ratings,
+        weighted=labelled and weight_by_ratings,
         trains_text=method.trains_text,
-        labels_within_grid=method.labels_within_grid,
+        labels_within_grid=method.labels_within_grid or labels_within_grid,
     )
     options: dict[str, Any] = {
         "batched": True,
@@ -153,6 +175,7 @@ def encode_dataset(
                 limits.check_columns(encoded["input_ids"], encoded["grid_token_ids"], indices[0])
             remarks.on_prompts(len(indices), *(sum(encoded[kind]) for kind in REMARKABLE))
             remarks.on_labels(encoded.get("label", []))
+            remarks.on_ratings(encoded.get("rating_values", []))
             return encoded
 
         return dataset.map(encode_and_remark, **options).remove_columns(list(REMARKABLE))
@@ -162,6 +185,7 @@ def encode_dataset(
     columns = encoded.with_format("numpy")
     remarks.on_prompts(len(encoded), *(int(columns[kind][:].sum()) for kind in REMARKABLE))
     remarks.on_labels(columns["label"][:] if labelled else [])
+    remarks.on_ratings(encoded["rating_values"] if encode.rated else [])
     encoded = encoded.remove_columns(list(REMARKABLE))
     if limits is not None:
         limits.check_dataset(encoded)
@@ -186,6 +210,8 @@ class BatchEncoder:
         encoder: encodes the prompts.
         column: of the label.
         labelled: whether the rows have a label.
+        rated: whether labels may be ratings.
+        weighted: whether each row gets the number of its raters as its `weight`.
         trains_text: whether the target is encoded as text too, with the end-of-sequence token behind it.
         labels_within_grid: whether a label outside the grid's range is an error.
         source: a hash of the code that encodes, so that rows encoded by other code are not taken from the cache.
@@ -194,6 +220,8 @@ class BatchEncoder:
     encoder: PromptEncoder
     column: LabelColumn
     labelled: bool
+    rated: bool
+    weighted: bool
     trains_text: bool
     labels_within_grid: bool
     source: str = field(default_factory=_hash_of_source)
@@ -210,12 +238,15 @@ class BatchEncoder:
         """
         first, grid = indices[0], self.encoder.grid
         rows = [dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)]
-        labels = read_labels(rows, grid, self.column, first) if self.labelled else []
+        read = read_targets(rows, grid, self.column, first) if self.labelled else []
+        labels, ratings = means_of(read), ratings_among(read)
         if not self.labelled:
             self._check_unlabelled(rows, first)
         if self.labels_within_grid:
+            check_ratings_within(ratings, grid, first)
             check_within(labels, grid, first)
-        targets = target_texts(labels, grid, first) if self.labelled and self.trains_text else None
+        trains_text = self.labelled and self.trains_text
+        targets = target_texts(written_labels(read, grid), grid, first) if trains_text else None
         prompts = self.encoder.encode(rows, first, targets)
         encoded: dict[str, list] = {
             "input_ids": [prompt.input_ids for prompt in prompts],
@@ -224,6 +255,11 @@ class BatchEncoder:
         }
         if self.labelled:
             encoded["label"] = labels
+        if self.rated:
+            encoded["rating_values"] = [None if one is None else one.values for one in ratings]
+            encoded["rating_shares"] = [None if one is None else one.shares for one in ratings]
+        if self.weighted:
+            encoded["weight"] = weights_of(ratings, first)
         if targets is not None:
             check_target_lengths(prompts, targets, first)
             encoded["target_ids"] = [[*prompt.target_ids, self.encoder.tokenizer.eos_token_id] for prompt in prompts]
@@ -254,9 +290,20 @@ class BatchEncoder:
         }
         if self.labelled:
             types["label"] = Value("float64")
+            if self.rated:
+                types |= dict.fromkeys(("rating_values", "rating_shares"), List(Value("float64")))
+            if self.weighted:
+                types["weight"] = Value("float64")
             if self.trains_text:
                 types["target_ids"] = List(Value("int64"))
         return Features(types)
+
+
+def _column_of(dataset: Dataset | IterableDataset, name: str) -> LabelColumn:
+    """The column of the label. Without known types, as in some streams, it may hold ratings."""
+    types = features_of(dataset)
+    column = LabelColumn.of(name, types.get(name))
+    return replace(column, may_hold_ratings=False) if types and name not in types else column
 
 
 def _check_columns(row: Mapping[str, Any], name: str, column: LabelColumn, *, require_label: bool) -> bool:
@@ -296,7 +343,7 @@ def check_target_lengths(prompts: Sequence[EncodedPrompt], targets: Sequence[str
     errors = [
         (
             row,
-            f"the target {target!r} is {len(prompt.target_ids)} tokens, and {MAX_NEW_TOKENS} are decoded in "
+            f"the target {target!r} has {len(prompt.target_ids)} tokens, and {MAX_NEW_TOKENS} are decoded in "
             "prediction. Round or scale the label.",
         )
         for row, (prompt, target) in enumerate(zip(prompts, targets, strict=True), first_row)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -26,7 +26,7 @@ class Remarks:
         whose: what the prompts and labels are of, as in "of the train dataset"; may be empty.
         encoder: which encoded the prompts.
         limited_by_grid: whether predictions stay within the grid's reach, so that a label beyond is worth a word.
-        renormalize: whether predictions are renormalised over the grid.
+        renormalize: whether predictions are renormalized over the grid.
     """
 
     def __init__(self, whose: str, encoder: PromptEncoder, *, limited_by_grid: bool, renormalize: bool):
@@ -49,9 +49,9 @@ class Remarks:
         if was_trimmed:
             self._say(
                 "trimmed",
-                f"{was_trimmed} {prompts} are input_ids with padding, or with an end of sequence behind the prompt, "
-                "that no attention_mask masks. It was taken off, since the number follows the prompt. Tokenize "
-                "without padding and without an end.",
+                f"{was_trimmed} {prompts} are input_ids with padding, or with an end of sequence after the prompt, "
+                "that no attention_mask masks. It was removed, since the number follows the prompt. Tokenize without "
+                "padding and without an end.",
             )
         if is_in_thought:
             self._say(
@@ -87,9 +87,27 @@ class Remarks:
         else:
             self._say(
                 "off the grid",
-                f"{labels_outside} the grid's own range, {number_text(low)} to {number_text(high)}: only probability "
-                "off the grid, which counts as 0, leads there. Do the labels count from 0, and the grid from 1? Scale "
-                "the labels, or widen the grid.",
+                f"{labels_outside} the grid's own range, {number_text(low)} to {number_text(high)}: a prediction gets "
+                "there only by probability off the grid, which counts as 0. Do the labels start at 0, and the grid "
+                "at 1? Scale the labels, or widen the grid.",
+            )
+
+    def on_ratings(self, ratings: Iterable[Sequence[float] | None]) -> None:
+        """Say how many rows have ratings outside the grid.
+
+        Args:
+            ratings: of each row; None for a row whose label is one number.
+        """
+        rated = [(min(values), max(values)) for values in ratings if values is not None]
+        low, high = range_of_grid(self._grid)
+        outside = sum(least < low or greatest > high for least, greatest in rated)
+        if self._limited_by_grid and outside:
+            least, greatest = min(least for least, _ in rated), max(greatest for _, greatest in rated)
+            self._say(
+                "ratings off the grid",
+                f"{outside} of the {len(rated)} rows of ratings{self._whose} ({number_text(least)} to "
+                f"{number_text(greatest)}) have some outside the grid's own range, {number_text(low)} to "
+                f"{number_text(high)}. Scale the ratings, or widen the grid.",
             )
 
     def _say(self, kind: str, text: str) -> None:

@@ -8,12 +8,14 @@ from typing import Any
 import pyarrow  # type: ignore[import-untyped]
 from datasets import Dataset
 
+from raft_peft.data.chats import CHAT_COLUMNS
 from raft_peft.data.labels import LabelColumn, with_number
 from raft_peft.data.prompt_template import PromptTemplate
+from raft_peft.data.ratings import of_one_kind
 from raft_peft.data.row_sources import read_rows
 
 # What a row may hold besides its label.
-_COLUMNS = ("prompt", "completion", "input_ids", "attention_mask", "tools", "chat_template_kwargs")
+_COLUMNS = ("prompt", "completion", "input_ids", "attention_mask", *CHAT_COLUMNS)
 
 
 def read_dataset(path: str, template: PromptTemplate | None = None, label_column: str = "label") -> Dataset:
@@ -46,6 +48,8 @@ def read_dataset(path: str, template: PromptTemplate | None = None, label_column
         )
     known = [name for name in names if name in (label_column, *_COLUMNS, *wanted)]
     columns = {name: [row.get(name) for row in rows] for name in known}
+    if label_column in columns:
+        columns[label_column] = of_one_kind(columns[label_column])
     try:
         return Dataset.from_dict(columns)
     except (pyarrow.ArrowException, TypeError, OverflowError):

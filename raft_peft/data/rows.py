@@ -7,6 +7,8 @@ from typing import Any
 
 from datasets import Dataset, IterableDataset
 
+from raft_peft.data.ratings import of_one_kind
+
 # Rows of a table that are made Python's own at a time.
 _SLICE = 1024
 
@@ -62,12 +64,13 @@ def features_of(source: Any) -> Mapping[str, Any]:
     return (getattr(source, "features", None) or {}) if isinstance(source, Dataset | IterableDataset) else {}
 
 
-def as_dataset(source: Any, name: str) -> Dataset | IterableDataset:
+def as_dataset(source: Any, name: str, label_column: str | None = None) -> Dataset | IterableDataset:
     """Rows as a dataset of Python's own values.
 
     Args:
         source: a dataset, with or without a format or transform; or what `each` takes.
         name: what to call it in messages.
+        label_column: a column in which some rows may have one number, and some the ratings of several raters.
 
     Raises:
         ValueError: as `each`; or rows whose columns hold values of unlike types.
@@ -79,8 +82,11 @@ def as_dataset(source: Any, name: str) -> Dataset | IterableDataset:
     except ValueError as error:
         raise ValueError(f"The {name} dataset cannot be read. {error}") from error
     names = dict.fromkeys(column for row in rows for column in row)
+    columns = {column: [row.get(column) for row in rows] for column in names}
+    if label_column in columns:
+        columns[label_column] = of_one_kind(columns[label_column])
     try:
-        return Dataset.from_dict({column: [row.get(column) for row in rows] for column in names})
+        return Dataset.from_dict(columns)
     except (ValueError, TypeError) as error:
         raise ValueError(
             f"The rows of the {name} dataset do not fit into one table: {error}. Give each column values of one type."

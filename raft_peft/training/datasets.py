@@ -16,6 +16,7 @@ from raft_peft.data.rows import as_dataset
 from raft_peft.grid import NumberGrid
 from raft_peft.methods import METHODS
 from raft_peft.methods.renormalization import renormalizes
+from raft_peft.methods.table import needs_labels_within_grid
 from raft_peft.training.config import RegressionAwareConfig
 
 AnyDataset: TypeAlias = Dataset | IterableDataset
@@ -40,9 +41,10 @@ class RunDatasets:
     grid_token_ids: tuple[tuple[int, ...], ...] | None = None
     prompt_shape: Any = None
 
-    def __init__(self, grid: NumberGrid, args: RegressionAwareConfig):
+    def __init__(self, grid: NumberGrid, args: RegressionAwareConfig, loss: Any = None):
         self._grid = grid
         self._args = args
+        self._labels_within_grid = needs_labels_within_grid(args, loss)
         self.template = args.prompts_template()
         self.stand_in = Dataset.from_dict({"input_ids": [[0]], "grid_token_ids": [[[0]] * len(grid)], "label": [0.0]})
         self._limits = ModelLimits()
@@ -68,7 +70,7 @@ class RunDatasets:
         """
         if isinstance(dataset, Dataset | IterableDataset) and dataset in self._encoded_here:
             return dataset
-        dataset = as_dataset(dataset, name)
+        dataset = as_dataset(dataset, name, self._args.label_column)
         if name != "train":
             workers = self._args.dataloader_num_workers
             check_read_once(dataset, name, processes=self._args.world_size, workers=workers)
@@ -82,6 +84,9 @@ class RunDatasets:
                 label_column=self._args.label_column,
                 require_label=require_label,
                 method=METHODS[self._args.method],
+                labels_within_grid=self._labels_within_grid,
+                # An evaluation counts every row once.
+                weight_by_ratings=self._args.weight_by_ratings and name == "train",
                 renormalize=renormalizes(self._args, self._grid),
                 num_proc=self._args.dataset_num_proc,
                 limits=self._limits,

@@ -33,7 +33,7 @@ class ExampleCountingTrainer(FaultTolerantTrainer):
     def _get_num_items_in_batch(
         self, batch_samples: list[dict[str, torch.Tensor]], device: torch.device
     ) -> torch.Tensor | None:
-        """The number of examples in the optimizer step, over all processes."""
+        """The number of examples in the optimizer step, over all processes; with weights, their sum."""
         if not batch_samples:
             return None
         self._step_batches = batch_samples
@@ -41,8 +41,13 @@ class ExampleCountingTrainer(FaultTolerantTrainer):
         counts = rows_that_count(self.accelerator, last, self._rows_of_an_epoch(), self.get_tp_size())
         if not counts.all():
             last["counts"] = counts
-        rows = sum(len(batch["labels"]) for batch in batch_samples[:-1]) + int(counts.sum())
-        count = torch.tensor(rows, device=device)
+        if "weights" in last:
+            # No sum is read here, so that the device need not be waited for.
+            sums = [batch["weights"].sum() for batch in batch_samples[:-1]]
+            count = torch.stack([*sums, last["weights"][counts.to(last["weights"].device)].sum()]).sum().to(device)
+        else:
+            rows = sum(len(batch["labels"]) for batch in batch_samples[:-1]) + int(counts.sum())
+            count = torch.tensor(rows, device=device)
         return self.accelerator.gather(count).sum() / self.get_tp_size()
 
     def _rows_of_an_epoch(self) -> int | None:
@@ -52,11 +57,20 @@ class ExampleCountingTrainer(FaultTolerantTrainer):
     def _mean_over_examples(
         self, losses: torch.Tensor, batch: Mapping[str, torch.Tensor], num_items_in_batch: torch.Tensor | int | None
     ) -> torch.Tensor:
-        """This batch's part of the mean over the optimizer step; without a number of its examples, over the batch."""
+        """This batch's part of the mean over the optimizer step; without a number of its examples, over the batch.
+
+        Args:
+            losses: of the rows, of shape (batch,).
+            batch: where rows have a weight, `weights` of shape (batch,).
+            num_items_in_batch: the examples of the whole step, or the sum of their weights.
+        """
+        weights = batch.get("weights")
+        if weights is not None:
+            losses = losses * weights
         if "counts" in batch:
             losses = torch.where(batch["counts"], losses, 0)
         if num_items_in_batch is None:
-            return losses.mean()
+            return losses.mean() if weights is None else losses.sum() / weights.sum()
         # DDP averages the gradients of the processes, while the number is that of the examples of all of them.
         return losses.sum() / num_items_in_batch * (self.accelerator.num_processes // self.get_tp_size())
 
@@ -83,6 +97,15 @@ class ExampleCountingTrainer(FaultTolerantTrainer):
         if self.model.training:
             logs.update(self._batch_log.take())
         super().log(logs, start_time)
+
+    @property
+    def runs_in_step_with_others(self) -> bool:
+        """Whether a forward pass is done by several processes together, which must run batches of one size."""
+        return self._is_sharded or self.is_distributed_loading_by_transformers or self.get_tp_size() > 1
+
+    @property
+    def _is_sharded(self) -> bool:
+        return self.is_fsdp_enabled or self.is_deepspeed_enabled
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
         """As `Trainer.get_eval_dataloader`, of all rows: `dataloader_drop_last` is for training here."""

@@ -1,5 +1,8 @@
+import pytest
+from datasets import Dataset, DatasetDict
+
 from raft_peft.compare import CompareSettings
-from raft_peft.compare.rows import load_rows
+from raft_peft.compare.rows import kept_rows, labels_of, load_rows
 
 
 def test_prompts_of_tasks_and_of_files_as_chats(tmp_path):
@@ -24,3 +27,15 @@ def test_prompts_of_tasks_and_of_files_as_chats(tmp_path):
     system, user = rows["train"][0]["prompt"]
     assert system == {"role": "system", "content": "Be fair."}
     assert user["content"] == f"Rate {rows['train'][0]['text']}."
+
+
+def test_ratings_are_kept_and_their_means_are_the_labels():
+    settings = CompareSettings(model="m", output_dir="out")
+    split = Dataset.from_dict({"prompt": ["a", "b"], "label": [[1, 2], [4]]})
+    whole = DatasetDict(dict.fromkeys(("train", "validation", "test"), split))
+    kept = kept_rows(whole, settings)
+    assert kept["train"]["label"][:] == [[1, 2], [4]]
+    assert labels_of(kept["test"]) == [1.5, 4]
+    whole["test"] = Dataset.from_dict({"prompt": ["a", "b"], "label": [[1], []]})
+    with pytest.raises(ValueError, match=r"The test split .* in the rows \[1\]: the label is an empty list"):
+        kept_rows(whole, settings)

@@ -43,3 +43,25 @@ def test_every_prompt_once_and_within_the_limits(lengths, batch_size, batch_toke
         assert len(batch) == 1 or (len(batch) <= batch_size and len(batch) * longest <= batch_tokens)
     longest_of_each = [max(lengths[index] for index in batch) for batch in batches]
     assert longest_of_each == sorted(longest_of_each, reverse=True)
+
+
+def test_ratings_are_padded_with_a_rating_of_the_row_and_no_share():
+    """A row whose label is one number is one rating."""
+    rated = [
+        {**ROWS[0], "rating_values": [2.0, 3.0, 4.0], "rating_shares": [0.25, 0.5, 0.25]},
+        {**ROWS[1], "rating_values": [5.0], "rating_shares": [1.0]},
+        {**ROWS[1], "rating_values": None, "rating_shares": None},
+    ]
+    batch = RegressionCollator(pad_token_id=0)(rated)
+    assert batch["rating_values"].dtype == batch["rating_shares"].dtype == torch.float32
+    values = torch.tensor([[2.0, 3.0, 4.0], [5.0, 5.0, 5.0], [0.1, 0.1, 0.1]])
+    torch.testing.assert_close(batch["rating_values"], values)
+    assert batch["rating_shares"].tolist() == [[0.25, 0.5, 0.25], [1, 0, 0], [1, 0, 0]]
+    assert "rating_values" not in RegressionCollator(pad_token_id=0)(rated[2:])
+    assert "weights" not in batch
+
+
+def test_weights_of_rows():
+    weighted = [{**row, "weight": weight} for row, weight in zip(ROWS, (20, 1), strict=True)]
+    weights = RegressionCollator(pad_token_id=0)(weighted)["weights"]
+    assert weights.dtype == torch.float32 and weights.tolist() == [20, 1]

@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas
 import pyarrow
 import pytest
-from datasets import ClassLabel, Dataset, Features, Value
+from datasets import ClassLabel, Dataset, Features, IterableDataset, Value
 from datasets.utils._dill import dumps
 from support.encoding import EncodingLog, encode_from_disk
 
@@ -252,7 +252,7 @@ class TestRemarks:
 def test_rows_that_the_model_cannot_take(encoder, as_stream):
     dataset = Dataset.from_list([{"prompt": "a", "label": 1.0}, {"prompt": "the item 1, the item 2:", "label": 1.0}])
     dataset = dataset.to_iterable_dataset() if as_stream else dataset
-    with pytest.raises(ValueError, match=r"row 1: the prompt with its number is \d+ tokens, and the model has 3 pos"):
+    with pytest.raises(ValueError, match=r"row 1: the prompt with its number has \d+ tokens, and the model has 3 pos"):
         list(encode(dataset, encoder, limits=ModelLimits(positions=3)))
     with pytest.raises(ValueError, match=r"row 0: the token id \d+ is beyond the model's 5 embeddings"):
         list(encode(dataset, encoder, limits=ModelLimits(tokens=5)))
@@ -402,3 +402,47 @@ class TestFingerprint:
         with (tmp_path / "raft_peft.data" / "prompts.py").open("a") as file:
             file.write("# changed")
         assert _hash_of_source.__wrapped__() != _hash_of_source()
+
+
+class TestRatings:
+    ROWS = ({"prompt": "a", "label": [1, 2, 2, 3]}, {"prompt": "b", "label": [4]})
+    SHARES = ({"prompt": "a", "label": {"1": 0.5, "2": 0.5}}, {"prompt": "b", "label": {"4": 1.0}})
+
+    def test_the_label_is_the_mean_beside_the_ratings(self, encoder):
+        for rows, shares, mean in ((self.ROWS, [0.25, 0.5, 0.25], 2), (self.SHARES, [0.5, 0.5], 1.5)):
+            encoded = encode(Dataset.from_list(list(rows)), encoder)
+            assert list(encoded["label"]) == [mean, 4]
+            assert list(encoded["rating_values"]) == [[1, 2, 3][: len(shares)], [4]]
+            assert list(encoded["rating_shares"]) == [shares, [1]]
+
+    def test_rows_without_ratings_do_not_grow(self, encoder):
+        for row in ({"label": 1}, {"completion": "1"}):
+            encoded = encode(Dataset.from_list([{"prompt": "a", **row}]), encoder)
+            assert set(encoded.column_names) == {"input_ids", "grid_token_ids", "label"}
+
+    def test_numbers_beside_ratings_in_a_list_and_in_a_stream(self, encoder):
+        rows = [{"prompt": "c", "label": 3}, *self.ROWS]
+        assert list(encode(rows, encoder)["rating_values"]) == [[3], [1, 2, 3], [4]]
+        stream = IterableDataset.from_generator(lambda: iter(rows))
+        assert [row["rating_values"] for row in encode(stream, encoder)] == [None, [1, 2, 3], [4]]
+
+    def test_ratings_outside_the_grid(self, encoder, caplog):
+        rows = Dataset.from_list([*self.ROWS, {"prompt": "c", "label": [3, 5]}])
+        encode(rows, encoder)
+        assert "1 of the 3 rows of ratings of the train dataset (1 to 5) have some outside" in caplog.text
+        with pytest.raises(ValueError, match="row 2: the rating 5 lies outside 0 to 4, the range of the grid"):
+            encode(rows, encoder, labels_within_grid=True)
+
+    def test_a_weight_is_the_number_of_raters(self, encoder):
+        assert list(encode(Dataset.from_list(list(self.ROWS)), encoder, weight_by_ratings=True)["weight"]) == [4, 1]
+        with pytest.raises(ValueError, match=r"(?s)row 0: the label is a mapping of shares.*row 1: "):
+            encode(Dataset.from_list(list(self.SHARES)), encoder, weight_by_ratings=True)
+
+    def test_a_weight_needs_ratings(self, encoder):
+        with pytest.raises(ValueError, match="no row of the train dataset has ratings"):
+            encode(Dataset.from_list([{"prompt": "a", "label": 1}]), encoder, weight_by_ratings=True)
+
+    def test_a_method_of_text_writes_the_mean_in_few_digits(self, encoder):
+        encoded = encode([{"prompt": "a", "label": [1, 2, 2]}], encoder, method=METHODS["ce"])
+        assert encoder.tokenizer.decode(encoded["target_ids"][0], skip_special_tokens=True).strip() == "1.67"
+        assert list(encoded["label"]) == [5 / 3]

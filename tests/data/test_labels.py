@@ -46,7 +46,7 @@ def test_the_label_goes_before_the_completion():
         ({"label": np.bool_(False)}, "label is False, and the grid is not 0 and 1"),
         ({"label": torch.tensor(True)}, "label is True, and the grid is not 0 and 1"),
         ({"completion": True}, "label is True, and the grid is not 0 and 1"),
-        ({"label": torch.tensor([1.0])}, "is not a number"),
+        ({"label": torch.tensor([[1.0]])}, "holds tensor"),
         ({"label": 1j}, "is not a number"),
         ({"label": np.str_("3")}, "is not a number"),
         ({"completion": "good"}, "completion 'good' is not a number"),

@@ -12,6 +12,10 @@ def test_the_mean_over_the_examples_of_a_step(tiny_llama, tokenizer, tmp_path):
     assert trainer._mean_over_examples(LOSSES, {}, 12) == 9 / 12
     counts = {"counts": torch.tensor([True, False, True])}
     assert trainer._mean_over_examples(LOSSES, counts, 12) == 7 / 12
+    weights = {"weights": torch.tensor([2.0, 1.0, 3.0])}
+    assert trainer._mean_over_examples(LOSSES, weights, None) == pytest.approx((2 * 1 + 1 * 2 + 3 * 6) / 6)
+    assert trainer._mean_over_examples(LOSSES, weights, 10) == pytest.approx(22 / 10)
+    assert trainer._mean_over_examples(LOSSES, {**weights, **counts}, 10) == pytest.approx(20 / 10)
 
 
 def test_the_examples_of_a_step_are_counted_over_its_batches(tiny_llama, tokenizer, tmp_path, rows):
@@ -19,6 +23,27 @@ def test_the_examples_of_a_step_are_counted_over_its_batches(tiny_llama, tokeniz
     batches = [trainer.data_collator(list(trainer.train_dataset)[start : start + 3]) for start in (0, 3, 6)]
     assert trainer._get_num_items_in_batch(batches, torch.device("cpu")) == 3 + 3 + 2
     assert trainer._get_num_items_in_batch([], torch.device("cpu")) is None
+
+
+def test_rows_weigh_by_their_raters_over_a_whole_step(tiny_llama, tokenizer, tmp_path, rows):
+    """The logged loss of one step in batches of 2, 2 and 1 is the weighted mean over its 5 rows."""
+    raters = (1, 3, 2, 5, 1)
+    rated = [{**row, "label": [row["label"]] * count} for row, count in zip(rows, raters, strict=False)]
+    options = {
+        "max_steps": 1,
+        "logging_steps": 1,
+        "per_device_train_batch_size": 2,
+        "gradient_accumulation_steps": 3,
+        "learning_rate": 0.0,
+        "weight_by_ratings": True,
+    }
+    trainer = make(tiny_llama, tokenizer, tmp_path, rated, options=options, eval_dataset=Dataset.from_list(rated))
+    output = trainer.predict(Dataset.from_list(rated))
+    squares = (output.predictions - output.label_ids) ** 2
+    trainer.train()
+    expected = sum(count * square for count, square in zip(raters, squares, strict=True)) / sum(raters)
+    assert trainer.state.log_history[0]["loss"] == pytest.approx(expected, rel=1e-3)
+    assert trainer.evaluate()["eval_loss"] == pytest.approx(squares.mean(), rel=1e-3)
 
 
 def test_an_entry_of_the_log_says_what_was_seen_since_the_last(tiny_llama, tokenizer, tmp_path, rows):
