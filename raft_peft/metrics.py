@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -46,6 +46,39 @@ def spearman(prediction: Numbers, target: Numbers) -> float:
     return _correlation("Spearman", lambda x, y: stats.spearmanr(x, y).statistic, prediction, target)
 
 
+def kendall(prediction: Numbers, target: Numbers) -> float:
+    """Kendall's rank correlation tau-b, -1 to 1; NaN with a warning where either side is constant."""
+    from scipy import stats
+
+    return _correlation("Kendall", lambda x, y: stats.kendalltau(x, y).statistic, prediction, target)
+
+
+def qwk(prediction: Numbers, target: Numbers, grid: Numbers) -> float:
+    """Quadratic weighted kappa, the agreement of two ratings beyond chance, at most 1.
+
+    Predictions and targets are rounded to the nearest number of the grid, half to the higher one. Disagreements are
+    weighted by the squared distance of the ranks of the two numbers. NaN where both sides are one number.
+
+    >>> qwk([1.2, 2, 3], [1, 2, 3], [1, 2, 3])
+    1.0
+
+    Args:
+        prediction, target: of shape (rows,).
+        grid: two numbers or more.
+    """
+    from sklearn.metrics import cohen_kappa_score
+
+    _errors(prediction, target)
+    values = np.sort(np.asarray(grid, dtype=np.float64))
+    middles = (values[1:] + values[:-1]) / 2
+    ranks = [
+        np.searchsorted(middles, np.asarray(side, dtype=np.float64), side="right") for side in (prediction, target)
+    ]
+    if not np.isfinite(np.asarray(prediction, dtype=np.float64)).all() or np.ptp(np.concatenate(ranks)) == 0:
+        return float("nan")
+    return float(cohen_kappa_score(*ranks, labels=range(len(values)), weights="quadratic"))
+
+
 def rmse_of_mean(target: Numbers) -> float:
     """The RMSE of one constant prediction for all rows, the best there is: the mean of these targets.
 
@@ -70,8 +103,8 @@ def r2(prediction: Numbers, target: Numbers) -> float:
 
 
 def regression_metrics(prediction: Numbers, target: Numbers) -> dict[str, float]:
-    """All of the above under the names `rmse`, `mae`, `pearson`, `spearman`, `r2` and `rmse_of_mean`."""
-    of_both = {metric.__name__: metric(prediction, target) for metric in (rmse, mae, pearson, spearman, r2)}
+    """Under their names `rmse`, `mae`, `pearson`, `spearman`, `kendall`, `r2` and `rmse_of_mean`."""
+    of_both = {metric.__name__: metric(prediction, target) for metric in (rmse, mae, pearson, spearman, kendall, r2)}
     return {**of_both, "rmse_of_mean": rmse_of_mean(target)}
 
 
@@ -114,6 +147,68 @@ def grid_metrics(log_probs: Numbers) -> dict[str, float]:
     return {"grid_mass": float(np.exp(log_probs).sum(-1).mean()), "entropy": float(entropy.mean())}
 
 
+def distribution_metrics(
+    log_probs: Numbers, values: Numbers, label_shares: Numbers, rated: Numbers | None = None
+) -> dict[str, float]:
+    """How good the distributions are, given that the answer is on the grid: means over the rows.
+
+    Args:
+        log_probs: of the grid's numbers, in nats, of shape (rows, grid).
+        values: the grid's numbers, in any order, of shape (grid,).
+        label_shares: each label as shares of the grid, as `label_shares.two_hot` gives them; of several ratings, their
+            mean. A label beyond the grid counts as its end. Of shape (rows, grid).
+        rated: which rows have ratings, of shape (rows,); None where none has.
+
+    Returns:
+        `crps`, the continuous ranked probability score in the unit of the labels; `nll`, the cross-entropy of the
+        shares in nats; `calibration_error`, the mean over the gaps of the grid of the difference between the predicted
+        P(Y <= t) and its observed frequency, over ten bins of the former, 0 to 1; `central_90_coverage`, the share of
+        the labels in the central interval of level 0.9, and `central_90_width`; and, of rows with ratings,
+        `rater_distance`, the total variation distance from the ratings' distribution, 0 to 1.
+    """
+    from scipy import special
+
+    numbers = np.asarray(values, dtype=np.float64)
+    order = np.argsort(numbers)
+    numbers = numbers[order]
+    log_p = special.log_softmax(np.asarray(log_probs, dtype=np.float64)[:, order], axis=-1)
+    p, shares = np.exp(log_p), np.asarray(label_shares, dtype=np.float64)[:, order]
+    below, label_below = p.cumsum(-1)[:, :-1], shares.cumsum(-1)[:, :-1]
+    # A number that is ruled out costs nothing where no label is.
+    costs = np.where(shares > 0, -shares * np.where(shares > 0, log_p, 0), 0)
+    low, high = _central_interval(p, 0.9)
+    inside = (np.arange(len(numbers)) >= low[:, None]) & (np.arange(len(numbers)) <= high[:, None])
+    metrics = {
+        "crps": ((below**2 - 2 * below * label_below + label_below) * np.diff(numbers)).sum(-1).mean(),
+        "nll": costs.sum(-1).mean(),
+        "calibration_error": np.mean([_calibration_error(*gap) for gap in zip(below.T, label_below.T, strict=True)]),
+        "central_90_coverage": (shares * inside).sum(-1).mean(),
+        "central_90_width": (numbers[high] - numbers[low]).mean(),
+    }
+    if rated is not None and np.any(rated):
+        distances = np.abs(p - shares).sum(-1) / 2
+        metrics["rater_distance"] = distances[np.asarray(rated, dtype=bool)].mean()
+    return {name: float(value) for name, value in metrics.items()}
+
+
+def _central_interval(p: np.ndarray, level: float) -> tuple[np.ndarray, np.ndarray]:
+    """The first and the last rank of the central interval of each row's distribution."""
+    # The roundings of float32 probabilities below the level, so that 0.02 + 0.03 reaches 0.05.
+    below = p.cumsum(-1) * (1 + 1e-6)
+    low, high = (1 - level) / 2, (1 + level) / 2
+    last = p.shape[-1] - 1
+    return np.minimum((below < low).sum(-1), last), np.minimum((below < high).sum(-1), last)
+
+
+def _calibration_error(predicted: np.ndarray, observed: np.ndarray, bins: int = 10) -> float:
+    """The difference of predicted probabilities and observed frequencies, weighted by the rows of each bin."""
+    if np.isnan(predicted).any():
+        return float("nan")
+    bin_of_row = np.minimum((predicted * bins).astype(int), bins - 1)
+    differences = np.bincount(bin_of_row, weights=predicted - observed, minlength=bins)
+    return float(np.abs(differences).sum() / len(predicted))
+
+
 def _errors(prediction: Numbers, target: Numbers) -> np.ndarray:
     prediction, target = np.asarray(prediction, dtype=np.float64), np.asarray(target, dtype=np.float64)
     if prediction.shape != target.shape or prediction.ndim != 1 or prediction.size == 0:
@@ -142,23 +237,63 @@ def _correlation(
 
 
 @dataclass(frozen=True)
+class RowDistributions:
+    """The distributions of rows over the grid, beside their labels.
+
+    Attributes:
+        values: the numbers of the grid, of shape (grid,).
+        log_probs: of these, in nats, of shape (rows, grid).
+        label_shares: each label as shares of the grid, of several ratings their mean, of shape (rows, grid).
+        rated: which labels are several ratings, of shape (rows,).
+    """
+
+    values: np.ndarray
+    log_probs: np.ndarray
+    label_shares: np.ndarray
+    rated: np.ndarray
+
+    def of_rows(self, rows: np.ndarray) -> RowDistributions:
+        """Those of some rows, by their numbers."""
+        return RowDistributions(self.values, self.log_probs[rows], self.label_shares[rows], self.rated[rows])
+
+    def metrics(self) -> dict[str, float]:
+        """Those of `distribution_metrics`."""
+        return distribution_metrics(self.log_probs, self.values, self.label_shares, self.rated)
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """What a model says of rows whose labels are known.
 
     Attributes:
         predictions: one number a row, in the unit of the labels, of shape (rows,).
         labels: of the same shape.
-        metrics: those of `regression_metrics`; where there is a distribution over the whole vocabulary, grid_mass
-            and entropy (in nats), each a mean over the rows; and where there is a calibration, the level of the
-            intervals as `interval`, and those of `interval_metrics`.
+        metrics: those of `regression_metrics`, and `qwk`; where there is a distribution, those of
+            `distribution_metrics`, and of one over the whole vocabulary, grid_mass and entropy (in nats), each a mean
+            over the rows; and where there is a calibration, the level of the intervals as `interval`, and those of
+            `interval_metrics`.
         step: after how many steps of training the weights were as they were then; 0 before any, or where that is not
             known.
+        distributions: of the rows; None where the method has none, or the grid is one number.
+        widths: of the rows' intervals, in the unit of the labels, of shape (rows,); None without a calibration.
     """
 
     predictions: np.ndarray
     labels: np.ndarray
     metrics: dict[str, float]
     step: int = 0
+    distributions: RowDistributions | None = None
+    widths: np.ndarray | None = None
+
+    def of_rows(self, rows: np.ndarray) -> Evaluation:
+        """Some of the rows, by their numbers, with the metrics of all."""
+        return replace(
+            self,
+            predictions=self.predictions[rows],
+            labels=self.labels[rows],
+            distributions=None if self.distributions is None else self.distributions.of_rows(rows),
+            widths=None if self.widths is None else self.widths[rows],
+        )
 
     @property
     def is_flat(self) -> bool:

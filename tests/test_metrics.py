@@ -2,8 +2,11 @@ import math
 
 import numpy as np
 import pytest
+import torch
 
-from raft_peft import metrics
+from raft_peft import GridDistribution, metrics
+from raft_peft.losses import CRPS
+from raft_peft.losses.label_shares import two_hot
 
 
 def test_by_hand():
@@ -21,7 +24,22 @@ def test_by_hand():
     assert metrics.spearman(prediction, target) == pytest.approx(1 - 6 * 4 / (4 * 15))
 
 
-@pytest.mark.parametrize("metric", [metrics.pearson, metrics.spearman])
+    # of the 6 pairs, the 2 of neighbours 1, 2 and 3, 4 are the other way around
+    assert metrics.kendall(prediction, target) == pytest.approx((4 - 2) / 6)
+
+
+def test_agreement_beyond_chance_by_hand():
+    # Rounded 1, 2, 2, 3 against 1, 2, 3, 3: one squared disagreement of 1 among 4.
+    # By chance, each pair of numbers has the product of their shares, 1/4, 1/2, 1/4 and 1/4, 1/4, 1/2.
+    predicted, true = [1.2, 2.4, 1.5, 9.0], [1, 2, 3, 3]
+    shares = np.outer([0.25, 0.5, 0.25], [0.25, 0.25, 0.5])
+    by_chance = sum(shares[i, j] * (i - j) ** 2 for i in range(3) for j in range(3))
+    assert metrics.qwk(predicted, true, [3, 1, 2]) == pytest.approx(1 - 0.25 / by_chance)
+    assert math.isnan(metrics.qwk([1, 1], [1, 1], [1, 2]))
+    assert math.isnan(metrics.qwk([1, math.nan], [1, 2], [1, 2]))
+
+
+@pytest.mark.parametrize("metric", [metrics.pearson, metrics.spearman, metrics.kendall])
 def test_constant_predictions_have_no_correlation(metric):
     with pytest.warns(UserWarning, match="predictions are all 2"):
         assert math.isnan(metric([2, 2, 2], [1, 2, 3]))
@@ -33,6 +51,51 @@ def test_intervals():
     # the ends belong to an interval: 1 and 2 are inside theirs, 3 is above, 4 below
     found = metrics.interval_metrics(low=[1, 1, 1, 5], high=[2, 2, 2, 9], target=[1, 2, 3, 4])
     assert found == {"coverage": 0.5, "mean_width": (1 + 1 + 1 + 4) / 4}
+
+
+class TestDistributions:
+    """Two rows over the numbers 4, 1, 2, in this order, with half of their mass off the grid."""
+
+    LOG_PROBS = np.log([[0.1, 0.1, 0.3], [0.25, 0.2, 0.05]])
+    VALUES = (4, 1, 2)
+
+    def metrics(self, shares, rated=None):
+        return metrics.distribution_metrics(self.LOG_PROBS, self.VALUES, shares, rated)
+
+    def test_by_hand(self):
+        # Of the numbers 1, 2, 4 the rows say 0.2, 0.6, 0.2 and 0.4, 0.1, 0.5; the labels are 2 and 3.
+        found = self.metrics([[0, 0, 1], [0.5, 0, 0.5]])
+        # F - 1[z >= 2] is 0.2 over a length of 1 and -0.2 over 2; in the second row 0.4, 0.5 over 1 and -0.5 over 1.
+        assert found["crps"] == pytest.approx((0.04 + 0.08 + 0.16 + 0.25 + 0.25) / 2)
+        assert found["nll"] == pytest.approx(-(math.log(0.6) + 0.5 * math.log(0.5) + 0.5 * math.log(0.1)) / 2)
+        # P(Y <= 1) is 0.2 and 0.4, and no label is; P(Y <= 2) is 0.8 and 0.5, and 1 and 0.5 are. A bin a row.
+        assert found["calibration_error"] == pytest.approx(((0.2 + 0.4) / 2 + (0.2 + 0) / 2) / 2)
+        assert (found["central_90_coverage"], found["central_90_width"]) == (1, 3)
+        assert "rater_distance" not in found
+
+    def test_rows_of_a_bin_make_up_for_each_other(self):
+        assert metrics.distribution_metrics(np.log([[0.5, 0.5]] * 2), [0, 1], [[1, 0], [0, 1]])[
+            "calibration_error"
+        ] == pytest.approx(0)
+
+    def test_the_distance_is_of_rows_with_ratings_alone(self):
+        shares = [[0.5, 0.5, 0], [0, 0, 1]]
+        # |0.2 - 0.5| + |0.6 - 0| + |0.2 - 0.5|, half of it
+        assert self.metrics(shares, rated=[1, 0])["rater_distance"] == pytest.approx(0.6)
+        assert "rater_distance" not in self.metrics(shares, rated=[0, 0])
+
+    def test_a_narrow_distribution_has_a_narrow_interval(self):
+        found = metrics.distribution_metrics(np.log([[0.03, 0.95, 0.02]]), [1, 2, 4], [[0.5, 0.5, 0]])
+        assert (found["central_90_coverage"], found["central_90_width"]) == (0.5, 0)
+
+    def test_crps_is_that_of_the_loss(self):
+        random = np.random.default_rng(0)
+        values = torch.tensor([3.0, -1.0, 0.5, 7.0])
+        log_probs = torch.tensor(random.normal(size=(20, 4))).float()
+        labels = torch.tensor(random.uniform(-1, 7, size=20)).float()
+        expected = CRPS()(GridDistribution(log_probs, values), labels).mean().item()
+        found = metrics.distribution_metrics(log_probs, values, two_hot(labels, values))
+        assert found["crps"] == pytest.approx(expected, rel=1e-5)
 
 
 def test_one_row_and_nan():

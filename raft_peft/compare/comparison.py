@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 from raft_peft.compare.compared_method import ComparedMethod
 from raft_peft.compare.report import write_report
 from raft_peft.compare.results import RunResult, best_rate, finished_runs
-from raft_peft.compare.rows import check_dataset, digest, kept_rows, load_rows
+from raft_peft.compare.rows import check_dataset, digest, kept_rows, labels_of, load_rows
 from raft_peft.compare.run import COMPARISON, RESULT, Run, execute
 from raft_peft.compare.settings import EXTENSIBLE, CompareSettings
 from raft_peft.grid import NumberGrid
@@ -56,7 +56,7 @@ def compare_methods(settings: CompareSettings, dataset: DatasetDict | None = Non
         raise ModuleNotFoundError("The pictures of a comparison need matplotlib. Run: pip install 'raft-peft[plots]'")
     tasks = settings.tasks() if dataset is None else []
     if dataset is not None and (settings.task is not None or settings.train_file is not None):
-        raise ValueError("A comparison needs data once: pass `dataset`, or set `task` or `train_file`.")
+        raise ValueError("A comparison takes one source of data: pass `dataset`, or set `task` or `train_file`.")
     if dataset is None and not tasks and settings.train_file is None:
         raise ValueError(
             "A comparison needs data: set `task` to one of raft_peft.tasks, set `train_file`, or pass `dataset`."
@@ -137,7 +137,7 @@ def _compare(settings: CompareSettings, grid: NumberGrid, data: DatasetDict) -> 
                 progress.update()
 
     results = {method.label: finished_runs(folder / RUNS / method.slug) for method in methods}
-    return write_report(folder, settings, results, failures, train_labels=data["train"]["label"])
+    return write_report(folder, settings, results, failures, train_labels=labels_of(data["train"]))
 
 
 def _open(folder: Path, settings: CompareSettings, grid: NumberGrid, data: DatasetDict) -> None:
@@ -153,7 +153,7 @@ def _open(folder: Path, settings: CompareSettings, grid: NumberGrid, data: Datas
         if other:
             raise ValueError(
                 f"{folder} holds a comparison with another {', '.join(other)}: {found.get(other[0])!r}, not "
-                f"{fixed[other[0]]!r}. Its runs cannot be gone on with. Choose another `output_dir`, or delete it."
+                f"{fixed[other[0]]!r}. Its runs cannot be continued. Choose another `output_dir`, or delete this one."
             )
         return
     folder.mkdir(parents=True, exist_ok=True)

@@ -19,7 +19,6 @@ from torch.utils.data import SequentialSampler
 from transformers import (
     AutoConfig,
     AutoModel,
-    AutoTokenizer,
     DataCollatorWithPadding,
     EvalPrediction,
     PreTrainedModel,
@@ -31,6 +30,8 @@ from transformers import (
 )
 
 from raft_peft.data.prompts import rows_error
+from raft_peft.data.ratings import as_one_number
+from raft_peft.methods.pretrained import open_tokenizer
 from raft_peft.metrics import regression_metrics
 
 logger = logging.getLogger(__name__)
@@ -157,10 +158,10 @@ def encoder_trainer(
         raise ValueError(f"The dataset has no {', '.join(missing)}. It needs the splits {', '.join(SPLITS)}.")
     if AutoConfig.from_pretrained(model_name).is_encoder_decoder:
         raise ValueError(
-            f"{model_name} has a decoder behind its encoder, and the baseline reads an encoder's own outputs. "
-            "Use an encoder, such as FacebookAI/roberta-large."
+            f"{model_name} has a decoder after its encoder, and the baseline reads the outputs of an encoder. Use an "
+            "encoder, such as FacebookAI/roberta-large."
         )
-    tokenizer = AutoTokenizer.from_pretrained(model_name, truncation_side="left")
+    tokenizer = open_tokenizer(model_name, truncation_side="left")
     if tokenizer.pad_token is None:
         raise ValueError(
             f"The tokenizer of {model_name} has no padding token, and a batch has rows of different length. Save it "
@@ -212,9 +213,9 @@ def _hidden_size(encoder: PreTrainedModel) -> int:
     first = states[:, 0]
     if (first[0] - first[1]).abs().max() <= 1e-5 * first.abs().max():
         raise ValueError(
-            f"{type(encoder).__name__} ({encoder.name_or_path or 'unnamed'}) reads from left to right: its first "
-            "output knows nothing of the tokens behind. The baseline needs an encoder, which reads in both "
-            "directions, such as FacebookAI/roberta-large; for a decoder there is the method `pooled`."
+            f"{type(encoder).__name__} ({encoder.name_or_path or 'unnamed'}) reads from left to right, so its first "
+            "output does not depend on later tokens. The baseline needs an encoder, which reads in both directions, "
+            "such as FacebookAI/roberta-large. For a decoder, use the method `pooled`."
         )
     return states.shape[-1]
 
@@ -255,7 +256,7 @@ def _tokenize(
         empty = [row for row, ids in zip(indices, encoded["input_ids"], strict=True) if not ids]
         if empty:
             raise rows_error([(row, "the prompt has no tokens. Drop the row.") for row in empty])
-        return {**encoded, "label": [float(label) for label in batch[label_column]]}
+        return {**encoded, "label": [float(as_one_number(label)) for label in batch[label_column]]}
 
     # Written out, since datasets would infer integers from a first batch of whole labels and cast the rest to them.
     columns = {column: List(Value("int64")) for column in tokenizer("a")}
@@ -284,9 +285,13 @@ def _fault(prompt: Any, label: Any, label_column: str) -> str | None:
     """Why a row cannot be used, and what to do; None where it can."""
     if not isinstance(prompt, str):
         return (
-            f"the prompt is a {type(prompt).__name__}, and an encoder reads plain text. Join the chat's messages "
-            "to one text."
+            f"the prompt is a {type(prompt).__name__}, and an encoder reads plain text. Join the messages of the chat "
+            "into one text."
         )
+    try:
+        label = as_one_number(label)
+    except ValueError as error:
+        return str(error)
     if not isinstance(label, Real):
         return f"the label {label!r} is not a number. Fill the column {label_column!r} with floats, or drop the row."
     if not math.isfinite(label):

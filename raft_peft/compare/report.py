@@ -15,7 +15,7 @@ from raft_peft.compare.compared_method import ComparedMethod
 from raft_peft.compare.results import RunResult, chosen_runs
 from raft_peft.compare.run import COMPARISON, PREDICTIONS
 from raft_peft.compare.settings import CompareSettings
-from raft_peft.compare.table import METRICS, Row, as_markdown, write_csv
+from raft_peft.compare.table import OF_PREDICTIONS, Row, as_markdown, write_csv
 from raft_peft.decisions import decide
 from raft_peft.distribution import GridDistribution
 from raft_peft.grid import NumberGrid
@@ -70,8 +70,7 @@ def _mean_row(train_labels: Sequence[float], target: np.ndarray) -> Row:
     """What the same prediction for every row gives: the mean of the training labels."""
     constant = np.full(len(target), np.mean(train_labels))
     # A constant correlates with nothing.
-    nothing = {name: float("nan") for name in METRICS}
-    return Row(MEAN_OF_LABELS, [{**nothing, "rmse": rmse(constant, target), "mae": mae(constant, target)}], [])
+    return Row(MEAN_OF_LABELS, [{"rmse": rmse(constant, target), "mae": mae(constant, target)}], [])
 
 
 def _figures(settings: CompareSettings) -> Mapping[str, str]:
@@ -83,8 +82,10 @@ def _figures(settings: CompareSettings) -> Mapping[str, str]:
 def _rows(label: str, runs: Sequence[RunResult], settings: CompareSettings) -> list[Row]:
     method = ComparedMethod.parse(label)
     if method.reads_text:
-        rail = [{name: run.metrics[f"rail_{name}"] for name in METRICS} for run in runs]
-        return [Row(f"{label}, decoded", [run.metrics for run in runs], runs), Row(f"{label}, RAIL", rail, runs)]
+        # The distribution is that behind RAIL, and not of the texts.
+        decoded = [{name: value for name, value in run.metrics.items() if name in OF_PREDICTIONS} for run in runs]
+        rail = [run.metrics | {name: run.metrics[f"rail_{name}"] for name in OF_PREDICTIONS} for run in runs]
+        return [Row(f"{label}, decoded", decoded, runs), Row(f"{label}, RAIL", rail, runs)]
     rows = [Row(label, [run.metrics for run in runs], runs)]
     own = method.options.get("decision", "mean")
     for rule in settings.decision_rules():
@@ -152,6 +153,9 @@ def _draw(folder: Path, chosen: Mapping[str, Sequence[RunResult]]) -> None:
     }
     if curves:
         plots.plot_curves(folder / "validation_rmse.png", curves)
+    for label, run in first.items():
+        if run.label_shares.size:
+            _draw_uncertainty(folder / f"uncertainty_{ComparedMethod.parse(label).slug}.png", label, run)
     before = first.get("rail")
     if before is None:
         return
@@ -170,3 +174,17 @@ def _draw(folder: Path, chosen: Mapping[str, Sequence[RunResult]]) -> None:
             entropy,
             {label: _distribution(run).entropy.numpy() - entropy for label, run in same.items()},
         )
+
+
+def _draw_uncertainty(path: Path, label: str, run: RunResult) -> None:
+    distribution = _distribution(run)
+    low, high = distribution.interval(0.9)
+    plots.plot_uncertainty(
+        path,
+        run.values,
+        run.probs,
+        run.label_shares,
+        widths=(high - low).numpy(),
+        errors=np.abs(run.predictions["prediction"] - run.predictions["label"]),
+        title=label,
+    )

@@ -65,6 +65,13 @@ class RunResult:
         return np.array([self.predictions[name] for name in self._probability_columns]).reshape(-1, rows).T
 
     @property
+    def label_shares(self) -> np.ndarray:
+        """The labels as shares of these numbers, of shape (rows, values); empty where they are not known."""
+        names = [name for name in self.predictions if name.startswith("share(")]
+        rows = len(self.predictions["label"])
+        return np.array([self.predictions[name] for name in names]).reshape(-1, rows).T
+
+    @property
     def _probability_columns(self) -> list[str]:
         return [name for name in self.predictions if name.startswith("p(")]
 

@@ -25,10 +25,11 @@ from datasets import load_from_disk
 from transformers import TrainerCallback, set_seed
 
 from raft_peft.compare.compared_method import ComparedMethod
+from raft_peft.compare.rows import labels_of
 from raft_peft.compare.settings import CompareSettings
 from raft_peft.compare.trainers import trainer_of
 from raft_peft.grid import number_text
-from raft_peft.metrics import rail_metrics, regression_metrics
+from raft_peft.metrics import distribution_metrics, rail_metrics, regression_metrics
 
 COMPARISON = "comparison.json"
 SETTINGS, RESULT, PREDICTIONS, CURVE = "settings.json", "result.json", "predictions.csv", "curve.csv"
@@ -91,7 +92,7 @@ def execute(folder: Path) -> None:
     output = trainer.predict(test)
     test_seconds = time.monotonic() - started
 
-    labels = np.asarray(dataset["test"]["label"], dtype=np.float64)
+    labels = np.asarray(labels_of(dataset["test"]), dtype=np.float64)
     columns = _predictions(output, labels)
     _write_columns(folder / PREDICTIONS, columns)
     curve = [(entry["step"], entry["eval_rmse"]) for entry in trainer.state.log_history if "eval_rmse" in entry]
@@ -103,6 +104,7 @@ def execute(folder: Path) -> None:
     found = {
         **regression_metrics(columns["prediction"], labels),
         **(rail_metrics(columns["rail"], labels) if "rail" in columns else {}),
+        **_of_distribution(output),
         "validation_rmse": _validated(curve, settings.keep),
         "train_seconds": step_time.seconds if trains else None,
         "test_seconds": test_seconds,
@@ -124,9 +126,19 @@ def _predictions(output: Any, labels: np.ndarray) -> dict[str, Any]:
         columns["rail"] = output.rail
     distribution = getattr(output, "distribution", None)
     if distribution is not None:
-        for value, probabilities in zip(distribution.values.tolist(), distribution.probs.T.tolist(), strict=True):
-            columns[f"p({number_text(value)})"] = probabilities
+        texts = [number_text(value) for value in distribution.values.tolist()]
+        columns |= {f"p({text})": column for text, column in zip(texts, distribution.probs.T.tolist(), strict=True)}
+        if output.label_shares is not None:
+            columns |= {f"share({text})": column for text, column in zip(texts, output.label_shares.T, strict=True)}
     return columns
+
+
+def _of_distribution(output: Any) -> dict[str, float]:
+    """The metrics of the distribution; none where the method has none."""
+    if getattr(output, "label_shares", None) is None:
+        return {}
+    log_probs, values = output.distribution.log_probs.numpy(), output.distribution.values.numpy()
+    return distribution_metrics(log_probs, values, output.label_shares)
 
 
 def _validated(curve: Sequence[tuple[int, float]], keep: str) -> float | None:

@@ -12,6 +12,7 @@ from raft_peft.compare.suites import SUITES, Suite, get_suite
 from raft_peft.data.prompt_template import PromptTemplate
 from raft_peft.decisions import check_rule
 from raft_peft.grid import NumberGrid
+from raft_peft.grid.number_grid import GRID_HELP
 from raft_peft.tasks import get_task
 from raft_peft.training.recipes import RECIPES, STEPS_KEPT, check_warmup, get_recipe
 
@@ -53,45 +54,41 @@ class CompareSettings:
     """
 
     model: str = field(metadata={"help": "Name or folder of the language model."})
-    output_dir: str = field(metadata={"help": "Folder of the comparison. One that was interrupted is gone on with."})
+    output_dir: str = field(
+        metadata={"help": "Folder of the comparison. If it holds one that was interrupted, that continues."}
+    )
     task: str | None = field(
         default=None,
-        metadata={"help": "Name of a task of raft_peft.tasks, such as stsb_1k; of several, separated by commas."},
+        metadata={"help": "Name of a task of raft_peft.tasks, such as stsb_1k, or several with commas between them."},
     )
     task_path: str | None = field(
         default=None,
-        metadata={"help": "Local files of the task, of each where there are several. By default its Hub repository."},
+        metadata={"help": "Path of the task's local files, one for each task. By default they come from the Hub."},
     )
-    train_file: str | None = field(default=None, metadata={"help": "Rows of your own to train on, instead of a task."})
+    train_file: str | None = field(default=None, metadata={"help": "Your own rows to train on, instead of a task."})
     eval_file: str | None = field(
         default=None, metadata={"help": "Rows for validation. By default 15 %% of the training rows are held out."}
     )
     test_file: str | None = field(
         default=None, metadata={"help": "Rows for the test. By default 15 %% of the training rows are held out."}
     )
-    grid: str | None = field(
-        default=None,
-        metadata={
-            "help": "The numbers that the model may answer with, instead of the task's: 1,2,3,4,5 or 0..100 or "
-            "0..5..0.5, or with texts of their own, 0=no,1=yes."
-        },
-    )
+    grid: str | None = field(default=None, metadata={"help": f"{GRID_HELP}. By default the task's."})
     prompt_template: str | None = field(
         default=None,
         metadata={
-            "help": "The prompt of your rows, from their columns in braces, as 'Review: {text} Stars:', or a JSON "
-            "list of chat messages of such texts. By default the column `prompt`."
+            "help": "The text of the prompt, with the names of columns in braces: 'Review: {text} Stars:'. Or a JSON "
+            "list of chat messages with such texts. By default the column `prompt`."
         },
     )
     chat: bool = field(
         default=False,
         metadata={
-            "help": "Whether prompts, of a task too, become the message of a user. For models that are trained on "
+            "help": "Send prompts as the message of a user, through the chat template. For models that are trained on "
             "chats."
         },
     )
-    system: str | None = field(default=None, metadata={"help": "A system message before that of the user."})
-    label_column: str = field(default="label", metadata={"help": "The column of the target number in your rows."})
+    system: str | None = field(default=None, metadata={"help": "A system message before the prompt."})
+    label_column: str = field(default="label", metadata={"help": "Column of your rows with the target number."})
     suite: str | None = field(
         default=None,
         metadata={"help": f"A table of the paper: its methods, tasks and recipe. {_listed(SUITES)}."},
@@ -99,46 +96,49 @@ class CompareSettings:
     quick: bool = field(
         default=False,
         metadata={
-            "help": f"Few rows, {QUICK['max_steps']} steps, one seed and one learning rate: whether everything works."
+            "help": f"Few rows, {QUICK['max_steps']} steps, one seed, one learning rate: shows if everything works."
         },
     )
     methods: str = _left_open(
-        "Methods, separated by commas, or by semicolons where one has a grid: raft, mbr:renormalize=true, "
+        "Methods, with commas between them, or semicolons if one has a grid: raft, mbr:renormalize=true, "
         "pooled:pooling=max, raft:init=random, encoder_cls:frozen=true; 'raft:grid=1,9;raft:grid=1..5'. By default "
         "the suite's, or rail,zero_shot,ce,special_token,raft."
     )
     seeds: int = _left_open("Runs of each method, with the seeds 0, 1, ...; by default 3.")
     learning_rates: str = _left_open(
-        "Learning rates, separated by commas, of which each method takes its best on validation, at seed 0. By "
-        f"default the recipe's; for lora {','.join(f'{rate:g}' for rate in RECIPES['lora'].learning_rates)}."
+        "Learning rates, with commas between them. Each method takes the best on validation at seed 0. By "
+        f"default those of the recipe; for lora {','.join(f'{rate:g}' for rate in RECIPES['lora'].learning_rates)}."
     )
     recipe: str = _left_open(f"By default the suite's, or lora. {_listed(RECIPES)}.")
     max_steps: int = _left_open(f"Optimizer steps of each run; by default the recipe's, {RECIPES['lora'].max_steps}.")
     eval_steps: int = _left_open(f"Steps between validations; by default the recipe's, {RECIPES['lora'].eval_steps}.")
     warmup_steps: float = _left_open(
-        "Warm-up of the learning rate: steps, or below 1 a share of all. By default the recipe's."
+        "Warm-up of the learning rate: a number of steps, or a share of all steps if below 1. By default the recipe's."
     )
-    keep: str = _left_open("The weights that are tested: those of the best step on validation, or of the last.")
+    keep: str = _left_open("Which weights are tested: those of the best step on validation, or of the last step.")
     per_device_train_batch_size: int = _left_open("Rows in a training batch; by default the recipe's, 16.")
-    gradient_accumulation_steps: int = field(default=1, metadata={"help": "Batches of an optimizer step."})
+    gradient_accumulation_steps: int = field(default=1, metadata={"help": "Batches in an optimizer step."})
     gradient_checkpointing: bool = field(
-        default=False, metadata={"help": "Compute activations twice and save their memory (language models)."}
+        default=False, metadata={"help": "Compute activations twice to save their memory, for every method."}
     )
     padding_free: bool = field(
-        default=False, metadata={"help": "Lay the rows of a training batch end to end, where the method can."}
+        default=False,
+        metadata={"help": "Put the rows of a training batch end to end, without padding, if the method can."},
     )
     load_in_4bit: bool = field(
-        default=False, metadata={"help": "QLoRA: the language model quantized to 4 bits, under a recipe with LoRA."}
+        default=False, metadata={"help": "QLoRA: quantize the language model to 4 bits. Needs a recipe with LoRA."}
     )
     eval_batch_size: int = field(default=16, metadata={"help": "Rows in a forward pass of evaluation."})
     max_length: int | None = field(
-        default=1024, metadata={"help": "Tokens of a prompt; a longer one loses its start."}
+        default=1024, metadata={"help": "Greatest length of a prompt in tokens. A longer one loses its beginning."}
     )
-    max_train_samples: int | None = field(default=None, metadata={"help": "Train on the first so many rows."})
-    max_eval_samples: int | None = field(default=None, metadata={"help": "Validate on the first so many rows."})
-    max_test_samples: int | None = field(default=None, metadata={"help": "Test on the first so many rows."})
+    max_train_samples: int | None = field(default=None, metadata={"help": "Train on the first rows, this many."})
+    max_eval_samples: int | None = field(default=None, metadata={"help": "Validate on the first rows, this many."})
+    max_test_samples: int | None = field(default=None, metadata={"help": "Test on the first rows, this many."})
     bf16: bool = field(default=False, metadata={"help": "Train and predict under bfloat16 autocast."})
-    attn_implementation: str | None = field(default=None, metadata={"help": "Attention of the language model."})
+    attn_implementation: str | None = field(
+        default=None, metadata={"help": "Attention of the language model: sdpa, eager."}
+    )
     encoder: str | None = field(
         default=None, metadata={"help": "Name or folder of an encoder, for the methods encoder_cls and encoder_mean."}
     )
@@ -149,7 +149,7 @@ class CompareSettings:
     split_seed: int = field(default=0, metadata={"help": "Seed of the splits, the same for every run."})
     save_models: bool = field(default=False, metadata={"help": "Keep the model of each run."})
     one_process: bool = _left_open(
-        "Do all runs in one process: without the seconds that each takes to start, but what ends one ends all, and "
+        "Do all runs in one process. This saves the seconds to start each. But what ends one run ends all, and "
         "peak memory is of all so far. By default with quick."
     )
 
@@ -199,14 +199,14 @@ class CompareSettings:
 
     def _check_rows(self) -> None:
         if self.train_file is not None and self.task is not None:
-            raise ValueError("A comparison needs data once: leave out `task` or `train_file`.")
+            raise ValueError("A comparison takes one source of data: leave out `task` or `train_file`.")
         if self.train_file is None:
             of_files = {"eval_file": None, "test_file": None, "prompt_template": None, "label_column": "label"}
             stray = [name for name, default in of_files.items() if getattr(self, name) != default]
             if stray:
-                raise ValueError(f"`{stray[0]}` is for rows of your own. Set `train_file` besides.")
+                raise ValueError(f"`{stray[0]}` is for your own rows. Set `train_file` too.")
         elif self.grid is None:
-            raise ValueError("Rows of your own need their grid. Set `grid`, such as 1,2,3,4,5.")
+            raise ValueError("Your own rows need a grid. Set `grid`, such as 1,2,3,4,5.")
         for task in self.tasks():
             get_task(task)
         self.task_paths()
@@ -260,8 +260,9 @@ class CompareSettings:
         paths = [self.task_path] if len(tasks) == 1 else self.task_path.split(",")
         if len(paths) != len(tasks):
             raise ValueError(
-                f"`task_path={self.task_path}` has {len(paths)} paths, and there are {len(tasks)} tasks"
-                f"{', ' if tasks else ''}{', '.join(tasks)}. Give each its own, separated by commas in this order."
+                f"`task_path={self.task_path}` has {len(paths)} paths for {len(tasks)} "
+                f"tasks{', ' if tasks else ''}{', '.join(tasks)}. Give each its own, separated by commas in this "
+                "order."
             )
         return list(paths)
 

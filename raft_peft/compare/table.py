@@ -10,13 +10,17 @@ import numpy as np
 
 from raft_peft.compare.results import RunResult, ended_early, steps_to_convergence
 
-METRICS = ("rmse", "mae", "pearson", "spearman")
+OF_PREDICTIONS = ("rmse", "mae", "pearson", "spearman")
+# A method without a distribution has none of the last.
+METRICS = (*OF_PREDICTIONS, "crps", "calibration_error")
 _HEADER = (
     "method",
     "RMSE",
     "MAE",
     "Pearson",
     "Spearman",
+    "CRPS",
+    "calibration error",
     "learning rate",
     "steps to converge",
     "training, min",
@@ -37,7 +41,7 @@ class Row:
 
     def __init__(self, label: str, metrics: Sequence[Mapping[str, float]], runs: Sequence[RunResult]):
         self.label = label
-        self.values = {name: np.array([run[name] for run in metrics]) for name in METRICS}
+        self.values = {name: np.array([run.get(name, np.nan) for run in metrics]) for name in METRICS}
         self.runs = runs
 
     def mean(self, name: str) -> float:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from datasets import DatasetDict
 from peft import LoraConfig
-from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback, TrainingArguments
+from transformers import AutoModelForCausalLM, TrainerCallback, TrainingArguments
 
 from raft_peft.compare.compared_method import ComparedMethod
 from raft_peft.compare.encoders import encoder_trainer
@@ -17,6 +17,7 @@ from raft_peft.compare.settings import CompareSettings
 from raft_peft.data.labels import as_number
 from raft_peft.grid import NumberGrid
 from raft_peft.methods import METHODS
+from raft_peft.methods.pretrained import open_tokenizer
 from raft_peft.training.config import RegressionAwareConfig
 from raft_peft.training.number_tokens import add_number_tokens, start_rows_at_random
 from raft_peft.training.quantization import qlora, usual_dtype
@@ -40,7 +41,7 @@ def trainer_of(run: Run, dataset: DatasetDict, folder: Path, callback: TrainerCa
     arguments = _arguments(run, settings, method, folder)
     if not method.is_encoder:
         return _language_model(run, settings, method, arguments, dataset, callback), dataset["test"]
-    return encoder_trainer(
+    trainer, test = encoder_trainer(
         str(settings.encoder),
         dataset,
         pooling=method.name.removeprefix("encoder_"),
@@ -49,6 +50,11 @@ def trainer_of(run: Run, dataset: DatasetDict, folder: Path, callback: TrainerCa
         max_length=settings.max_length,
         callbacks=[callback],
     )
+    if settings.gradient_checkpointing:
+        # `Trainer` would look for it on the model around the encoder. Older versions have the other name alone.
+        encoder = trainer.model.encoder
+        (getattr(encoder, "activation_checkpointing_enable", None) or encoder.gradient_checkpointing_enable)()
+    return trainer, test
 
 
 def _arguments(run: Run, settings: CompareSettings, method: ComparedMethod, folder: Path) -> dict[str, Any]:
@@ -136,7 +142,7 @@ def _with_number_tokens(
     method: ComparedMethod, name: str, grid: NumberGrid, options: dict[str, Any], quantization: Any
 ) -> tuple[Any, Any, NumberGrid]:
     """The model and its tokenizer with a new token for each number, and the grid of them."""
-    tokenizer = AutoTokenizer.from_pretrained(name)
+    tokenizer = open_tokenizer(name)
     model = AutoModelForCausalLM.from_pretrained(name, quantization_config=quantization, **options)
     # Texts of numbers are written anew, since "3" is a token already and "3.0" becomes one.
     are_numbers = all(as_number(text) == value for value, text in grid)

@@ -15,15 +15,38 @@ from transformers.trainer_utils import EvalLoopOutput, PredictionOutput
 
 from raft_peft.distribution import GridDistribution
 from raft_peft.grid import number_text
+from raft_peft.losses.label_shares import mean_two_hot, two_hot
 from raft_peft.main_process import warn
 from raft_peft.methods.readout import Reading, Readout
-from raft_peft.metrics import Evaluation, grid_metrics, rail_metrics, regression_metrics
+from raft_peft.metrics import (
+    Evaluation,
+    RowDistributions,
+    grid_metrics,
+    qwk,
+    rail_metrics,
+    regression_metrics,
+)
 from raft_peft.training.config import RegressionAwareConfig
 
 logger = logging.getLogger(__name__)
 
 # An evaluation is remembered by these metrics, while those of a user's own are only logged.
-_KEPT_METRICS = ("rmse", "mae", "pearson", "spearman", "r2", "rmse_of_mean", "grid_mass", "entropy")
+_KEPT_METRICS = (
+    *(
+        "rmse",
+        "mae",
+        "pearson",
+        "spearman",
+        "kendall",
+        "qwk",
+        "r2",
+        "rmse_of_mean",
+        "crps",
+        "nll",
+        "calibration_error",
+    ),
+    *("rater_distance", "central_90_coverage", "central_90_width", "grid_mass", "entropy"),
+)
 # Below this mean probability of the grid, predictions are all near 0 whatever the prompt.
 _SMALL_MASS = 0.5
 # A table shows the ends of prompts, since they begin with the rubric or the template, which is the same in all rows.
@@ -42,6 +65,9 @@ class RowsRead(TypedDict, Generic[Array]):
         parsed: where numbers were parsed from texts, the share of each row's texts that hold one, of shape (rows,).
         rail: beside parsed numbers, the expectations over the grid, of shape (rows,).
         losses: of shape (rows,), where the rows have labels.
+        label_shares: each label, or its ratings, as shares of the grid, of shape (rows, grid), where there are labels
+            and `log_probs`.
+        rated: whether a row has ratings, of shape (rows,), beside `label_shares`.
     """
 
     predictions: Array
@@ -49,9 +75,13 @@ class RowsRead(TypedDict, Generic[Array]):
     parsed: NotRequired[Array]
     rail: NotRequired[Array]
     losses: NotRequired[Array]
+    label_shares: NotRequired[Array]
+    rated: NotRequired[Array]
 
 
-def rows_read(reading: Reading, readout: Readout, losses: torch.Tensor | None) -> RowsRead[torch.Tensor]:
+def rows_read(
+    reading: Reading, readout: Readout, losses: torch.Tensor | None, batch: Mapping[str, torch.Tensor]
+) -> RowsRead[torch.Tensor]:
     """What an evaluation keeps of a batch that was read, and of the losses of its rows where they have labels."""
     rows: RowsRead[torch.Tensor] = {"predictions": reading.predictions}
     if reading.distribution is not None:
@@ -59,9 +89,23 @@ def rows_read(reading: Reading, readout: Readout, losses: torch.Tensor | None) -
         if reading.parsed is not None:
             rows["parsed"] = reading.parsed
             rows["rail"] = readout.expectation(reading.distribution)
+        if "labels" in batch and len(reading.distribution.values) > 1:
+            rows["label_shares"], rows["rated"] = _shares_of_labels(batch, reading.distribution.values.detach())
     if losses is not None:
         rows["losses"] = losses
     return rows
+
+
+def _shares_of_labels(batch: Mapping[str, torch.Tensor], values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The labels of a batch as shares of the grid, and which of them are several ratings."""
+    device = values.device
+    if "rating_values" not in batch:
+        shares = two_hot(batch["labels"].to(device), values)
+        return shares, torch.zeros(len(shares), device=device)
+    shares = batch["rating_shares"].to(device)
+    # A plain number stands among rows with ratings as one rating.
+    rated = (shares > 0).sum(-1) > 1
+    return mean_two_hot(batch["rating_values"].to(device), shares, values), rated.float()
 
 
 class RegressionPredictionOutput(PredictionOutput):
@@ -74,38 +118,54 @@ class RegressionPredictionOutput(PredictionOutput):
         distribution: the probabilities of the grid behind each number, over the whole vocabulary; None where the
             method gives a number alone.
         rail: where the numbers were parsed from text, the expectations over the grid beside them, of shape (rows,).
+        label_shares: the labels as shares of the distribution's numbers, each rating by itself, of shape (rows, grid);
+            None without labels or a distribution.
     """
 
     distribution: GridDistribution | None
     rail: np.ndarray | None
+    label_shares: np.ndarray | None
 
     @classmethod
     def of(cls, output: PredictionOutput, values: torch.Tensor) -> RegressionPredictionOutput:
         """From what `Trainer.predict` returns, whose predictions are `RowsRead`, over the numbers of a grid."""
         read: RowsRead[np.ndarray] = output.predictions
         result = cls(read["predictions"], output.label_ids, output.metrics)
-        result.distribution, result.rail = None, read.get("rail")
+        result.distribution, result.rail, result.label_shares = None, read.get("rail"), read.get("label_shares")
         if "log_probs" in read:
             result.distribution = GridDistribution(torch.from_numpy(read["log_probs"]), values)
         return result
 
 
-def metrics_of(evaluated: EvalPrediction, *, with_grid_metrics: bool) -> dict[str, float]:
+def metrics_of(evaluated: EvalPrediction, readout: Readout) -> dict[str, float]:
     """The metrics of an evaluation's rows, by name.
 
     Args:
         evaluated: whose `predictions` are `RowsRead` and whose `label_ids` are of shape (rows,).
-        with_grid_metrics: whether the log-probabilities are over the whole vocabulary, so that the grid has a mass.
+        readout: which read the rows.
     """
     read: RowsRead[np.ndarray] = evaluated.predictions
     labels = evaluated.label_ids
     metrics = {"loss": float(read["losses"].mean()), **regression_metrics(read["predictions"], labels)}
-    if "log_probs" in read and with_grid_metrics:
+    if len(readout.grid) > 1:
+        metrics["qwk"] = qwk(read["predictions"], labels, readout.grid.values)
+    distributions = distributions_of(read, readout)
+    if distributions is not None:
+        metrics |= distributions.metrics()
+    # Where a head's probabilities sum to 1 over the grid by themselves, its mass says nothing of the model.
+    if "log_probs" in read and not readout.head.sums_to_one:
         metrics |= grid_metrics(read["log_probs"])
     if "parsed" in read:
         metrics["parsed"] = float(read["parsed"].mean())
         metrics |= rail_metrics(read["rail"], labels)
     return metrics
+
+
+def distributions_of(read: RowsRead[np.ndarray], readout: Readout) -> RowDistributions | None:
+    """The distributions of an evaluation's rows, where there are any, and labels."""
+    if "label_shares" not in read:
+        return None
+    return RowDistributions(readout.values.numpy(), read["log_probs"], read["label_shares"], read["rated"] > 0)
 
 
 def as_numbers(evaluated: EvalPrediction, *, with_losses: bool) -> EvalPrediction:
@@ -119,17 +179,19 @@ def as_numbers(evaluated: EvalPrediction, *, with_losses: bool) -> EvalPredictio
     )
 
 
-def evaluation_of(output: EvalLoopOutput, prefix: str, step: int) -> Evaluation:
+def evaluation_of(output: EvalLoopOutput, prefix: str, step: int, readout: Readout) -> Evaluation:
     """What is remembered of an evaluation.
 
     Args:
         output: of the evaluation loop.
         prefix: stands before the names of its metrics, such as "eval_".
         step: after how many steps the weights were as they are.
+        readout: which read the rows.
     """
     metrics = {name.removeprefix(prefix): value for name, value in output.metrics.items()}
     kept = {name: metrics[name] for name in _KEPT_METRICS if name in metrics}
-    return Evaluation(output.predictions["predictions"], output.label_ids, kept, step)
+    read: RowsRead[np.ndarray] = output.predictions
+    return Evaluation(read["predictions"], output.label_ids, kept, step, distributions_of(read, readout))
 
 
 def warn_where_flat(evaluation: Evaluation, name: str, *, step: int, args: RegressionAwareConfig) -> None:

@@ -16,6 +16,7 @@ from transformers.trainer_utils import SchedulerType
 
 from raft_peft.data.labels import as_number
 from raft_peft.data.prompt_template import PromptTemplate
+from raft_peft.forward.model import base_model
 from raft_peft.grid import number_text
 from raft_peft.methods import METHODS
 from raft_peft.methods.saved_folder import CARD_NAME, PICTURE_NAME, TASK, RaftConfig
@@ -51,6 +52,7 @@ class CardFacts:
         name: of the model.
         repository: what `from_pretrained` is given: the Hub repository, or the folder's name.
         base_model: the model under the adapter, by its name on the Hub; None for one from a folder.
+        architecture: of the model, in words.
         dataset_name: the dataset on the Hub, where it is known.
         config: what is saved beside the weights.
         adapter: the adapter in words, such as "LoRA, r = 16"; None where all weights were trained.
@@ -63,6 +65,7 @@ class CardFacts:
     name: str
     repository: str
     base_model: str | None
+    architecture: str
     dataset_name: str | None
     config: RaftConfig
     adapter: str | None
@@ -111,6 +114,7 @@ class CardFacts:
             repository=repository or args.hub_model_id or folder_name,
             # The path of a folder would mean nothing to a reader elsewhere.
             base_model=base if base and not Path(base).is_dir() else None,
+            architecture=_architecture_in_words(model),
             dataset_name=dataset_name,
             config=config,
             adapter=_adapter_in_words(model),
@@ -132,8 +136,16 @@ def _training_facts(args: RegressionAwareConfig, steps: int, epoch: float) -> di
         "Processes": str(args.world_size),
         "Learning rate": f"{args.learning_rate:g}, {SchedulerType(args.lr_scheduler_type).value}",
         "Optimizer": str(args.optim.value),
+        "Gradient checkpointing": "on" if args.gradient_checkpointing else "off",
+        "padding_free": "on" if args.padding_free else "off",
         "Seed": str(args.seed),
     }
+
+
+def _architecture_in_words(model: Any) -> str:
+    config = model.config.get_text_config()
+    kind = type(base_model(model)).__name__
+    return f"A `{kind}` language model ({config.num_hidden_layers} layers of width {config.hidden_size})"
 
 
 def _adapter_in_words(model: Any) -> str | None:
@@ -150,12 +162,12 @@ def is_ours(folder: str | Path) -> bool:
 
 def save_card(facts: CardFacts, folder: str | Path) -> None:
     """Write the card into a folder, and beside it predictions over the truth, where there was an evaluation."""
-    picture = _draw(facts.evaluations, Path(folder))
-    model_card(facts, picture).save(Path(folder) / CARD_NAME)
+    pictures = _draw(facts.evaluations, Path(folder))
+    model_card(facts, pictures).save(Path(folder) / CARD_NAME)
 
 
-def model_card(facts: CardFacts, picture: str | None = None) -> ModelCard:
-    """The card, with the name of a picture beside it."""
+def model_card(facts: CardFacts, pictures: Sequence[str] = ()) -> ModelCard:
+    """The card, with the names of the pictures beside it."""
     metric_names = list(dict.fromkeys(name for one in facts.evaluations.values() for name in one.metrics))
     text, literal = _prompt(facts.prompt_shape, facts.config.prompt_template)
     return ModelCard.from_template(
@@ -163,6 +175,7 @@ def model_card(facts: CardFacts, picture: str | None = None) -> ModelCard:
         template_path=str(TEMPLATE),
         model_name=facts.name,
         base_model=facts.base_model,
+        architecture=facts.architecture,
         dataset_name=facts.dataset_name,
         repository=facts.repository,
         reads=_how_it_reads(facts.config),
@@ -173,12 +186,13 @@ def model_card(facts: CardFacts, picture: str | None = None) -> ModelCard:
         facts=_facts(facts),
         prompt_text=text,
         prompt_literal=literal,
-        metric_names=metric_names,
-        evaluations=[
-            (name, len(one.labels), [_rounded(one.metrics.get(metric, math.nan)) for metric in metric_names])
-            for name, one in facts.evaluations.items()
+        evaluated=list(facts.evaluations),
+        row_counts=[len(one.labels) for one in facts.evaluations.values()],
+        metrics=[
+            (metric, [_rounded(one.metrics.get(metric, math.nan)) for one in facts.evaluations.values()])
+            for metric in metric_names
         ],
-        picture=picture,
+        pictures=pictures,
         training=list(facts.training.items()),
         versions=", ".join(f"{name} {version}" for name, version in facts.config.versions.items()),
         citation=_CITATION,
@@ -235,7 +249,7 @@ def _facts(facts: CardFacts) -> list[tuple[str, str]]:
     rows = {
         "Grid": f"{', '.join(shown)} ({len(numbers)} numbers)" if len(numbers) > 1 else f"{shown[0]} alone",
         "Method": f"`{config.method}` (the paper's {METHODS[config.method].source})",
-        "Renormalised over the grid": "yes" if config.renormalize else None,
+        "Renormalized over the grid": "yes" if config.renormalize else None,
         "Trained weights": (facts.adapter or "all") if facts.training else None,
         "Base model in training": f"quantized ({quantization})" if quantization else config.dtype,
         "Prompt template": None if config.prompt_template is None else f"`{config.prompt_template}`",
@@ -267,14 +281,19 @@ def _rounded(value: float) -> str:
     return f"{value:.4g}" if math.isfinite(value) else ""
 
 
-def _draw(evaluations: Mapping[str, Evaluation], folder: Path) -> str | None:
-    """Draw predictions over the truth, where there are any and matplotlib is installed; the picture's name."""
+def _draw(evaluations: Mapping[str, Evaluation], folder: Path) -> list[str]:
+    """Draw predictions over the truth, where there are any and matplotlib is installed; the names of the pictures.
+
+    Where labels are several ratings, the distributions are drawn, too.
+    """
     finite = {name: one for name, one in evaluations.items() if np.isfinite(one.predictions).any()}
     if not finite or find_spec("matplotlib") is None:
-        return None
-    from raft_peft.plots import plot_predictions
+        return []
+    from raft_peft.plots import plot_evaluation, plot_predictions
 
     name, last = list(finite.items())[-1]
-    some = np.random.default_rng(0).permutation(len(last.labels))[:_POINTS_DRAWN]
-    plot_predictions(folder / PICTURE_NAME, last.labels[some], {name: last.predictions[some]})
-    return PICTURE_NAME
+    some = last.of_rows(np.random.default_rng(0).permutation(len(last.labels))[:_POINTS_DRAWN])
+    if some.distributions is None or not some.distributions.rated.any():
+        plot_predictions(folder / PICTURE_NAME, some.labels, {name: some.predictions})
+        return [PICTURE_NAME]
+    return [path.name for path in plot_evaluation(folder / PICTURE_NAME, some, name)]

@@ -5,14 +5,17 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from datasets import Dataset, DatasetDict, load_from_disk
 from scipy import stats
 
+from raft_peft import GridDistribution
 from raft_peft.cli.command import main
 from raft_peft.compare import CompareSettings, compare_methods
 from raft_peft.compare.report import write_report
 from raft_peft.compare.results import RunResult, best_rate, chosen_runs, ended_early, steps_to_convergence
 from raft_peft.compare.run import Run
+from raft_peft.losses import CRPS
 from raft_peft.metrics import regression_metrics
 from raft_peft.tasks import TASKS
 
@@ -82,7 +85,7 @@ def test_a_comparison_from_beginning_to_end(model_folder, dataset, tmp_path):
     assert float(lines["mean of the training labels"]["rmse_mean"]) == pytest.approx(np.sqrt(np.mean(errors**2)))
     assert float(lines["mean of the training labels"]["mae_mean"]) == pytest.approx(np.mean(np.abs(errors)))
     assert lines["mean of the training labels"]["pearson_mean"] == "nan"
-    by_seed = []
+    by_seed, scores = [], []
     for seed in range(2):
         predictions = read_csv(folder / "predictions" / "raft" / f"seed{seed}.csv")
         predicted, label = (np.array([float(row[name]) for row in predictions]) for name in ("prediction", "label"))
@@ -90,6 +93,9 @@ def test_a_comparison_from_beginning_to_end(model_folder, dataset, tmp_path):
         np.testing.assert_allclose(
             predicted, [sum(y * float(row[f"p({y})"]) for y in GRID) for row in predictions], atol=1e-5
         )
+        probs = torch.tensor([[float(row[f"p({y})"]) for y in GRID] for row in predictions])
+        distribution = GridDistribution(probs.log(), torch.tensor(list(GRID)).float())
+        scores.append(CRPS()(distribution, torch.tensor(label)).mean().item())
         by_seed.append((np.sqrt(np.mean((predicted - label) ** 2)), stats.pearsonr(predicted, label).statistic))
     assert float(lines["raft"]["rmse_mean"]) == pytest.approx(np.mean([rmse for rmse, _ in by_seed]), rel=1e-5)
     assert float(lines["raft"]["rmse_std"]) == pytest.approx(np.std([rmse for rmse, _ in by_seed], ddof=1), rel=1e-4)
@@ -104,7 +110,11 @@ def test_a_comparison_from_beginning_to_end(model_folder, dataset, tmp_path):
         "validation_rmse.png",
         "distributions_raft.png",
         "entropy_change.png",
+        "uncertainty_raft.png",
+        "uncertainty_rail.png",
     } == pictures
+    assert float(lines["raft"]["crps_mean"]) == pytest.approx(np.mean(scores), rel=1e-4)
+    assert lines["mean of the training labels"]["crps_mean"] == "nan"
     curve = read_csv(folder / "runs" / "raft" / "lr0.001-seed0" / "curve.csv")
     assert [float(point["step"]) for point in curve] == [0, 2, 4]
     assert not list(folder.glob("runs/*/*/checkpoints"))
@@ -134,7 +144,7 @@ def test_the_folder_of_another_comparison_is_left_alone(model_folder, dataset, t
     [
         ({}, "needs its grid"),
         ({"dataset": None}, "A comparison needs data: set `task`"),
-        ({"task": "stsb", "grid": GRID}, "needs data once"),
+        ({"task": "stsb", "grid": GRID}, "takes one source of data"),
         ({"dataset": DatasetDict(train=rows(2, 0)), "grid": GRID}, "has no validation, test"),
         ({"grid": [5], "methods": "raft,raft:renormalize=true"}, "`renormalize=True` its probability is divided by"),
         ({"grid": GRID, "methods": "rail:grid=3", "settings_grid": "0..4"}, "The grid is given twice"),
@@ -158,11 +168,11 @@ def test_data_that_cannot_be_compared_on(options, message, dataset, tmp_path):
         ({"methods": "raft:pooling=max"}, "does nothing with method 'raft'"),
         ({"methods": "raft:size=3"}, "has no option 'size'"),
         ({"methods": "raft:renormalize=perhaps"}, "is true or false"),
-        ({"methods": "rail:num_samples=many"}, "is a whole number"),
+        ({"methods": "rail:num_samples=many"}, "The option 'num_samples' is a number, got 'many'"),
         ({"methods": "raft:init=new"}, "`init=new` does not exist"),
         ({"methods": "raft:init=random"}, "Use one that trains all weights: full, paper_gemma2, "),
         ({"methods": "raft:token_rows=random"}, "Use one that trains all weights: full, paper_gemma2, "),
-        ({"methods": "raft:grid=1,9"}, "'9' in .* is no method.*end each method with a semicolon"),
+        ({"methods": "raft:grid=1,9"}, "'9' in .* is not a method.*end each method with a semicolon"),
         ({"methods": "raft:grid=red;"}, "The grid 'red' cannot be read"),
         ({"methods": "raft:grid=5:renormalize=true"}, "The grid holds 5 alone"),
         ({"methods": "raft:number_tokens=best"}, "Use one of zero, first, average, random"),
@@ -170,9 +180,9 @@ def test_data_that_cannot_be_compared_on(options, message, dataset, tmp_path):
         ({"methods": "raft:number_tokens=first:token_rows=random", "recipe": "full"}, "sets the rows .* twice"),
         ({"suite": "table99"}, "There is no suite 'table99'. Choose one of table3, table5"),
         ({"task": "stsb,mars"}, "There is no task 'mars'"),
-        ({"task": "stsb,stsb_1k", "task_path": "here"}, "has 1 paths, and there are 2 tasks, stsb, stsb_1k"),
+        ({"task": "stsb,stsb_1k", "task_path": "here"}, "has 1 paths for 2 tasks, stsb, stsb_1k"),
         ({"task": "stsb", "train_file": "a.csv"}, "leave out `task` or `train_file`"),
-        ({"train_file": "a.csv"}, "Rows of your own need their grid"),
+        ({"train_file": "a.csv"}, "Your own rows need a grid"),
         ({"task": "stsb", "prompt_template": "{text}"}, "`prompt_template` is for rows of your own"),
         ({"grid": "1..red"}, "cannot be read"),
         ({"keep": "first"}, "Use best or last"),

@@ -303,7 +303,7 @@ def test_refuses_an_encoder_with_a_decoder(dataset, tmp_path):
         vocab_size=len(WORDS), d_model=16, encoder_layers=1, decoder_layers=1, max_position_embeddings=12
     )
     folder = save(BartModel(config), tmp_path / "bart")
-    with pytest.raises(ValueError, match="has a decoder behind its encoder"):
+    with pytest.raises(ValueError, match="has a decoder after its encoder"):
         encoder_trainer(folder, dataset, pooling="cls", frozen=True, args=arguments(tmp_path))
 
 

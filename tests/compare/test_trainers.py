@@ -4,7 +4,7 @@ import pytest
 import torch
 from conftest import make_tiny_llama
 from datasets import Dataset, DatasetDict
-from transformers import TrainerCallback
+from transformers import BertConfig, BertModel, TrainerCallback
 
 from raft_peft.compare import CompareSettings
 from raft_peft.compare.compared_method import ComparedMethod
@@ -47,6 +47,20 @@ def test_batch_and_memory_are_settings(model, tmp_path):
     assert args.per_device_eval_batch_size == 5
     # Rows that end in a text behind them cannot be laid end to end.
     assert not trainer(model, tmp_path, "ce", **options).args.padding_free
+
+
+def test_time_and_memory_compare_by_default(model, tmp_path, byte_level):
+    """No method is run in another way than the others; with checkpointing, encoders have it, too."""
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    BertModel(BertConfig(vocab_size=len(byte_level), **sizes)).save_pretrained(tmp_path / "encoder")
+    byte_level.save_pretrained(tmp_path / "encoder")
+    for method in ("raft", "logits_mlp", "ce"):
+        args = trainer(model, tmp_path, method).args
+        assert (args.gradient_checkpointing, args.padding_free) == (False, False)
+    for checkpointing in (False, True):
+        options = {"encoder": str(tmp_path / "encoder"), "gradient_checkpointing": checkpointing}
+        encoder = trainer(model, tmp_path, "encoder_cls", **options).model.encoder
+        assert encoder.is_gradient_checkpointing is checkpointing
 
 
 def test_four_bits_are_under_lora(model, tmp_path, monkeypatch):

@@ -1,15 +1,18 @@
 """What is made of an evaluation: metrics, a record, and what is sent to the tools that follow a run."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from datasets import Dataset
 from support.training import lora, make
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import EvalPrediction
 from transformers.trainer_utils import EvalLoopOutput
 
+from raft_peft import NumberGrid
 from raft_peft.training.evaluation import as_numbers, evaluation_of, metrics_of, prediction_rows
 
 ROWS = [{"prompt": f"Rate item {index} | {'x' * 600}\nthe score is", "label": float(index % 5)} for index in range(6)]
@@ -121,17 +124,32 @@ READ = {
 LABELS = np.array([1.0, 2.0], np.float32)
 
 
+def readout(*, sums_to_one):
+    head = SimpleNamespace(sums_to_one=sums_to_one)
+    return SimpleNamespace(head=head, grid=NumberGrid([1, 2, 4]), values=torch.tensor([1.0, 4.0]))
+
+
 def test_metrics_by_hand():
-    metrics = metrics_of(EvalPrediction(READ, LABELS), with_grid_metrics=True)
+    metrics = metrics_of(EvalPrediction(READ, LABELS), readout(sums_to_one=False))
     # squared errors 0 and 4, squared deviations of the labels from their mean 1/4 each
     expected = {"loss": 2, "rmse": 2**0.5, "mae": 1, "pearson": 1, "spearman": 1, "rmse_of_mean": 0.5, "r2": -7}
+    # One pair, in order; of three ranks 0, 2 against 0, 1 the kappa is 1 - (1 / 2) / ((1 + 4 + 1 + 0) / 4).
+    expected |= {"kendall": 1, "qwk": 2 / 3}
     assert metrics == pytest.approx({**expected, "grid_mass": 0.75, "entropy": np.log(2)})
-    assert metrics_of(EvalPrediction(READ, LABELS), with_grid_metrics=False) == pytest.approx(expected)
+    assert metrics_of(EvalPrediction(READ, LABELS), readout(sums_to_one=True)) == pytest.approx(expected)
+
+
+def test_metrics_of_the_distribution_where_the_labels_are_shares_of_its_numbers():
+    read = {**READ, "label_shares": np.array([[1.0, 0.0], [0.5, 0.5]]), "rated": np.array([0.0, 1.0])}
+    metrics = metrics_of(EvalPrediction(read, LABELS), readout(sums_to_one=True))
+    # Half on 1 and half on 4, a length of 3: (1 - 1/2)^2 of it, and against a half of the ratings (1/4 + 1/4) / 2.
+    assert metrics["crps"] == pytest.approx((3 / 4 + 3 / 4) / 2)
+    assert metrics["rater_distance"] == 0
 
 
 def test_metrics_of_parsed_numbers_stand_beside_those_of_the_expectation():
     read = {**READ, "parsed": np.array([1.0, 0.5]), "rail": np.array([1.0, 2.0])}
-    metrics = metrics_of(EvalPrediction(read, LABELS), with_grid_metrics=False)
+    metrics = metrics_of(EvalPrediction(read, LABELS), readout(sums_to_one=True))
     assert metrics["parsed"] == 0.75
     assert (metrics["rail_rmse"], metrics["rail_mae"]) == (0, 0)
     assert metrics["mae"] == 1
@@ -146,7 +164,7 @@ def test_a_users_metrics_are_of_numbers():
 
 def test_what_is_remembered_of_an_evaluation():
     metrics = {"dev_rmse": 1.0, "dev_loss": 2.0, "dev_of_mine": 3.0}
-    evaluation = evaluation_of(EvalLoopOutput(READ, LABELS, metrics, 2), "dev_", step=5)
+    evaluation = evaluation_of(EvalLoopOutput(READ, LABELS, metrics, 2), "dev_", 5, readout(sums_to_one=False))
     assert evaluation.metrics == {"rmse": 1.0}
     assert evaluation.step == 5
     assert evaluation.predictions.tolist() == [1, 4]

@@ -34,9 +34,13 @@ def test_card_of_a_trained_adapter(base, tokenizer, tmp_path, monkeypatch):
     results = {result.metric_type: result.metric_value for result in card.data.eval_results}
     assert results["rmse"] == pytest.approx(metrics["dev_rmse"], abs=1e-5)
     assert set(results) == {"rmse", "mae", "pearsonr", "spearmanr"}
+    assert (
+        "A `LlamaForCausalLM` language model (2 layers of width 32), fine-tuned to predict a **number**." in card.text
+    )
     assert "| Grid | 0, 1, 2, 3, 4 (5 numbers) |" in card.text
     assert "| Trained weights | LORA, r = 4 |" in card.text
-    assert f"| dev | 8 | {metrics['dev_rmse']:.4g} |" in card.text
+    assert f"| | dev |\n|---|---|\n| rows | 8 |\n| rmse | {metrics['dev_rmse']:.4g} |" in card.text
+    assert f"| crps | {metrics['dev_crps']:.4g} |" in card.text
     assert "Review: item ... is fine. Stars:" in card.text
     assert "item 3" not in card.text  # nobody's data
     assert "lukasik2025better" in card.text
@@ -58,7 +62,7 @@ def test_card_without_evaluation_or_training(tiny_llama, tokenizer, tmp_path):
     assert card.data.datasets == "nyu-mll/glue"
     assert "mine" in card.data.tags
     assert "None yet" in card.text
-    assert "zero-shot" in card.text
+    assert "asked for a **number** without training (zero-shot)." in card.text
     assert not (tmp_path / "prediction_and_truth.png").exists()
 
 
