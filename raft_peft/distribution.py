@@ -15,7 +15,7 @@ class GridDistribution:
     """Probabilities of the numbers of a grid, for a batch of prompts.
 
     Attributes:
-        log_probs: log p(str(y) | x) in nats, float32, of shape (batch, grid). Normalised over the whole vocabulary,
+        log_probs: log p(str(y) | x) in nats, float32, of shape (batch, grid). Normalized over the whole vocabulary,
             so that the probabilities of a row sum to at most one.
         values: the numbers y in the unit of the labels, float32, of shape (grid,).
     """
@@ -57,7 +57,7 @@ class GridDistribution:
 
     @property
     def entropy(self) -> torch.Tensor:
-        """Entropy in nats of the distribution renormalised over the grid, of shape (batch,); 0 to log(grid)."""
+        """Entropy in nats of the distribution renormalized over the grid, of shape (batch,); 0 to log(grid)."""
         log_probs = self.renormalized().log_probs
         # entr(p) = -p log p with the limit 0 at p = 0
         return torch.special.entr(log_probs.exp()).sum(-1)
@@ -75,6 +75,70 @@ class GridDistribution:
     def renormalized(self) -> GridDistribution:
         """The distribution given that the answer is on the grid: p divided by its sum (the paper's Table 16)."""
         return GridDistribution(self.log_probs.log_softmax(-1), self.values)
+
+    @property
+    def std(self) -> torch.Tensor:
+        """The standard deviation in the unit of the labels, renormalized over the grid, of shape (batch,)."""
+        probs, values = self.renormalized().probs.double(), self.values.double()
+        # About the mean, since a difference of large squares would lose all digits.
+        deviations = values - (probs * values).sum(-1, keepdim=True)
+        return (probs * deviations.square()).sum(-1).sqrt().float()
+
+    def quantile(self, level: float) -> torch.Tensor:
+        """The smallest grid value whose cumulative probability on the grid reaches the level, of shape (batch,).
+
+        Args:
+            level: between 0 and 1.
+
+        Returns:
+            Numbers of the grid; NaN where the distribution is.
+
+        Raises:
+            ValueError: the level is not between 0 and 1.
+        """
+        if not 0 < level < 1:
+            raise ValueError(f"A quantile's level is between 0 and 1, got {level}.")
+        values, order = self.values.sort()
+        cumulative = self.renormalized().probs[:, order].double().cumsum(-1)
+        # The roundings of float32 probabilities below the level, so that 0.3 + 0.2 reaches 0.5.
+        reached = cumulative >= level * (1 - 1e-6)
+        reached[:, -1] = True
+        # A model that has diverged gives NaN, which must not look like a number.
+        return values[reached.int().argmax(-1)].masked_fill(self.log_probs.isnan().any(-1), torch.nan)
+
+    def interval(self, level: float) -> tuple[torch.Tensor, torch.Tensor]:
+        """The central interval: its ends are the quantiles at (1 - level) / 2 and (1 + level) / 2.
+
+        It holds at least `level` of the probability on the grid. How often it holds the label is another question,
+        which `RegressionPredictor.predict(..., interval=level)` answers from held-out rows.
+
+        Args:
+            level: between 0 and 1.
+
+        Returns:
+            The lower and the upper ends, numbers of the grid, each of shape (batch,).
+
+        Raises:
+            ValueError: the level is not between 0 and 1.
+        """
+        if not 0 < level < 1:
+            raise ValueError(f"An interval's level is between 0 and 1, got {level}.")
+        return self.quantile((1 - level) / 2), self.quantile((1 + level) / 2)
+
+    def prob_at_least(self, threshold: float) -> torch.Tensor:
+        """P(y >= threshold), given that the answer is on the grid, of shape (batch,).
+
+        Args:
+            threshold: in the unit of the labels, on the grid or not.
+
+        Raises:
+            ValueError: the threshold is NaN.
+        """
+        if threshold != threshold:
+            raise ValueError("The threshold is NaN. Pass a number in the unit of the labels, such as 4.")
+        probs = self.renormalized().probs
+        at_least = self.values >= torch.tensor(threshold, dtype=self.values.dtype, device=self.values.device)
+        return (probs * at_least).sum(-1)
 
 
 def log_probs_of(logits: torch.Tensor, token_ids: torch.Tensor) -> torch.Tensor:

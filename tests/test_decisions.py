@@ -1,5 +1,7 @@
 """Each rule minimises its expected loss, computed here in float64 at the decision and at many other numbers."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -24,6 +26,11 @@ NO_RULES = [
     "quantile:1.5",
     "quantile:nan",
     "quantile:0.5:0.5",
+    "risk_averse",
+    "risk_averse:0",
+    "risk_averse:-1",
+    "risk_averse:inf",
+    "risk_averse:nan",
 ]
 
 
@@ -121,6 +128,8 @@ class TestByHand:
             ("quantile:0.3", 0),
             ("quantile:0.7", 1),
             ("quantile:0.9", 10),
+            # on the grid the mean is 2.85, the mean square 0.35 + 25, the variance 25.35 - 2.85^2
+            ("risk_averse:0.5", 2.85 - 0.5 * math.sqrt(25.35 - 2.85**2)),
         ],
     )
     def test_decide_takes_the_rule_by_its_name(self, rule, expected):
@@ -187,13 +196,15 @@ class TestByHand:
 class TestRefusals:
     @pytest.mark.parametrize("rule", NO_RULES)
     def test_a_rule_that_does_not_exist_is_named_with_the_cure(self, rule):
-        message = rf"no decision rule '{rule}'\. Use mean, median, mode, or a quantile such as quantile:0\.9\."
+        message = (
+            rf"no decision rule '{rule}'\. Use mean, median, mode, a quantile such as quantile:0\.9, or risk_averse"
+        )
         with pytest.raises(ValueError, match=message):
             decisions.check_rule(rule)
         with pytest.raises(ValueError, match=message):
             decisions.decide(distribution_of([1, 2], [1, 1]), rule)
 
-    @pytest.mark.parametrize("rule", [*RULES, "quantile:0.5", "quantile:1e-3"])
+    @pytest.mark.parametrize("rule", [*RULES, "quantile:0.5", "quantile:1e-3", "risk_averse:2"])
     def test_rules_that_exist_pass(self, rule):
         decisions.check_rule(rule)
 
@@ -202,8 +213,28 @@ class TestRefusals:
         with pytest.raises(ValueError, match=rf"level is between 0 and 1, got {level}"):
             decisions.quantile(distribution_of([1, 2], [1, 1]), level)
 
+    @pytest.mark.parametrize("aversion", [0, -1, float("nan"), float("inf")])
+    def test_an_aversion_that_is_none(self, aversion):
+        with pytest.raises(ValueError, match=rf"finite number above 0, got {aversion}"):
+            decisions.risk_averse(distribution_of([1, 2], [1, 1]), aversion)
 
-@pytest.mark.parametrize("rule", ["mean", "median", "mode", "quantile:0.9"])
+
+def test_of_two_items_with_one_mean_the_surer_ranks_first():
+    values = torch.tensor([5.0, 1.0, 3.0])
+    distribution = GridDistribution(torch.tensor([[0.5, 0.5, 0.0], [0.25, 0.25, 0.5]]).log(), values)
+    assert decisions.mean(distribution).tolist() == [3, 3]
+    # standard deviations 2 and sqrt(2)
+    assert decisions.risk_averse(distribution, 2).tolist() == pytest.approx([-1, 3 - 2 * math.sqrt(2)])
+
+
+def test_which_rules_choose_from_the_grid():
+    assert [rule for rule in (*RULES, "risk_averse:1") if not decisions.chooses_from_grid(rule)] == [
+        "mean",
+        "risk_averse:1",
+    ]
+
+
+@pytest.mark.parametrize("rule", ["mean", "median", "mode", "quantile:0.9", "risk_averse:1"])
 def test_no_rule_hides_a_model_that_has_diverged(rule):
     log_probs = torch.tensor([[float("nan")] * 2, [0.5, 0.5]]).log()
     numbers = decisions.decide(GridDistribution(log_probs, torch.tensor([1.0, 2.0])), rule)

@@ -63,3 +63,44 @@ def test_the_gradient_where_tokens_are_ruled_out():
     logits = torch.tensor([[0.0, math.log(2), -torch.inf]], requires_grad=True)
     GridDistribution.from_logits(logits, torch.tensor([[0]]), [1]).log_probs.sum().backward()
     torch.testing.assert_close(logits.grad, torch.tensor([[2 / 3, -2 / 3, 0.0]]))
+
+
+class TestOnAnUnsortedGrid:
+    """On 10, -1, 4, 0.1 the probabilities 0.1, 0.2, 0.3, 0.2, a fifth of it all off the grid: -1, 0.1, 4, 10 have a
+    quarter, a quarter, 3 / 8 and an eighth."""
+
+    distribution = GridDistribution(torch.tensor([[0.1, 0.2, 0.3, 0.2]]).log(), torch.tensor([10.0, -1.0, 4.0, 0.1]))
+
+    def test_quantiles(self):
+        found = [self.distribution.quantile(level).item() for level in (0.2, 0.25, 0.3, 0.5, 0.51, 0.875, 0.9)]
+        assert found == pytest.approx([-1, -1, 0.1, 0.1, 4, 4, 10])
+
+    def test_central_intervals(self):
+        # an eighth on either side; then a quarter on either, of which -1 is the last to reach it
+        assert [end.item() for end in self.distribution.interval(0.9)] == [-1, 10]
+        assert [end.item() for end in self.distribution.interval(0.5)] == [-1, 4]
+        assert [end.item() for end in self.distribution.interval(0.1)] == pytest.approx([0.1, 4])
+
+    def test_the_probability_of_at_least(self):
+        found = [self.distribution.prob_at_least(t).item() for t in (-2, -1, 0, 0.1, 0.2, 4, 5, 10, 11)]
+        assert found == pytest.approx([1, 1, 0.75, 0.75, 0.5, 0.5, 0.125, 0.125, 0])
+
+    def test_the_standard_deviation(self):
+        mean = (-1 + 0.1) / 4 + 4 * 3 / 8 + 10 / 8
+        square = (1 + 0.01) / 4 + 16 * 3 / 8 + 100 / 8
+        assert self.distribution.std.item() == pytest.approx(math.sqrt(square - mean**2))
+        # Far from 0 the difference of squares would have no digit left.
+        far = GridDistribution(torch.tensor([[0.5, 0.5]]).log(), torch.tensor([1e6, 1e6 + 1]))
+        assert far.std.item() == pytest.approx(0.5)
+
+    def test_what_is_refused(self):
+        for level in (0, 1, math.nan):
+            with pytest.raises(ValueError, match="level is between 0 and 1"):
+                self.distribution.interval(level)
+        with pytest.raises(ValueError, match="threshold is NaN"):
+            self.distribution.prob_at_least(math.nan)
+
+    def test_nothing_hides_a_model_that_has_diverged(self):
+        diverged = GridDistribution(torch.tensor([[math.nan, 0.0]]), torch.tensor([1.0, 2.0]))
+        for found in (diverged.std, *diverged.interval(0.5), diverged.prob_at_least(1), diverged.prob_at_least(5)):
+            assert found.isnan().all()

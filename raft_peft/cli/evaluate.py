@@ -9,7 +9,7 @@ from pathlib import Path
 
 from raft_peft.cli.options import (
     add_predictor_options,
-    check_interval,
+    check_calibration,
     check_rows,
     check_writable,
     open_predictor,
@@ -18,9 +18,9 @@ from raft_peft.cli.options import (
     share,
 )
 
-SUMMARY = "metrics on rows with labels"
+SUMMARY = "compute metrics on rows with labels"
 HELP = """\
-Predict rows that have a label each, and compare.
+Predict rows that have labels, and print the metrics.
 
   raft-peft evaluate test.jsonl --model stars-raft --picture prediction_and_truth.png
   raft-peft evaluate test.csv --model HuggingFaceTB/SmolLM2-135M-Instruct --grid 1,2,3,4,5 --label-column stars
@@ -29,7 +29,7 @@ Predict rows that have a label each, and compare.
 
 def parser() -> ArgumentParser:
     parser = parser_of("evaluate", "ROWS --model MODEL", HELP)
-    parser.add_argument("source", help="The rows, with a prompt and a label each, see raft-peft predict --help.")
+    parser.add_argument("source", help="The rows. Each has a prompt and a label; see raft-peft predict --help.")
     parser.add_argument("--label-column", default="label", help="The column of the label (%(default)s).")
     parser.add_argument("--output", help="A JSON file for the metrics.")
     parser.add_argument("--picture", help="A picture of predictions over the truth, such as picture.png.")
@@ -37,7 +37,13 @@ def parser() -> ArgumentParser:
         "--interval",
         type=share,
         metavar="SHARE",
-        help="How often the intervals of this level hold, after raft-peft calibrate (0.9 where there is one).",
+        help="Also report how many labels lie in the intervals of this level. Needs raft-peft calibrate. By default "
+        "0.9 if the model is calibrated.",
+    )
+    parser.add_argument(
+        "--calibrated",
+        action="store_true",
+        help="Evaluate predictions that are mapped to the labels. Needs raft-peft calibrate --label-map.",
     )
     add_predictor_options(parser)
     return parser
@@ -50,7 +56,7 @@ def run(parser: ArgumentParser, words: Sequence[str]) -> None:
     if options.picture is not None:
         _check_picture(options.picture)
     check_rows(options, options.label_column)
-    check_interval(options.model, options.interval)
+    check_calibration(options.model, options.interval, mapped=options.calibrated)
 
     from raft_peft.data.row_sources import read_rows
     from raft_peft.prediction.evaluation import evaluate_rows
@@ -62,6 +68,7 @@ def run(parser: ArgumentParser, words: Sequence[str]) -> None:
         batch_size=options.batch_size,
         batch_tokens=options.batch_tokens,
         interval=options.interval,
+        calibrated=options.calibrated,
     )
     print(f"{len(found.labels)} rows of {options.source}")
     for name, value in found.metrics.items():
@@ -69,9 +76,10 @@ def run(parser: ArgumentParser, words: Sequence[str]) -> None:
     if options.output is not None:
         found.save(options.output)
     if options.picture is not None:
-        from raft_peft.plots import plot_predictions
+        from raft_peft.plots import plot_evaluation
 
-        plot_predictions(options.picture, found.labels, {Path(options.model).resolve().name: found.predictions})
+        drawn = plot_evaluation(options.picture, found, Path(options.model).resolve().name)
+        print(f"Pictures: {', '.join(map(str, drawn))}")
 
 
 def _check_picture(path: str) -> None:

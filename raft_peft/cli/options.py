@@ -9,15 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
 from raft_peft.console import unknown_options
+from raft_peft.grid.number_grid import GRID_HELP
 
 if TYPE_CHECKING:
     from raft_peft.data.prompt_template import PromptTemplate
     from raft_peft.prediction.predictor import RegressionPredictor
-
-GRID_HELP = (
-    "The numbers that the model may answer with: 1,2,3,4,5 or -4..4 or 0..5..0.5, or with texts of their own, "
-    "0=no,1=yes"
-)
 
 DTYPES = ("auto", "bfloat16", "float16", "float32")
 QUANTIZATIONS = ("none", "nf4", "int8")
@@ -46,31 +42,39 @@ def parse(parser: ArgumentParser, words: Sequence[str]) -> Namespace:
 
 
 def add_predictor_options(parser: ArgumentParser) -> None:
-    """What is read, by which model, and how."""
+    """The options of all commands that predict: the model, the rows, and how numbers are read."""
     parser.add_argument(
-        "--model", required=True, help="Folder or name of a model that was saved with its grid, or any."
+        "--model",
+        required=True,
+        help="Folder or Hub name of a model: one that was saved with its grid, or any with --grid.",
     )
-    parser.add_argument("--grid", help=f"{GRID_HELP}; by default the saved.")
+    parser.add_argument("--grid", help=f"{GRID_HELP}. By default those that were saved.")
     parser.add_argument(
         "--prompt-template",
-        help="The prompt, from a row's columns in braces, as 'Review: {text} Stars:', or a JSON list of chat messages "
-        "of such texts. By default as trained, or the column `prompt`.",
+        help="The text of the prompt, with the names of columns in braces: 'Review: {text} Stars:'. Or a JSON list of "
+        "chat messages with such texts. By default that of training, or the column `prompt`.",
     )
-    parser.add_argument("--chat", action="store_true", help="The template, or the prompt, is a user's message.")
-    parser.add_argument("--system", metavar="TEXT", help="A system message before it.")
-    parser.add_argument("--separator", help="Text between prompt and number; by default as trained.")
-    parser.add_argument("--max-length", type=positive, help="The most tokens of a prompt; by default as trained.")
-    parser.add_argument("--limit", type=positive, metavar="ROWS", help="Only the first so many rows.")
+    parser.add_argument(
+        "--chat", action="store_true", help="Send the prompt as the message of a user, through the chat template."
+    )
+    parser.add_argument("--system", metavar="TEXT", help="A system message before the prompt.")
+    parser.add_argument("--separator", help="Text between prompt and number. By default that of training.")
+    parser.add_argument(
+        "--max-length", type=positive, help="Greatest length of a prompt in tokens. By default that of training."
+    )
+    parser.add_argument("--limit", type=positive, metavar="ROWS", help="Read only the first ROWS rows.")
     parser.add_argument("--batch-size", type=positive, default=64, help="Prompts in a forward pass (%(default)s).")
     parser.add_argument("--batch-tokens", type=positive, default=4096, help="Tokens in a forward pass (%(default)s).")
     _add_method_options(parser)
-    loading = parser.add_argument_group("how the model is loaded", "By default as in training.")
-    loading.add_argument("--dtype", choices=DTYPES, help="Of the weights.")
-    loading.add_argument("--autocast", choices=DTYPES[1:], help="Of the products, whatever that of the weights.")
-    loading.add_argument("--quantization", choices=QUANTIZATIONS, help="Of the weights.")
-    loading.add_argument("--attn-implementation", help="eager, sdpa, flash_attention_2 or another of transformers.")
+    loading = parser.add_argument_group("how the model is loaded", "The defaults are the settings of training.")
+    loading.add_argument("--dtype", choices=DTYPES, help="Dtype of the weights.")
+    loading.add_argument("--autocast", choices=DTYPES[1:], help="Dtype of the products.")
+    loading.add_argument("--quantization", choices=QUANTIZATIONS, help="Quantization of the weights.")
+    loading.add_argument(
+        "--attn-implementation", help="eager, sdpa, flash_attention_2 or another attention of transformers."
+    )
     loading.add_argument("--revision", help="Branch, tag or commit of a model on the Hub.")
-    loading.add_argument("--trust-remote-code", action="store_true", help="Whether a model's own code may be run.")
+    loading.add_argument("--trust-remote-code", action="store_true", help="Allow the model's own code to run.")
 
 
 def _add_method_options(parser: ArgumentParser) -> None:
@@ -78,10 +82,16 @@ def _add_method_options(parser: ArgumentParser) -> None:
     from transformers.hf_argparser import string_to_bool
 
     from raft_peft.methods import MethodSettings
+    from raft_peft.methods.distribution_losses import LOSS_SETTINGS
 
-    group = parser.add_argument_group("how numbers are read", "By default as in training; without any, as in `train`.")
+    group = parser.add_argument_group(
+        "how numbers are read",
+        "The defaults are the settings of training. For a model that was not trained here, those of `train`.",
+    )
     kinds = get_type_hints(MethodSettings)
     for setting in fields(MethodSettings):
+        if setting.name in LOSS_SETTINGS:
+            continue
         kind = kinds[setting.name]
         (kind,) = [one for one in get_args(kind) or (kind,) if one is not type(None)]
         reading: dict[str, Any] = {"type": kind}
@@ -114,7 +124,7 @@ def open_predictor(options: Namespace) -> RegressionPredictor:
     from raft_peft.methods import MethodSettings
     from raft_peft.prediction.predictor import RegressionPredictor
 
-    names = [setting.name for setting in fields(MethodSettings)]
+    names = [setting.name for setting in fields(MethodSettings) if hasattr(options, setting.name)]
     names += ["separator", "max_length", "dtype", "autocast", "attn_implementation", "revision", "trust_remote_code"]
     given = {name: value for name in names if (value := getattr(options, name)) is not None}
     grid = None if options.grid is None else NumberGrid.parse(options.grid)
@@ -152,8 +162,13 @@ def _template(options: Namespace) -> PromptTemplate | None:
     return PromptTemplate.of(options.prompt_template, chat=options.chat, system=options.system)
 
 
-def check_rows(options: Namespace, label_column: str | None = None) -> None:
+def check_rows(options: Namespace, label_column: str | None = None, group_column: str | None = None) -> None:
     """Refuse rows that cannot be used, by the first of them, before a model is loaded.
+
+    Args:
+        options: name the rows, and how prompts are written.
+        label_column: the column of the label; None where rows need none.
+        group_column: the column of the group; None where rows need none.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -176,6 +191,11 @@ def check_rows(options: Namespace, label_column: str | None = None) -> None:
             f"{source} has the columns {list(row)}, and no label in {label_column!r}. Pass the name of the column of "
             "the label as `label_column`."
         )
+    if group_column is not None and group_column not in row:
+        raise ValueError(
+            f"{source} has the columns {list(row)}, and no {group_column!r}. Pass the name of the column that names "
+            "the group of a row as `group_column`."
+        )
     if template is not None:
         template(row)
         return
@@ -190,21 +210,28 @@ def check_rows(options: Namespace, label_column: str | None = None) -> None:
     )
 
 
-def check_interval(model: str, level: float | None) -> None:
-    """Refuse an interval that no calibration of a model's folder can give, before the model is loaded.
+def check_calibration(model: str, level: float | None, *, mapped: bool = False) -> None:
+    """Refuse what no calibration of a model's folder can give, before the model is loaded.
+
+    Args:
+        model: its folder or name.
+        level: of the intervals; None for none.
+        mapped: whether predictions are to be mapped to labels.
 
     Raises:
-        ValueError: there is no calibration, or one of too few rows.
+        ValueError: there is no calibration, or one of too few rows or without a map.
     """
     from raft_peft.methods.saved_folder import CALIBRATION_NAME
+    from raft_peft.prediction.applied_calibration import AppliedCalibration
     from raft_peft.prediction.calibration import Calibration
 
-    if level is None or not Path(model).is_dir():
+    if (level is None and not mapped) or not Path(model).is_dir():
         return
     path = Path(model) / CALIBRATION_NAME
     if not path.is_file():
-        raise ValueError(f"{model!r} is not calibrated. Run: raft-peft calibrate HELDOUT_ROWS --model {model}")
-    Calibration.load(path).half_width(level)
+        option = " --label-map affine" if mapped else ""
+        raise ValueError(f"{model!r} is not calibrated. Run: raft-peft calibrate HELDOUT_ROWS --model {model}{option}")
+    AppliedCalibration(Calibration.load(path), interval=level, mapped=mapped)
 
 
 def check_writable(path: str | None) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from raft_peft.cli.options import (
     add_predictor_options,
-    check_interval,
+    check_calibration,
     check_rows,
     open_predictor,
     parse,
@@ -20,9 +20,9 @@ from raft_peft.cli.options import (
     share,
 )
 
-SUMMARY = "numbers for the rows of a file"
+SUMMARY = "predict numbers for the rows of a file"
 HELP = """\
-Predict a number for each row, and write the rows with it.
+Predict a number for each row, and write the rows with their predictions.
 
   raft-peft predict rows.jsonl predictions.jsonl --model stars-raft
   raft-peft predict rows.csv --model HuggingFaceTB/SmolLM2-135M-Instruct --grid 1,2,3,4,5 > predictions.jsonl
@@ -31,20 +31,27 @@ Rows are a file in .jsonl, .csv, .tsv or .parquet, a folder of Dataset.save_to_d
 dataset of the Hub (OWNER/NAME:SPLIT or OWNER/NAME:CONFIG:SPLIT). Each has a `prompt`, or the columns of the prompt
 template that the model was trained with.
 
-Interrupted, the first command goes on behind the last row that was written; without a second
-file the rows are printed, as JSON Lines.
+If the first command is interrupted, run it again: it continues after the last row that was written. Without a second
+file, the rows are printed as JSON Lines.
 """
 
 
 def parser() -> ArgumentParser:
     parser = parser_of("predict", "ROWS [PREDICTIONS] --model MODEL", HELP)
-    parser.add_argument("source", help="The rows, with a prompt each.")
-    parser.add_argument("target", nargs="?", help="Where they are written: .jsonl, .csv or .tsv; by default printed.")
+    parser.add_argument("source", help="The rows. Each has a prompt.")
+    parser.add_argument(
+        "target", nargs="?", help="File to write: .jsonl, .csv or .tsv. By default the rows are printed."
+    )
     parser.add_argument(
         "--interval",
         type=share,
         metavar="SHARE",
-        help="Add `low` and `high`, which cover this share of labels, after raft-peft calibrate.",
+        help="Add the columns `low` and `high`, which cover this share of labels. Needs raft-peft calibrate.",
+    )
+    parser.add_argument(
+        "--calibrated",
+        action="store_true",
+        help="Map the predictions to the labels. Needs raft-peft calibrate --label-map.",
     )
     parser.add_argument(
         "--distribution",
@@ -52,7 +59,7 @@ def parser() -> ArgumentParser:
         help="Add the probability of each number of the grid, their sum as `mass`, and `entropy`.",
     )
     parser.add_argument(
-        "--chunk-size", type=positive, default=512, help="Rows that are written together (%(default)s)."
+        "--chunk-size", type=positive, default=512, help="Rows that are predicted and written together (%(default)s)."
     )
     add_predictor_options(parser)
     return parser
@@ -66,11 +73,11 @@ def run(parser: ArgumentParser, words: Sequence[str]) -> None:
     from raft_peft.prediction.files import predict_file, predict_rows
 
     check_rows(options)
-    check_interval(options.model, options.interval)
+    check_calibration(options.model, options.interval, mapped=options.calibrated)
     if options.target is not None:
         check_target(Path(options.target))
     predictor = open_predictor(options)
-    names = ("batch_size", "batch_tokens", "chunk_size", "distribution", "interval")
+    names = ("batch_size", "batch_tokens", "chunk_size", "distribution", "interval", "calibrated")
     settings = {name: getattr(options, name) for name in names}
     if options.target is None:
         try:
@@ -83,8 +90,8 @@ def run(parser: ArgumentParser, words: Sequence[str]) -> None:
     count = predict_file(predictor, options.source, options.target, limit=options.limit, **settings)
     if count == 0:
         print(
-            f"Nothing was predicted: {options.target} holds all rows of {options.source} that were asked for. Remove "
-            "it to predict them anew."
+            f"Nothing was predicted: {options.target} already holds all rows of {options.source}. Remove it to "
+            "predict them again."
         )
     else:
         print(f"{count} rows were predicted and written to {options.target}.")

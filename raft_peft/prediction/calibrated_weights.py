@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from raft_peft.methods.saved_folder import HEAD_NAME
+from raft_peft.prediction.calibration import Calibration
 
 # So many elements of each tensor are looked at, evenly spread. All of a tensor that training has moved differ.
 _LOOKED_AT = 64
@@ -42,6 +43,25 @@ def changed_since(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     unsaid = {name for name in ("dtype", "quantization", "weights") if name not in then}
     unknown = {"weights"} if None in (then.get("weights"), now.get("weights")) else set()
     return [name for name, value in now.items() if name not in unsaid | unknown and then.get(name) != value]
+
+
+def usable_calibration(calibration: Calibration | None, now: Mapping[str, Any]) -> Calibration:
+    """A calibration, where there is one for the settings and weights at work.
+
+    Args:
+        calibration: of the predictor; None where it has none.
+        now: the settings at work, with what `calibrated_weights` gives.
+
+    Raises:
+        ValueError: there is none, or it was made for other settings or weights.
+    """
+    cure = "Calibrate on held-out rows first: `predictor.calibrate(prompts, labels)`."
+    if calibration is None:
+        raise ValueError(f"The model is not calibrated. {cure}")
+    changed = changed_since(calibration.settings, now)
+    if changed:
+        raise ValueError(f"The calibration was made with another {', '.join(changed)}. {cure}")
+    return calibration
 
 
 def _own_weights(model: Any) -> dict[str, torch.Tensor]:

@@ -4,24 +4,35 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 
-from raft_peft.data.labels import LabelColumn, read_labels, with_number
+from raft_peft.data.labels import LabelColumn, means_of, ratings_among, read_targets, with_number
+from raft_peft.data.ratings import Ratings
 from raft_peft.data.rows import each, features_of
+from raft_peft.distribution import GridDistribution
 from raft_peft.grid import NumberGrid
+from raft_peft.losses.label_shares import two_hot
 from raft_peft.methods.readout import joined
-from raft_peft.metrics import Evaluation, grid_metrics, interval_metrics, regression_metrics
-from raft_peft.prediction.calibration import Calibration
+from raft_peft.metrics import (
+    Evaluation,
+    RowDistributions,
+    grid_metrics,
+    interval_metrics,
+    qwk,
+    regression_metrics,
+)
+from raft_peft.prediction.applied_calibration import AppliedCalibration
+from raft_peft.prediction.calibration import USUAL_LEVEL
 from raft_peft.prediction.predictor import RegressionPredictor
 
 logger = logging.getLogger(__name__)
 
 # The rows that are read at a time.
 _CHUNK = 4096
-_USUAL_LEVEL = 0.9
 
 
 def evaluate_rows(
@@ -32,6 +43,7 @@ def evaluate_rows(
     batch_size: int = 64,
     batch_tokens: int = 4096,
     interval: float | None = None,
+    calibrated: bool = False,
     show_progress: bool | None = None,
 ) -> Evaluation:
     """Predict rows and compare with their labels.
@@ -46,42 +58,92 @@ def evaluate_rows(
         label_column: the column of the label.
         batch_size, batch_tokens, show_progress: as in [`RegressionPredictor.predict`].
         interval: the level of the intervals, such as 0.9. None for 0.9 where there is a calibration that can give it,
-            and for no intervals where there is none.
+            and for no intervals where there is none. Where it was made with groups, the coverage of each is told too.
+        calibrated: map the predictions to labels, after `calibrate(..., label_map=...)`, and evaluate these.
 
     Raises:
         ValueError: no rows; prompts or labels that cannot be used, where the message names the rows; or an `interval`
             that no calibration can give.
     """
-    calibration = predictor.calibrated() if interval is not None else _usual_calibration(predictor)
-    level = _USUAL_LEVEL if interval is None else interval
-    if calibration is not None:
-        calibration.half_width(level)
+    applied = AppliedCalibration.of_predictor(predictor, interval=interval, mapped=calibrated)
     labels: list[float] = []
-    prompts = labelled_prompts(rows, labels, predictor.grid, label_column=label_column)
+    ratings: list[Ratings | None] = []
+    groups: list[Any] = []
+    prompts: Iterable[Any] = labelled_prompts(rows, labels, predictor.grid, label_column=label_column, ratings=ratings)
+    prompts = _noting_groups(prompts, predictor, groups) if interval is None else applied.prompts(prompts)
     readings = list(predictor.read(prompts, batch_size, batch_tokens=batch_tokens, show_progress=show_progress))
     if not labels:
         raise ValueError("There are no rows to evaluate.")
-    predictor.remarks().on_labels(labels)
+    remarks = predictor.remarks()
+    remarks.on_labels(labels)
+    remarks.on_ratings(None if one is None else one.values for one in ratings)
     whole = joined(readings)
-    predictions, targets = whole.predictions.numpy(), np.array(labels)
+    targets = np.array(labels)
+    if interval is None:
+        applied = _with_usual_intervals(predictor, groups, mapped=calibrated) or applied
+    predictions, ends = applied.of(whole.predictions.numpy(), whole.distribution)
     metrics = regression_metrics(predictions, targets)
+    if len(predictor.grid) > 1:
+        metrics["qwk"] = qwk(predictions, targets, predictor.grid.values)
+    distributions = _distributions(whole.distribution, labels, ratings)
+    if distributions is not None:
+        metrics |= distributions.metrics()
     if whole.distribution is not None and not predictor.readout.head.sums_to_one:
         metrics |= grid_metrics(whole.distribution.log_probs.numpy())
-    if calibration is not None:
-        metrics |= {"interval": level, **interval_metrics(*calibration.intervals(predictions, level), targets)}
-    return Evaluation(predictions, targets, metrics)
+    if ends is not None:
+        metrics |= {"interval": USUAL_LEVEL if interval is None else interval, **interval_metrics(*ends, targets)}
+        metrics |= _coverage_of_groups(ends, targets, applied.names or [])
+    widths = None if ends is None else ends[1] - ends[0]
+    return Evaluation(predictions, targets, metrics, distributions=distributions, widths=widths)
 
 
-def _usual_calibration(predictor: RegressionPredictor) -> Calibration | None:
-    """The calibration of a predictor, or None, with a warning where there is one that cannot be used."""
+def _distributions(
+    distribution: GridDistribution | None, labels: Sequence[float], ratings: Sequence[Ratings | None]
+) -> RowDistributions | None:
+    """The distributions of rows beside their labels; None where there are none, or the grid is one number."""
+    if distribution is None or len(distribution.values) < 2:
+        return None
+    values = distribution.values
+    shares = two_hot(torch.tensor(labels), values)
+    for row, one in enumerate(ratings):
+        if one is not None:
+            shares[row] = torch.tensor(one.shares) @ two_hot(torch.tensor(one.values), values)
+    rated = np.array([one is not None for one in ratings])
+    return RowDistributions(values.numpy(), distribution.log_probs.numpy(), shares.numpy(), rated)
+
+
+def _noting_groups(
+    prompts: Iterable[Mapping[str, Any]], predictor: RegressionPredictor, groups: list[Any]
+) -> Iterator[Mapping[str, Any]]:
+    """The prompts, while what their rows hold as group is added to a list, where a calibration has a column of it."""
+    column = None if predictor.calibration is None else predictor.calibration.group_column
+    for row in prompts:
+        if column is not None:
+            groups.append(row.get(column))
+        yield row
+
+
+def _with_usual_intervals(
+    predictor: RegressionPredictor, groups: list[Any], *, mapped: bool
+) -> AppliedCalibration | None:
+    """The calibration at the usual level, or None, with a warning where there is one that cannot be used."""
     if predictor.calibration is None:
         return None
     try:
-        predictor.calibrated().half_width(_USUAL_LEVEL)
+        found = AppliedCalibration.of_predictor(predictor, interval=USUAL_LEVEL, mapped=mapped, groups=groups or None)
+        found.prompts(groups)
     except ValueError as error:
         logger.warning(f"The intervals are left out. {error}")
         return None
-    return predictor.calibration
+    return found
+
+
+def _coverage_of_groups(
+    ends: tuple[np.ndarray, np.ndarray], targets: np.ndarray, groups: list[str]
+) -> dict[str, float]:
+    """The share of the labels of each group that lie within their intervals, as `coverage_NAME`."""
+    inside, names = (ends[0] <= targets) & (targets <= ends[1]), np.array(groups, dtype=object)
+    return {f"coverage_{name}": float(inside[names == name].mean()) for name in dict.fromkeys(groups)}
 
 
 def labelled_prompts(
@@ -90,8 +152,16 @@ def labelled_prompts(
     grid: NumberGrid,
     *,
     label_column: str,
+    ratings: list[Ratings | None] | None = None,
 ) -> Iterator[Mapping[str, Any]]:
     """The prompts of rows as they are needed, while their labels are added to a list.
+
+    Args:
+        rows: of prompts and labels.
+        labels: gets the label of each row, of ratings their mean.
+        grid: the numbers that the model may answer with.
+        label_column: the column of the label.
+        ratings: gets the ratings of each row, None where the label is one number.
 
     Raises:
         ValueError: labels that are missing or not numbers. The message names the rows.
@@ -99,5 +169,8 @@ def labelled_prompts(
     column = LabelColumn.of(label_column, features_of(rows).get(label_column))
     iterator = each(rows)
     while some := [with_number(row, label_column) for row in itertools.islice(iterator, _CHUNK)]:
-        labels.extend(read_labels(some, grid, column, len(labels)))
+        targets = read_targets(some, grid, column, len(labels))
+        labels.extend(means_of(targets))
+        if ratings is not None:
+            ratings.extend(ratings_among(targets))
         yield from some

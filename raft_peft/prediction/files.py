@@ -11,12 +11,15 @@ from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Context
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from raft_peft.data.row_files import RowWriter, is_table
 from raft_peft.data.row_sources import read_rows
 from raft_peft.data.rows import each
+from raft_peft.decisions import chooses_from_grid
 from raft_peft.methods.readout import Reading
+from raft_peft.prediction.applied_calibration import AppliedCalibration
 from raft_peft.prediction.identity import identity_of
 from raft_peft.prediction.predictor import RegressionPredictor
 
@@ -42,6 +45,7 @@ def predict_rows(
     distribution: bool = False,
     as_columns: bool = False,
     interval: float | None = None,
+    calibrated: bool = False,
     first_row: int = 0,
     show_progress: bool | None = None,
 ) -> Iterator[list[dict[str, Any]]]:
@@ -59,7 +63,8 @@ def predict_rows(
             and their `entropy` in nats, as in [`GridDistribution`].
         as_columns: whether each probability is a column of its own, `p_1` for the number 1, as a table has them.
         interval: the share of labels that the interval from `low` to `high`, which are added, is to cover, as in
-            [`RegressionPredictor.predict`].
+            [`RegressionPredictor.predict`]. The group of a row is in the column that the calibration was made with.
+        calibrated: map the predictions to labels, as in [`RegressionPredictor.predict`].
         first_row: the number of the first row, for messages.
         show_progress: whether to show a progress bar.
 
@@ -69,9 +74,10 @@ def predict_rows(
     Raises:
         ValueError: a row that cannot be used, or with `distribution` a method that gives a number alone.
     """
-    if interval is not None:
-        predictor.calibrated().half_width(interval)
-    columns = _Columns(predictor, distribution=distribution, as_columns=as_columns, interval=interval)
+    columns = _Columns(
+        predictor, distribution=distribution, as_columns=as_columns, interval=interval, calibrated=calibrated
+    )
+    applied = AppliedCalibration.of_predictor(predictor, interval=interval, mapped=calibrated)
     pending: deque[Mapping[str, Any]] = deque()
 
     def prompts() -> Iterator[Mapping[str, Any]]:
@@ -81,32 +87,39 @@ def predict_rows(
             yield row
 
     for reading in predictor.read(
-        prompts(),
+        applied.prompts(prompts(), first_row),
         batch_size,
         batch_tokens=batch_tokens,
         chunk_size=chunk_size,
         first_row=first_row,
         show_progress=show_progress,
     ):
-        yield [{**pending.popleft(), **made} for made in columns.of(reading)]
+        yield [{**pending.popleft(), **made} for made in columns.of(reading, applied)]
 
 
 class _Columns:
     """What is added to the rows.
 
     Args:
-        predictor, distribution, as_columns, interval: as in [`predict_rows`].
+        predictor, distribution, as_columns, interval, calibrated: as in [`predict_rows`].
     """
 
     def __init__(
-        self, predictor: RegressionPredictor, *, distribution: bool, as_columns: bool, interval: float | None
+        self,
+        predictor: RegressionPredictor,
+        *,
+        distribution: bool,
+        as_columns: bool,
+        interval: float | None,
+        calibrated: bool,
     ):
-        self._predictor, self._interval = predictor, interval
+        self._predictor = predictor
         self._distribution, self._as_columns = distribution, as_columns
         computed_in = predictor._autocast or predictor.model.dtype
         self._digits = _DIGITS_OF_HALF if computed_in in (torch.bfloat16, torch.float16) else _DIGITS
         # A number of the grid or of a text is what it is.
-        self._exact = predictor.settings.decision != "mean" or predictor.readout.reads_text
+        chosen = chooses_from_grid(predictor.settings.decision) or predictor.readout.reads_text
+        self._exact = chosen and not calibrated
         self._of_grid = [f"p_{text}" for text in predictor.texts] if as_columns else [PROBABILITIES]
         self.of_distribution = (*self._of_grid, MASS, ENTROPY) if distribution else ()
         self.names = (PREDICTION, *(INTERVAL if interval is not None else ()), *self.of_distribution)
@@ -127,17 +140,18 @@ class _Columns:
             if name in row:
                 raise ValueError(f"Row {number} has a column {name!r} already. Rename it.")
 
-    def of(self, reading: Reading) -> list[dict[str, Any]]:
-        """The columns of each row of a chunk.
+    def of(self, reading: Reading, applied: AppliedCalibration) -> list[dict[str, Any]]:
+        """The columns of each row of a chunk, of which the calibration makes predictions and intervals.
 
         Raises:
             ValueError: there is no distribution.
         """
-        rounded = [_shortest(number) if self._exact else self._rounded(number) for number in reading.predictions]
+        predictions, ends = applied.of(reading.predictions.numpy(), reading.distribution)
+        rounded = [_shortest(number) if self._exact else self._rounded(number) for number in predictions]
         made: list[dict[str, Any]] = [{PREDICTION: number} for number in rounded]
-        if self._interval is not None:
-            ends = self._predictor.calibrated().intervals(reading.predictions.numpy(), self._interval)
-            for name, of_rows, direction in zip(INTERVAL, ends, (ROUND_FLOOR, ROUND_CEILING), strict=True):
+        if ends is not None:
+            directions = (ROUND_HALF_EVEN,) * 2 if applied.rounds_to_grid else (ROUND_FLOOR, ROUND_CEILING)
+            for name, of_rows, direction in zip(INTERVAL, ends, directions, strict=True):
                 for row, number in zip(made, of_rows, strict=True):
                     row[name] = self._rounded(number, direction)
         if not self._distribution:
@@ -163,9 +177,9 @@ class _Columns:
         return float(Context(prec=self._digits, rounding=rounding).create_decimal_from_float(float(number)))
 
 
-def _shortest(number: torch.Tensor) -> float | None:
+def _shortest(number: np.float32) -> float | None:
     """A float32 with the fewest digits that tell it from all others, as 0.1 and not 0.10000000149011612."""
-    return float(str(number.numpy())) if math.isfinite(number) else None
+    return float(str(number)) if math.isfinite(number) else None
 
 
 def predict_file(
@@ -188,9 +202,9 @@ def predict_file(
         source: as [`read_rows`] takes it, with a `prompt` in each row, or the columns of the model's prompt template.
         target: JSON Lines, CSV or TSV. A row holds all that it has in the source, and `prediction`, null (in a table
             empty) where the model gave no number.
-        limit: predict the first so many rows of the source alone; a later call without it goes on behind them.
+        limit: predict the first so many rows of the source alone; a later call without it continues after them.
         options: `batch_size`, `batch_tokens`, `chunk_size` (the rows that are written together), `distribution` (in
-            a table a column a number), `interval` and `show_progress`, as in [`predict_rows`].
+            a table a column a number), `interval`, `calibrated` and `show_progress`, as in [`predict_rows`].
 
     Returns:
         How many rows were predicted in this call.
@@ -209,6 +223,7 @@ def predict_file(
         distribution=options.get("distribution", False),
         as_columns=options["as_columns"],
         interval=options.get("interval"),
+        calibrated=options.get("calibrated", False),
     )
     rows = read_rows(source)
     first = list(itertools.islice(rows, 1))
@@ -216,7 +231,7 @@ def predict_file(
     for row in first:
         columns.check(row, 0)
     rows = itertools.chain(first, rows)
-    made_by = identity_of(predictor, interval=options.get("interval"))
+    made_by = identity_of(predictor, interval=options.get("interval"), calibrated=options.get("calibrated", False))
     with RowWriter(target, made_by) as writer:
         already = writer.rows
         _skip(rows, writer, source)
@@ -244,4 +259,4 @@ def _skip(rows: Iterator[dict[str, Any]], writer: RowWriter, source: str | Path)
             f"{writer.path} holds {writer.rows} rows that were not written from {source} as it is now: row {same} is "
             "another, or is not there. Put the rows back in their order, write to another file, or remove it."
         )
-    logger.warning(f"{writer.path} holds {writer.rows} rows already. Prediction goes on behind them.")
+    logger.warning(f"{writer.path} holds {writer.rows} rows already. Prediction continues after them.")

@@ -11,16 +11,18 @@ from raft_peft.prediction.calibrated_weights import weights_digest
 from raft_peft.prediction.predictor import RegressionPredictor
 
 
-def identity_of(predictor: RegressionPredictor, *, interval: float | None = None) -> dict[str, Any]:
+def identity_of(
+    predictor: RegressionPredictor, *, interval: float | None = None, calibrated: bool = False
+) -> dict[str, Any]:
     """What the predictions of a predictor depend on, besides the rows, by names and as JSON can hold it.
 
     Args:
         predictor: makes the predictions.
-        interval: as in [`predict_rows`].
+        interval, calibrated: as in [`predict_rows`].
     """
     template = getattr(predictor.tokenizer, "chat_template", None)
     prompt_template = predictor.prompt_form.template
-    calibration = None if interval is None else asdict(predictor.calibrated())
+    calibration = asdict(predictor.calibrated()) if calibrated or interval is not None else None
     # Under an adapter, what a calibration knows as `weights` is the adapter's alone.
     under_adapter = hasattr(predictor.model, "peft_config")
     return {
@@ -29,6 +31,7 @@ def identity_of(predictor: RegressionPredictor, *, interval: float | None = None
         "autocast": str(predictor._autocast),
         "prompt_template": None if prompt_template is None else prompt_template.template,
         "interval": interval,
+        "calibrated": calibrated,
         "calibration": None if calibration is None else _digest(calibration),
         "chat_template": None if template is None else _digest(template),
     }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
 import numpy as np
 import torch
@@ -34,6 +34,15 @@ class PredictionsWithIntervalsAndDistribution(NamedTuple):
     low: np.ndarray
     high: np.ndarray
     distribution: GridDistribution
+
+
+class PredictOptions(TypedDict, total=False):
+    """The arguments of `RegressionPredictor.predict` that do not change what kind of thing it gives."""
+
+    batch_tokens: int
+    groups: str | Iterable[Any] | None
+    calibrated: bool
+    show_progress: bool | None
 
 
 Predictions = (

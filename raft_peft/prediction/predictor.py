@@ -5,20 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, Literal, overload
+from typing import Any, Literal, Unpack, overload
 
 import numpy as np
 import torch
 from tqdm.auto import tqdm
 
 from raft_peft.data.batches import RegressionCollator
-from raft_peft.data.labels import LabelColumn, read_labels, with_number
 from raft_peft.data.limits import ModelLimits
 from raft_peft.data.prompt_form import PromptForm
 from raft_peft.data.prompt_template import PromptTemplate
 from raft_peft.data.prompts import PromptEncoder
 from raft_peft.data.remarks import Remarks
-from raft_peft.data.rows import each
 from raft_peft.distribution import GridDistribution
 from raft_peft.forward.cpu_precision import warn_where_bf16_is_emulated
 from raft_peft.forward.memory import PartsThatFit
@@ -27,22 +25,26 @@ from raft_peft.grid import NumberGrid, number_text
 from raft_peft.heads import Head
 from raft_peft.methods import METHODS, MethodSettings
 from raft_peft.methods.grid_check import check_grid
-from raft_peft.methods.readout import Reading, Readout, joined
+from raft_peft.methods.readout import Reading, Readout
 from raft_peft.methods.renormalization import resolve_renormalize
 from raft_peft.methods.saved_folder import hub_options
+from raft_peft.prediction.applied_calibration import AppliedCalibration
 from raft_peft.prediction.batching import BatchRunner, autocast_dtype, chunks
-from raft_peft.prediction.calibrated_weights import calibrated_weights, changed_since
-from raft_peft.prediction.calibration import Calibration, calibration_of
+from raft_peft.prediction.calibrated_weights import calibrated_weights, usable_calibration
+from raft_peft.prediction.calibrating import calibrate
+from raft_peft.prediction.calibration import Calibration
 from raft_peft.prediction.opening import open_saved
 from raft_peft.prediction.predictions import (
     Predictions,
     PredictionsWithDistribution,
     PredictionsWithIntervals,
     PredictionsWithIntervalsAndDistribution,
+    PredictOptions,
     as_asked,
     predictions_and_distribution,
     predictions_of,
 )
+from raft_peft.prediction.temperature import refuse_one_number
 
 
 class RegressionPredictor:
@@ -203,10 +205,9 @@ class RegressionPredictor:
         prompts: Iterable[Any],
         batch_size: int = 64,
         *,
-        batch_tokens: int = 4096,
         interval: None = None,
         return_distribution: Literal[False] = False,
-        show_progress: bool | None = None,
+        **options: Unpack[PredictOptions],
     ) -> np.ndarray: ...
 
     @overload
@@ -215,10 +216,9 @@ class RegressionPredictor:
         prompts: Iterable[Any],
         batch_size: int = 64,
         *,
-        batch_tokens: int = 4096,
         interval: float,
         return_distribution: Literal[False] = False,
-        show_progress: bool | None = None,
+        **options: Unpack[PredictOptions],
     ) -> PredictionsWithIntervals: ...
 
     @overload
@@ -227,10 +227,9 @@ class RegressionPredictor:
         prompts: Iterable[Any],
         batch_size: int = 64,
         *,
-        batch_tokens: int = 4096,
         interval: None = None,
         return_distribution: Literal[True],
-        show_progress: bool | None = None,
+        **options: Unpack[PredictOptions],
     ) -> PredictionsWithDistribution: ...
 
     @overload
@@ -239,10 +238,9 @@ class RegressionPredictor:
         prompts: Iterable[Any],
         batch_size: int = 64,
         *,
-        batch_tokens: int = 4096,
         interval: float,
         return_distribution: Literal[True],
-        show_progress: bool | None = None,
+        **options: Unpack[PredictOptions],
     ) -> PredictionsWithIntervalsAndDistribution: ...
 
     def predict(
@@ -252,6 +250,8 @@ class RegressionPredictor:
         *,
         batch_tokens: int = 4096,
         interval: float | None = None,
+        groups: str | Iterable[Any] | None = None,
+        calibrated: bool = False,
         return_distribution: bool = False,
         show_progress: bool | None = None,
     ) -> Predictions:
@@ -268,6 +268,9 @@ class RegressionPredictor:
                 common; a longer prompt is run alone.
             interval: the share of labels that intervals around the predictions are to cover, such as 0.9, after
                 `calibrate`; see [`Calibration`].
+            groups: after `calibrate(..., groups=...)`, the group of each prompt, or the column of the rows that names
+                it; by default the column of then.
+            calibrated: map the predictions to labels, after `calibrate(..., label_map=...)`.
             return_distribution: whether to give the distributions too, as `predict_distribution` does, without a
                 second pass.
             show_progress: whether to show a progress bar; by default where there is more than one batch.
@@ -281,17 +284,14 @@ class RegressionPredictor:
             ValueError: intervals were asked for, and there is no calibration for them, or on too few rows; or
                 distributions, and the method gives a number alone.
         """
-        if interval is not None:
-            # An interval that cannot be given is refused now, not after hours of prediction.
-            self.calibrated().half_width(interval)
+        # What cannot be given is refused now, not after hours of prediction.
+        applied = AppliedCalibration.of_predictor(self, interval=interval, mapped=calibrated, groups=groups)
+        prompts = applied.prompts(prompts)
         chunks = self.read(prompts, batch_size, batch_tokens=batch_tokens, show_progress=show_progress)
-        distribution = None
-        if return_distribution:
-            predictions, distribution = self._with_distribution(chunks)
-        else:
-            predictions = predictions_of(chunks)
-        ends = None if interval is None else self.calibrated().intervals(predictions, interval)
-        return as_asked(predictions, ends, distribution)
+        both = return_distribution or applied.needs_distribution
+        predictions, distribution = self._with_distribution(chunks) if both else (predictions_of(chunks), None)
+        predictions, ends = applied.of(predictions, distribution)
+        return as_asked(predictions, ends, distribution if return_distribution else None)
 
     def _with_distribution(self, readings: Iterable[Reading]) -> PredictionsWithDistribution:
         return predictions_and_distribution(readings, self.readout.values, self.settings.method)
@@ -302,6 +302,10 @@ class RegressionPredictor:
         labels: Sequence[float],
         batch_size: int = 64,
         *,
+        intervals: str | None = None,
+        groups: str | Iterable[Any] | None = None,
+        label_map: str | None = None,
+        round_to_grid: bool = False,
         batch_tokens: int = 4096,
         show_progress: bool | None = None,
     ) -> Calibration:
@@ -316,23 +320,29 @@ class RegressionPredictor:
         Args:
             prompts: as `predict` takes them, neither those of training nor those by which a checkpoint was chosen.
             labels: their targets, as many: numbers, read as those of a `label` column.
+            intervals: `"adaptive"`, whose width follows the distribution, `"quantiles"` of it, or `"constant"`. By
+                default adaptive after training by a proper loss of the distribution, else constant.
+            groups: cover each group by itself: one name for each prompt, or the column of the rows that names it.
+            label_map: learn a map from predictions to labels, for `predict(..., calibrated=True)`: `"affine"`, or
+                `"isotonic"`, any that never falls.
+            round_to_grid: where all labels are numbers of the grid, give intervals whose ends are such numbers.
             batch_size, batch_tokens, show_progress: as in `predict`.
 
         Raises:
-            ValueError: there are no rows, or labels or predictions that are not numbers.
+            ValueError: there are no rows, or labels or predictions that are not numbers; rows without group; too few
+                rows for a map; or adaptive intervals of a method without distribution.
         """
-        readings = list(self.read(prompts, batch_size, batch_tokens=batch_tokens, show_progress=show_progress))
-        whole = joined(readings) if readings else Reading(torch.empty(0), None, None)
-        column = LabelColumn.of("label", getattr(labels, "features", None))
-        rows = [with_number({"label": label}, "label") for label in each(labels)]
-        numbers = read_labels(rows, self.grid, column)
-        self.remarks().on_labels(numbers)
-        self.calibration = calibration_of(
-            whole.predictions.numpy(),
-            np.asarray(numbers, dtype=np.float64),
-            whole.distribution,
-            self.grid.values,
-            self._calibrated_settings(),
+        self.calibration = calibrate(
+            self,
+            prompts,
+            labels,
+            intervals=intervals,
+            groups=groups,
+            label_map=label_map,
+            round_to_grid=round_to_grid,
+            batch_size=batch_size,
+            batch_tokens=batch_tokens,
+            show_progress=show_progress,
         )
         return self.calibration
 
@@ -342,18 +352,12 @@ class RegressionPredictor:
         Raises:
             ValueError: there is none, or it was made for other settings or weights.
         """
-        cure = "Calibrate on held-out rows first: `predictor.calibrate(prompts, labels)`."
-        if self.calibration is None:
-            raise ValueError(f"The model is not calibrated. {cure}")
-        changed = changed_since(self.calibration.settings, self._calibrated_settings())
-        if changed:
-            raise ValueError(f"The calibration was made with another {', '.join(changed)}. {cure}")
-        return self.calibration
+        return usable_calibration(self.calibration, self._calibrated_settings())
 
     def _calibrated_settings(self) -> dict[str, Any]:
         """What a calibration depends on: the settings, and the weights."""
         return {
-            **self.settings.method_settings(),
+            **self.settings.reading_settings(),
             "separator": self._encoder.separator,
             "max_length": self._encoder.max_length,
             "grid": [list(pair) for pair in self.grid],
@@ -380,21 +384,18 @@ class RegressionPredictor:
     ) -> GridDistribution:
         """The whole distribution over the grid for each prompt: probabilities, mass on and off the grid, entropy.
 
-        Takes what `predict` takes. The result is on the CPU, over the whole vocabulary, not renormalised.
+        Takes what `predict` takes. The result is on the CPU, over the whole vocabulary, not renormalized.
 
         Args:
-            calibrated: give it at the temperature that `calibrate` found, renormalised over the grid: as sure as it is
+            calibrated: give it at the temperature that `calibrate` found, renormalized over the grid: as sure as it is
                 right.
 
         Raises:
             ValueError: the method gives a number alone, it is not calibrated, or `calibrated` is asked for of a grid
                 of one number, which is sure at any temperature.
         """
-        if calibrated and self.readout.head.reads_grid and len(self.grid) == 1:
-            raise ValueError(
-                f"Renormalised over the grid, its one number {self.texts[0]} is sure at any temperature. Leave "
-                "`calibrated` off; `predict(prompts, interval=0.9)` gives intervals."
-            )
+        if calibrated and self.readout.head.reads_grid:
+            refuse_one_number(self.texts)
         temperature = self.calibrated().temperature if calibrated else None
         chunks = self.read(prompts, batch_size, batch_tokens=batch_tokens, show_progress=show_progress)
         _, distribution = self._with_distribution(chunks)

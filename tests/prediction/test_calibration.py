@@ -1,17 +1,15 @@
-"""Intervals and temperatures from held-out rows."""
+"""The saved object: intervals of held-out scores, and files that are none."""
 
 import json
-import logging
 import math
-from decimal import Decimal
 
 import numpy as np
 import pytest
 import torch
-from datasets import ClassLabel, Dataset
 
 from raft_peft import GridDistribution, RegressionPredictor
-from raft_peft.prediction.calibration import Calibration, calibration_of, fitted_temperature
+from raft_peft.prediction.calibration import Calibration
+from raft_peft.prediction.label_map import AffineMap, IsotonicMap
 
 PROMPTS = [f"Rate item {index} from 0 to 4, the score is" for index in range(30)]
 LABELS = [index % 5 for index in range(30)]
@@ -33,42 +31,6 @@ def test_by_hand():
     for level in (0, 1, -1, 90):
         with pytest.raises(ValueError, match="not between 0 and 1"):
             found.half_width(level)
-
-
-@pytest.mark.parametrize("rows", [19, 100])
-def test_covers_as_often_as_promised(rows):
-    """Over draws of the held-out rows, the share covered is between level and level + 1 / (rows + 1)."""
-    draw = np.random.default_rng(0)
-    covered = []
-    for _ in range(4000):
-        labels, predictions = draw.uniform(0, 5, (2, rows + 1))
-        found = calibration_of(predictions[:-1], labels[:-1], None, [0, 5], {})
-        low, high = found.intervals(predictions[-1:], 0.9)
-        covered.append(low[0] <= labels[-1] <= high[0])
-    assert 0.9 - 0.01 <= np.mean(covered) <= 0.9 + 1 / (rows + 1) + 0.01
-
-
-def test_temperature_by_hand():
-    """Two numbers, log-odds 2 throughout, and three rows in four with the likelier: log-odds of log 3 fit best."""
-    log_probs = torch.tensor([[0.0, 2.0]]).log_softmax(-1).repeat(4, 1) - 3  # most of the mass is off the grid
-    distribution = GridDistribution(log_probs, torch.tensor([1.0, 5.0]))
-    assert fitted_temperature(distribution, np.array([5.0, 5.0, 5.0, 1.0])) == pytest.approx(2 / math.log(3), rel=1e-3)
-    # A label of 4 is three quarters at 5, and one beyond the grid is its end
-    assert fitted_temperature(distribution, np.array([4.0, 4.0, 4.0, 4.0])) == pytest.approx(2 / math.log(3), rel=1e-3)
-    assert fitted_temperature(distribution, np.array([9.0, 9.0, 9.0, -3.0])) == pytest.approx(
-        2 / math.log(3), rel=1e-3
-    )
-
-
-def test_temperature_with_values_in_any_order_and_ruled_out():
-    log_probs = torch.tensor([[2.0, 0.0, -torch.inf]]).log_softmax(-1).repeat(4, 1)
-    distribution = GridDistribution(log_probs, torch.tensor([5.0, 1.0, 9.0]))
-    found = fitted_temperature(distribution, np.array([5.0, 5.0, 5.0, 1.0]))
-    assert found == pytest.approx(2 / math.log(3), rel=1e-3)
-    tempered = distribution.tempered(found)
-    assert tempered.probs[0].tolist() == pytest.approx([0.75, 0.25, 0], abs=1e-3)
-    with pytest.raises(ValueError, match="positive"):
-        distribution.tempered(0)
 
 
 def test_saved_beside_the_model(tiny_llama, tokenizer, tmp_path):
@@ -112,6 +74,25 @@ def test_saved_beside_the_model(tiny_llama, tokenizer, tmp_path):
         ({"temperature": math.inf}, "temperature inf is not"),
         ({"settings": 3}, "settings are not an object"),
         ({"settings": [["a", 1]]}, "settings are not an object"),
+        ({"kind": "wide"}, "intervals are 'wide', which is none of constant, adaptive, quantiles"),
+        ({"kind": "adaptive"}, "intervals are adaptive, and it has no scores for them"),
+        ({"kind": "quantiles", "spreads": [0.5]}, "intervals are quantiles, and it has no scores for them"),
+        ({"spreads": [-0.5]}, "spread -0.5 is negative"),
+        ({"tails": [1.5]}, "tail 1.5 is above 1"),
+        ({"tails": [0.5, 0.5]}, "2 tails for 1 errors"),
+        ({"groups": ["a", "b"]}, "groups are not a list of one name for each error"),
+        ({"groups": [1]}, "groups are not a list of one name for each error"),
+        ({"group_column": 1}, "group column 1 is not the name of one"),
+        (
+            {"label_map": {"kind": "affine", "slope": 1.0, "intercept": 0.0}},
+            "of a map and its errors it has one alone",
+        ),
+        ({"label_map": {"kind": "cubic"}}, "is not one of affine, isotonic"),
+        ({"label_map": {"kind": "affine", "slope": None, "intercept": 0}}, "is not of finite numbers"),
+        ({"label_map": {"kind": "affine", "slopes": 1.0}}, "affine map holds kind, slopes"),
+        ({"label_map": {"kind": "isotonic", "predictions": [2, 1], "labels": [1, 2]}}, "predictions .* fall"),
+        ({"label_map": {"kind": "isotonic", "predictions": [1], "labels": [1, 2]}}, "as many predictions as labels"),
+        ({"grid": "12"}, "grid are not a list of numbers"),
     ],
 )
 def test_files_that_are_no_calibration(tmp_path, change, message):
@@ -128,37 +109,72 @@ def test_files_that_are_no_calibration(tmp_path, change, message):
             Calibration.load(path)
 
 
-@pytest.mark.parametrize(
-    "predictions, labels, message",
-    [([], [], "at least one"), ([1.0], [1.0, 2.0], "1 predictions and 2 labels"), ([math.nan], [1.0], "row 0 is nan")],
-)
-def test_rows_that_cannot_calibrate(predictions, labels, message):
-    with pytest.raises(ValueError, match=message):
-        calibration_of(np.array(predictions), np.array(labels), None, [0, 1], {})
+# Grid 1, 2, 3. The knots are 1, 1.5, 2.5, 3, where 0.2, 0.5 and 0.3 are cumulated to 0.1, 0.2, 0.7 and 0.85.
+DISTRIBUTION = GridDistribution(torch.tensor([[0.2, 0.5, 0.3]]).log(), torch.tensor([1.0, 2.0, 3.0]))
 
 
-def test_labels_beyond_the_grid_widen_the_range():
-    found = calibration_of(np.array([1.0, 1.0]), np.array([-2.0, 7.0]), None, [0, 5], {})
-    assert (found.low, found.high, found.temperature) == (-2, 7, None)
+def test_adaptive_intervals_by_hand():
+    errors, spread = (0.1, 0.3, 0.4, 0.5), (0.2, 0.1, 0.1, 0.5)
+    found = Calibration(errors, 0, 5, None, {}, spreads=spread, mapped_errors=(0, 0, 0, 1.0), kind="adaptive")
+    # 0.5, 3, 4 and 1 spreads; rank 2 of 5 places at 0.4, 4 at 0.8
+    assert [found.half_width(level) for level in (0.4, 0.8)] == pytest.approx([1, 4])
+    assert found.half_width(0.8, mapped=True) == pytest.approx(2)
+    # The mean is 2.1, the variance 0.2 x 1.21 + 0.5 x 0.01 + 0.3 x 0.81 = 0.49, and 1 / 12 is that of rounding.
+    spread = np.sqrt(0.49 + 1 / 12)
+    low, high = found.intervals(np.array([2.0]), 0.4, DISTRIBUTION)
+    assert (low[0], high[0]) == (pytest.approx(2 - spread), pytest.approx(2 + spread))
+    low, high = found.intervals(np.array([2.0]), 0.8, DISTRIBUTION)
+    # Beyond the range, at whose ends they are cut off.
+    assert (low[0], high[0]) == (0, 5)
 
 
-def test_labels_are_read_as_those_of_a_column(tiny_llama, tokenizer, caplog):
-    predictor = RegressionPredictor(tiny_llama, tokenizer, [1, 2, 3, 4, 5])
-    expected = predictor.calibrate(PROMPTS, LABELS).errors
-    with caplog.at_level(logging.WARNING):
-        for labels in (
-            torch.tensor(LABELS),
-            [Decimal(label) for label in LABELS],
-            Dataset.from_dict({"x": LABELS})["x"],
-        ):
-            assert predictor.calibrate(PROMPTS, labels).errors == expected
-    assert "6 of the 30 labels (0 to 4) lie outside the grid's own range, 1 to 5" in caplog.text
-    classes = Dataset.from_dict({"x": LABELS}).cast_column("x", ClassLabel(names=["4", "3", "2", "1", "0"]))["x"]
-    assert predictor.calibrate(PROMPTS, classes).errors != expected
-    for label, message in (
-        (True, "label is True"),
-        (None, "label is missing"),
-        ("x", "'x' is not"),
+def test_intervals_of_quantiles_by_hand():
+    found = Calibration((0.1, 0.1, 0.2, 0.3), 0, 5, None, {}, tails=(0.9, 0.3, 0.6, 0.0), kind="quantiles")
+    # Rank 2 of 5 places at 0.4: the second largest tail. Rank 3 at 0.6.
+    assert [found.tail(level) for level in (0.2, 0.4, 0.6, 0.8)] == [0.9, 0.6, 0.3, 0.0]
+    low, high = found.intervals(np.array([2.0]), 0.4, DISTRIBUTION)
+    # 0.3 below is reached a fifth of the way from 1.5 to 2.5; 0.3 above, which is 0.7 below, at 2.5
+    assert (low[0], high[0]) == (pytest.approx(1.7), pytest.approx(2.5))
+    low, high = found.intervals(np.array([2.0]), 0.6, DISTRIBUTION)
+    # 0.15 is half way from 1 to 1.5; 0.85 is the end of the grid
+    assert (low[0], high[0]) == (pytest.approx(1.25), pytest.approx(3.0))
+    # A label was beyond all probability, so that the interval reaches as far as labels do.
+    assert [end[0] for end in found.intervals(np.array([2.0]), 0.8, DISTRIBUTION)] == [0, 5]
+
+
+def test_groups_are_covered_by_themselves():
+    errors, groups = [0.1, 0.2, 0.3, 1.0, 2.0, 3.0], ["a"] * 3 + ["b"] * 3
+    found = Calibration(tuple(errors), 0, 9, None, {}, groups=tuple(groups))
+    # ceil(4 x 0.5) = 2 of each
+    low, high = found.intervals(np.array([4.0, 4.0]), 0.5, groups=["b", "a"])
+    assert (high - low).tolist() == pytest.approx([4, 0.4])
+    with pytest.raises(
+        ValueError, match=r"3 held-out rows of the group 'a' cannot warrant.* 0.8: calibrate on 4 rows"
     ):
-        with pytest.raises(ValueError, match=f"row 0: the .*{message}"):
-            predictor.calibrate(PROMPTS, [label] * 30)
+        found.intervals(np.array([4.0]), 0.8, groups=["a"])
+    with pytest.raises(ValueError, match="calibrated on the groups 'a', 'b', and not on 'c'"):
+        found.intervals(np.array([4.0]), 0.5, groups=["c"])
+    with pytest.raises(ValueError, match="groups 'a', 'b', so `groups` must name that of each row"):
+        found.intervals(np.array([4.0]), 0.5)
+
+
+def test_what_is_saved_is_read_back(tmp_path):
+    for learned in (AffineMap(2.0, -1.0), IsotonicMap((1.0, 2.5), (0.0, 4.0)), None):
+        found = Calibration(
+            (0.1, 0.3),
+            0.0,
+            5.0,
+            1.5,
+            {"method": "raft"},
+            spreads=(0.5, 0.75),
+            tails=(0.25, 0.5),
+            kind="adaptive",
+            label_map=learned,
+            mapped_errors=None if learned is None else (0.2, 0.1),
+            groups=("a", "b"),
+            group_column="topic",
+            grid=(1.0, 2.0),
+            mean_widths={"constant": 0.6, "adaptive": 0.5},
+        )
+        found.save(tmp_path)
+        assert Calibration.load(tmp_path / "calibration.json") == found

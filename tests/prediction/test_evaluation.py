@@ -1,5 +1,6 @@
 """Rows with labels, whatever holds them, and what is said of them."""
 
+import json
 import logging
 from decimal import Decimal
 
@@ -9,7 +10,8 @@ import pytest
 from datasets import ClassLabel, Dataset, Features, Value
 
 from raft_peft import RegressionPredictor
-from raft_peft.prediction.evaluation import evaluate_rows
+from raft_peft.data.ratings import Ratings
+from raft_peft.prediction.evaluation import evaluate_rows, labelled_prompts
 
 
 @pytest.fixture
@@ -52,3 +54,19 @@ def test_labels_outside_the_grid_are_said(predictor, rows, caplog):
 def test_what_is_no_label(predictor, rows, change, options, message):
     with pytest.raises(ValueError, match=message):
         evaluate_rows(predictor, [{**row, **change} for row in rows], **options)
+
+
+def test_labels_that_are_ratings_count_as_their_mean(predictor, rows):
+    expected = evaluate_rows(predictor, rows)
+    lists = [{**row, "label": [row["label"] - 1, row["label"] + 1]} for row in rows]
+    shares = [{**row, "label": {str(row["label"]): 1.0}} for row in rows]
+    texts = [{**row, "label": json.dumps(row["label"])} for row in lists]
+    for rated in (lists, shares, texts, pandas.DataFrame(lists), Dataset.from_list(lists).to_iterable_dataset()):
+        np.testing.assert_allclose(evaluate_rows(predictor, rated).labels, expected.labels)
+    labels, ratings = [], []
+    rated = [*lists[:1], *rows[1:2]]
+    assert len(list(labelled_prompts(rated, labels, predictor.grid, label_column="label", ratings=ratings))) == 2
+    assert labels == [row["label"] for row in rows[:2]]
+    assert ratings == [Ratings.of(lists[0]["label"]), None]
+    of_lists = predictor.calibrate([row["prompt"] for row in rows], [row["label"] for row in lists])
+    assert of_lists.errors == predictor.calibrate([row["prompt"] for row in rows], expected.labels).errors

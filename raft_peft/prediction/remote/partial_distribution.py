@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from raft_peft.decisions import check_rule, decide
+from raft_peft.decisions import check_rule, decide, parameter_of
 from raft_peft.distribution import GridDistribution
 
 
@@ -35,13 +35,14 @@ class PartialGridDistribution(GridDistribution):
 
         The missing numbers have unknown probabilities q, each at most `ceiling` and together at most `rest`. The bound
         of the mean is the greater of the largest and the negated least sum of y q, found by giving the numbers
-        furthest from 0 as much as they can have; that is at most the sum of |y| times `ceiling`. Renormalised it is
-        the same sum of (y - prediction) q, divided by the probability of the numbers that were returned. For the other
-        rules it is the distance to the furthest number that such q could make the answer.
+        furthest from 0 as much as they can have; that is at most the sum of |y| times `ceiling`. Renormalized it is
+        the same sum of (y - prediction) q, divided by the probability of the numbers that were returned. For rules
+        that choose a number of the grid it is the distance to the furthest number that such q could make the answer.
+        The bound of `risk_averse` adds those of the mean and of the standard deviation.
 
         Args:
             rule: the decision rule, as in `decide`.
-            renormalize: whether the mean is that of the renormalised distribution.
+            renormalize: whether the mean is that of the renormalized distribution.
 
         Returns:
             In the unit of the labels, float32, of shape (batch,); 0 where nothing is missing.
@@ -50,6 +51,8 @@ class PartialGridDistribution(GridDistribution):
             ValueError: there is no such rule.
         """
         check_rule(rule)
+        if rule.startswith("risk_averse"):
+            return self.error_bound("mean", renormalize=True) + parameter_of(rule)[1] * self._error_bound_of_std()
         predictions = decide(self, rule, renormalize=renormalize).double()
         values = self.values.double()
         if rule == "mean" and not renormalize:
@@ -57,16 +60,34 @@ class PartialGridDistribution(GridDistribution):
         elif rule == "mean":
             away = values - predictions[:, None]
             bound = torch.maximum(self._largest_sum(away), self._largest_sum(-away)) / self.mass.double()
-            # A renormalised mean cannot leave the range of the grid.
+            # A renormalized mean cannot leave the range of the grid.
             span = values.max() - values.min()
             bound = bound.nan_to_num(nan=span.item(), posinf=span.item()).clamp(max=span)
         elif rule == "mode":
             could_be = self.missing & (self.ceiling >= self.probs.amax(-1))[:, None]
             bound = ((values - predictions[:, None]).abs() * could_be).amax(-1)
         else:
-            level = 0.5 if rule == "median" else float(rule.partition(":")[2])
+            level = 0.5 if rule == "median" else parameter_of(rule)[1]
             lowest, highest = self._range_of_quantile(level)
             bound = torch.maximum(predictions - lowest, highest - predictions)
+        return torch.where(self.missing.any(-1), bound, 0.0).float()
+
+    def _error_bound_of_std(self) -> torch.Tensor:
+        """How far the standard deviation is from that of the whole distribution at most, of shape (batch,).
+
+        Let w be the share of the missing numbers on the grid, and D the distance of the furthest of them from the
+        mean of the others. The variance lies between (1 - w) times and w D^2 above that of the others.
+        """
+        values, std = self.values.double(), self.std.double()
+        most = torch.minimum(self.ceiling.double() * self.missing.sum(-1), self.rest.double())
+        share = most / (self.mass.double() + most)
+        means = decide(self, "mean", renormalize=True).double()
+        furthest = ((values - means[:, None]).abs() * self.missing).amax(-1)
+        upwards = (std.square() + share * furthest.square()).sqrt() - std
+        bound = torch.maximum(upwards, std - (1 - share).sqrt() * std)
+        # A standard deviation is at most half the range of the grid.
+        most_there_is = ((values.max() - values.min()) / 2).item()
+        bound = bound.nan_to_num(nan=most_there_is).clamp(max=most_there_is)
         return torch.where(self.missing.any(-1), bound, 0.0).float()
 
     def _largest_sum(self, gains: torch.Tensor) -> torch.Tensor:
