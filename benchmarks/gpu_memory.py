@@ -302,7 +302,7 @@ def make_trainer(args: Arguments, way: str, model: PreTrainedModel, folder: str)
     if way == "raft":
         return RegressionAwareTrainer(
             model,
-            RegressionAwareConfig(max_length=args.length, **options),
+            RegressionAwareConfig(max_length=args.length, padding_free=False, **options),
             grid=[1, 2, 3, 4, 5],
             processing_class=tokenizer,
             train_dataset=Dataset.from_dict({"prompt": [prompt] * rows, "label": [float(digit) for digit in digits]}),

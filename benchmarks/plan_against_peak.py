@@ -152,6 +152,7 @@ def train(settings: dict[str, Any], tokenizer: Any, folder: str) -> int:
             per_device_train_batch_size=batch_size,
             gradient_accumulation_steps=settings["accumulation"],
             gradient_checkpointing=settings["gradient_checkpointing"],
+            padding_free=False,
             max_length=settings["max_length"],
             bf16=settings["bf16"],
             use_cpu=True,

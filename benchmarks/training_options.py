@@ -110,6 +110,7 @@ def make_steps(args: Arguments, way: str) -> Callable[[], None]:
             train_sampling_strategy="sequential",
             **{
                 "gradient_checkpointing": False,
+                "padding_free": False,
                 **{name: value for name, value in options.items() if name != "model_init_kwargs"},
             },
         ),

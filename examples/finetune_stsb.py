@@ -59,7 +59,6 @@ DEFAULTS = {
     "output_dir": "stsb-raft",
     "num_train_epochs": 1,
     "learning_rate": 1e-3,
-    "gradient_checkpointing": False,
     "report_to": "none",
 }
 

@@ -22,7 +22,7 @@ def random_quantized(
 
     The model is laid out on the meta device, its linear layers are replaced by transformers' own quantizer, which
     also decides which ones stay dense, and the modules are filled one after the other by the architecture's own
-    initialisation: at any time, one linear layer at most is dense.
+    initialization: at any time, one linear layer at most is dense.
 
     Args:
         config: of the architecture; it is copied.

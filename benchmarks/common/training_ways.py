@@ -144,10 +144,10 @@ def _full_logits(settings: StepSettings, prompts: list[str]) -> Any:
     return trainer
 
 
-def _raft(settings: StepSettings, prompts: list[str], **options: Any) -> Any:
+def _raft(settings: StepSettings, prompts: list[str], *, padding_free: bool = False) -> Any:
     return RegressionAwareTrainer(
         _load(AutoModelForCausalLM, settings),
-        RegressionAwareConfig(**options, **_options(settings)),
+        RegressionAwareConfig(padding_free=padding_free, **_options(settings)),
         grid=GRID,
         train_dataset=Dataset.from_list([{"prompt": prompt, "label": float(LABEL)} for prompt in prompts]),
         peft_config=_lora("CAUSAL_LM"),

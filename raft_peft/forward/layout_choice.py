@@ -42,7 +42,7 @@ _TRYING = threading.Lock()
 # Shorter than the prompts on which a layout must give the logits that the plain way gives.
 _WINDOW = 4
 _COMMON = [1, 2]
-_CURE_FOR_ROUTERS = " The auxiliary loss of its experts takes no such mask; router_aux_loss_coef=0 does without it."
+_CURE_FOR_ROUTERS = " The auxiliary loss of its experts takes no such mask. Set router_aux_loss_coef=0."
 
 
 class Layouts:
@@ -72,11 +72,34 @@ class Layouts:
         """Whether the model reads prompts behind the keys and values of what they begin with."""
         with _TRYING:
             if self._caches_prefixes is None:
-                reason = "tokens attend to those behind them" if self.bidirectional else why_no_prefix_cache(model)
+                reason = "tokens attend to later ones" if self.bidirectional else why_no_prefix_cache(model)
                 self._caches_prefixes = reason is None
                 if reason is not None:
-                    logger.info("What the prompts begin with in common is run for each of them: %s.", reason)
+                    logger.info("The common beginning of the prompts is computed for each of them: %s.", reason)
             return self._caches_prefixes
+
+    def take_padding_free(self, model: Any) -> bool:
+        """Lay prompts end to end from now on where the model can read them so; returns whether it can."""
+        self.padding_free = True
+        take_flat_sequences(model.config.get_text_config())
+        reason = self._why_left_off(model)
+        if reason is not None:
+            logger.info("The rows are padded, since they cannot be put end to end: %s.", reason)
+        return self.padding_free
+
+    def padded(self, model: Any, trie: Trie | None) -> Layout:
+        """The layout of a batch with padding.
+
+        Args:
+            model: the model, without a wrapper.
+            trie: of the grid; None where every number is one token.
+
+        Raises:
+            ValueError: as `choose`.
+        """
+        if trie is not None and not self._can_take(trie, model):
+            return path_sequences
+        return partial(padded_sequences if trie is None else tree_sequences, bidirectional=self.bidirectional)
 
     def choose(self, model: Any, trie: Trie | None, prefix: PrefixCache | None = None) -> Layout:
         """The layout of a batch.
@@ -91,23 +114,29 @@ class Layouts:
         """
         if self.padding_free:
             self._try_flat(model)
-        if trie is not None and not self._can_take(trie, model):
-            return path_sequences
+        padded = self.padded(model, trie)
+        if padded is path_sequences:
+            return padded
         if prefix is not None:
             return prefix.layout
         if self.padding_free:
             return partial(flat_sequences, bidirectional=self.bidirectional)
-        return partial(padded_sequences if trie is None else tree_sequences, bidirectional=self.bidirectional)
+        return padded
 
     def _try_flat(self, model: Any) -> None:
-        if self._takes_flat is not None:
-            return
+        if self._takes_flat is None:
+            reason = self._why_left_off(model)
+            if reason is not None:
+                warn(logger, f"`padding_free=True` is left off, and the rows are padded: {reason}.")
+
+    def _why_left_off(self, model: Any) -> str | None:
+        """Try whether the model reads prompts end to end; where it does not, the reason, and they are padded."""
         reason = why_not_flat(model)
         self._takes_flat = reason is None
         if reason is not None:
             self.padding_free = False
             leave_flat_sequences(model.config.get_text_config())
-            warn(logger, f"`padding_free=True` is left off, and the rows are padded: {reason}.")
+        return reason
 
     def _can_take(self, trie: Trie, model: Any) -> bool:
         """Whether the trie stands in one sequence with the prompt."""
@@ -135,9 +164,9 @@ class Layouts:
         if paths > 1:
             warn(
                 logger,
-                f"The numbers of this grid are scored in {paths} rows a prompt instead of one, which is exact but "
-                f"takes about {paths} times as long: {reason}.{cure} Where the model has another attention than "
-                "these, load it with `attn_implementation='sdpa'` or 'eager'.",
+                f"The numbers of this grid are scored in {paths} rows for each prompt instead of one. This is exact, "
+                f"and takes about {paths} times as long: {reason}.{cure} If the model has another attention, load it "
+                "with `attn_implementation='sdpa'` or 'eager'.",
             )
 
 

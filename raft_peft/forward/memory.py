@@ -1,9 +1,11 @@
-"""A batch for which the memory is not enough, run in halves."""
+"""The memory that is free, and a batch for which it is not enough, run in halves."""
 
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 import psutil
@@ -78,7 +80,7 @@ class PartsThatFit:
                 warn(
                     logger,
                     f"The memory was not enough for a batch of {rows} prompts of {length} tokens. Prediction goes on "
-                    f"with {size} at a time. A smaller batch from the start saves the attempts.",
+                    f"with {size} at a time. A smaller `batch_size` from the start saves these attempts.",
                 )
             self._most_tokens = size * length
         return parts
@@ -111,14 +113,14 @@ def check_memory(model: Any, trie: Trie) -> None:
     """
     nodes = 1 + trie.size
     needed = nodes * _COPIES_IN_TRAINING * _bytes_of_a_node(model, trie)
-    available = _available(trie.nodes.device)
+    available = free_memory(trie.nodes.device)
     if needed > available:
         raise ValueError(
             f"Training on this grid needs about {needed / _GIB:.1f} GiB for the logits alone, and "
             f"{available / _GIB:.1f} GiB are free: its {trie.token_ids.shape[1]:,} numbers begin in {nodes:,} ways, "
-            "each with a row of the vocabulary for every example. Take a coarser grid, since the expectation falls "
-            "between its values anyway; smaller batches with gradient accumulation; or give the numbers tokens of "
-            "their own with `add_number_tokens`. Prediction works, in parts."
+            "and each needs a row of logits for every example. Use a coarser grid, since the expectation can lie "
+            "between its values; or smaller batches with gradient accumulation; or give each number its own token "
+            "with `add_number_tokens`. Prediction works, in parts."
         )
 
 
@@ -126,8 +128,30 @@ def _bytes_of_a_node(model: Any, trie: Trie) -> int:
     return len(trie.nodes) * model.config.get_text_config().vocab_size * 4
 
 
-def _available(device: torch.device) -> int:
+def free_memory(device: torch.device) -> float:
+    """The bytes that this process can still take on a device: an NVIDIA GPU, or the CPU."""
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    return psutil.virtual_memory().available
+    return min(psutil.virtual_memory().available, _left_by_container(Path("/sys/fs/cgroup")))
+
+
+def _left_by_container(folder: Path) -> float:
+    """What the limit of a container leaves, in bytes, which psutil does not know of; infinite without a limit.
+
+    Args:
+        folder: of the control groups, of version 2 or 1.
+    """
+    for limit, used, cached in (
+        ("memory.max", "memory.current", "memory.stat"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat"),
+    ):
+        try:
+            left = int((folder / limit).read_text()) - int((folder / used).read_text())
+            # Pages of files that nobody uses are given back where memory is needed.
+            counts = dict(line.split() for line in (folder / cached).read_text().splitlines())
+            return left + int(counts.get("total_inactive_file", counts.get("inactive_file", 0)))
+        # There is no such file, or its limit is "max".
+        except (OSError, ValueError):
+            continue
+    return math.inf

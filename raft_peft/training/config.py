@@ -19,13 +19,17 @@ from trl.trainer.utils import get_config_model_id
 
 from raft_peft.data.prompt_template import PromptTemplate
 from raft_peft.forward.cpu_precision import cpu_multiplies_bf16, warn_where_bf16_is_emulated
+from raft_peft.grid import NumberGrid
 from raft_peft.losses import ExpectedSquaredError
 from raft_peft.main_process import warn
 from raft_peft.methods import METHODS, MethodSettings
+from raft_peft.methods.distribution_losses import resolve_distribution_weight
 
 logger = logging.getLogger(__name__)
 
-_LOWER_IS_BETTER = ("rmse", "mae", "loss")
+# The first is TRL's name. transformers renamed it, and older versions do not have the second.
+_CHECKPOINTING = ("gradient_checkpointing", "activation_checkpointing")
+_LOWER_IS_BETTER = ("rmse", "mae", "loss", "crps", "nll", "calibration_error", "rater_distance")
 
 # Each of these settings of SFTConfig speaks of tokens, or of a loss over them. Beside its name stand the value that
 # can be honoured, and what to do instead of another.
@@ -39,9 +43,9 @@ _UNSUPPORTED = {
     "completion_only_loss": (None, "The loss is on the number alone, never on tokens. Leave it unset."),
     "assistant_only_loss": (False, "The loss is on the number alone, never on tokens. Leave it off."),
     "loss_type": ("nll", "The loss is the squared error of the expected number. Leave loss_type at its default."),
-    "label_smoothing_factor": (0.0, "It smooths a token cross-entropy, and there is none. Set it to 0."),
+    "label_smoothing_factor": (0.0, "It smooths a token cross-entropy, which is not used here. Set it to 0."),
     "dataset_text_field": ("text", "Rows are `prompt` and a label. Rename the column of the text to `prompt`."),
-    "dataset_kwargs": (None, "Rows with `input_ids` and a label are recognised as tokenized. Leave it unset."),
+    "dataset_kwargs": (None, "Rows with `input_ids` and a label count as tokenized. Leave it unset."),
     "label_names": (None, "Set `label_column` to the name of the column that holds the label."),
     "average_tokens_across_devices": (True, "The loss is a mean over the examples of all devices. Leave it on."),
     "batch_eval_metrics": (False, "Correlations need all predictions, and numbers take little memory. Leave it off."),
@@ -57,6 +61,8 @@ class RegressionAwareConfig(MethodSettings, SFTConfig):
     Parameters:
         label_column: name of the dataset column that holds the target number. A numeric `completion` is read in
             its place where the column is missing.
+        weight_by_ratings: whether a row whose label is a list of ratings counts as often in the loss as it has raters,
+            so that each rater counts the same. By default each row counts the same. Metrics count rows.
         prompt_template: writes the prompts from the other columns of a row, in braces, as in "Review: {text} Stars:";
             or a list of chat messages of such texts. By default a prompt is the column `prompt`. It is saved, and rows
             are predicted by it.
@@ -70,7 +76,8 @@ class RegressionAwareConfig(MethodSettings, SFTConfig):
             trackio) as a table, with their distribution over the grid; 0 for none.
         init: pretrained, or random, where the model that the trainer is given by name starts from random weights.
         method, decision, renormalize, attention, number_end, end_every_number, constrained, num_samples, weights,
-            special_token, mlp_width, pooling: see [`MethodSettings`].
+            special_token, mlp_width, pooling, distribution_loss, distribution_weight, label_smoothing: see
+            [`MethodSettings`].
 
     These defaults differ from `SFTConfig`:
         - `learning_rate`: 2e-4, for LoRA, instead of 2e-5.
@@ -79,7 +86,11 @@ class RegressionAwareConfig(MethodSettings, SFTConfig):
         - `bf16`: where unset, on for an accelerator that can do it, and on a CPU that multiplies in bf16 (AMX or
           AVX512-BF16), where a model given by name also gets eager attention unless it is told otherwise: the fastest
           there by `benchmarks/cpu_precision.py`.
-        - `greater_is_better`: follows `metric_for_best_model`; False for rmse, mae and loss.
+        - `gradient_checkpointing`: where unset, chosen when the trainer is created: off if a step fits into the free
+          memory without it (`docs/speed_and_memory.md`).
+        - `padding_free`: where unset, on on a CPU if the method and the model can use it.
+        - `greater_is_better`: follows `metric_for_best_model`; False for rmse, mae, loss, crps, nll,
+          calibration_error and rater_distance.
 
     Raises:
         ValueError: a setting of `SFTConfig` that cannot be honoured, with the reason and what to use instead.
@@ -89,34 +100,55 @@ class RegressionAwareConfig(MethodSettings, SFTConfig):
     lr_scheduler_type: str = field(default="cosine", metadata={"help": "The learning rate schedule."})
     warmup_steps: float = field(
         default=0.1,
-        metadata={"help": "Warm-up of the learning rate: a number of steps, or below 1 a share of all steps."},
+        metadata={"help": "Warm-up of the learning rate: a number of steps, or a share of all steps if below 1."},
     )
     truncation_mode: str = field(
         default="keep_end",
         metadata={
-            "help": "How a prompt longer than `max_length` is cut. `'keep_end'` drops its beginning, since the number "
-            "stands at its end.",
+            "help": "How a prompt longer than `max_length` is cut. `keep_end` drops its beginning, since the number "
+            "follows its end.",
             "choices": ["keep_end"],
+        },
+    )
+    gradient_checkpointing: bool | None = field(
+        default=None,
+        metadata={
+            "help": "Whether layers are computed again in the backward pass. This saves memory and takes time. By "
+            "default only if a step would not fit into memory otherwise."
+        },
+    )
+    padding_free: bool | None = field(
+        default=None,
+        metadata={
+            "help": "Whether the rows of a batch are put end to end, without padding, and their common beginning is "
+            "computed once. By default on a CPU, if the method and the model can."
         },
     )
     label_column: str = field(
         default="label",
         metadata={"help": "Name of the dataset column that holds the target number."},
     )
+    weight_by_ratings: bool = field(
+        default=False,
+        metadata={
+            "help": "Whether a row with a list of ratings as its label counts once for each rater in the loss. By "
+            "default each row counts the same."
+        },
+    )
     prompt_template: str | None = field(
         default=None,
         metadata={
-            "help": "The prompt, from a row's columns in braces, as 'Review: {text} Stars:', or a JSON list of chat "
-            "messages of such texts. By default the column `prompt`. It is saved with the model."
+            "help": "The text of the prompt, with the names of columns in braces: 'Review: {text} Stars:'. Or a JSON "
+            "list of chat messages with such texts. By default the column `prompt`. It is saved with the model."
         },
     )
     chat: bool = field(
         default=False,
-        metadata={"help": "Whether the prompt template, or the column `prompt`, becomes the message of a user."},
+        metadata={"help": "Send the prompt as the message of a user, through the chat template."},
     )
     system: str | None = field(
         default=None,
-        metadata={"help": "A system message before that of the user; it may name columns in braces, too."},
+        metadata={"help": "A system message before the prompt. It may also name columns in braces."},
     )
     separator: str | None = field(
         default=None,
@@ -128,23 +160,23 @@ class RegressionAwareConfig(MethodSettings, SFTConfig):
     non_finite_loss: str = field(
         default="stop",
         metadata={
-            "help": "What happens where a loss or its gradient is not a finite number: stop, after the weights before "
-            "are saved, or skip, where the step is left out and training goes on.",
+            "help": "What happens if a loss or its gradient is not a finite number. stop: the weights before this "
+            "step are saved, and training ends. skip: the step is left out, and training continues.",
             "choices": ["stop", "skip"],
         },
     )
     log_predictions: int = field(
         default=4,
         metadata={
-            "help": "So many rows of each evaluation, the first, are sent to `report_to` as a table, with their "
-            "distribution over the grid; 0 for none."
+            "help": "Number of rows of each evaluation, the first ones, that are sent to `report_to` as a table with "
+            "their distribution over the grid. 0 for none."
         },
     )
     init: str = field(
         default="pretrained",
         metadata={
-            "help": "pretrained, or random, where the model named starts from random weights, of its architecture "
-            "alone.",
+            "help": "pretrained, or random: the model has the architecture of the one that is named, and starts from "
+            "random weights.",
             "choices": ["pretrained", "random"],
         },
     )
@@ -177,7 +209,7 @@ class RegressionAwareConfig(MethodSettings, SFTConfig):
         if self.padding_free and METHODS[self.method].trains_text:
             raise ValueError(
                 f"`padding_free=True` is for rows that end in their number, and method {self.method!r} trains on the "
-                "target's text behind them. Leave it off; `train_sampling_strategy='group_by_length'` saves padding."
+                "target's text after them. Leave it off; `train_sampling_strategy='group_by_length'` saves padding."
             )
         for name in ("init", "non_finite_loss"):
             choices = self.__dataclass_fields__[name].metadata["choices"]
@@ -200,12 +232,15 @@ class RegressionAwareConfig(MethodSettings, SFTConfig):
             self.use_cpu = True
         if (self.bf16 or self.bf16_full_eval) and self.use_cpu:
             warn_where_bf16_is_emulated("Leave `bf16` and `bf16_full_eval` unset.")
+        checkpointing = checkpointing_asked_for(self)
         with warnings.catch_warnings():
             # TRL deprecates `keep_end` for its token losses, while this trainer cuts prompts itself; and transformers
             # deprecates the name under which TRL turns on activation checkpointing.
             for name in ("keep_end", "gradient_checkpointing"):
                 warnings.filterwarnings("ignore", message=f".*{name}.* is deprecated", category=FutureWarning)
             super().__post_init__()
+        # `TrainingArguments` has set to False what was None.
+        set_checkpointing(self, checkpointing)
         if not torch.accelerator.is_available():
             # Without an accelerator nothing is pinned, and torch would warn of it at each data loader.
             self.dataloader_pin_memory = False
@@ -252,13 +287,35 @@ class RegressionAwareConfig(MethodSettings, SFTConfig):
         return cls(**settings)
 
 
+def checkpointing_asked_for(args: RegressionAwareConfig) -> bool | None:
+    """Whether activations are to be computed again in the backward pass; None where it is left open.
+
+    Who says how, by `gradient_checkpointing_kwargs`, asks for it.
+    """
+    for name in _CHECKPOINTING[::-1]:
+        if getattr(args, name, None) is not None:
+            return getattr(args, name)
+    return True if any(getattr(args, f"{name}_kwargs", None) for name in _CHECKPOINTING) else None
+
+
+def checkpointing_names(args: RegressionAwareConfig) -> list[str]:
+    """The names of activation checkpointing among the settings, in the installed transformers."""
+    return [name for name in _CHECKPOINTING if hasattr(args, name)]
+
+
+def set_checkpointing(args: RegressionAwareConfig, value: bool | None) -> None:
+    """Turn activation checkpointing on or off, or leave it open, by all its names."""
+    for name in checkpointing_names(args):
+        setattr(args, name, value)
+
+
 def refuse_token_callables(compute_loss_func: Any, preprocess_logits_for_metrics: Any, formatting_func: Any) -> None:
     """Raise a ValueError for arguments of `SFTTrainer` that work on token logits or texts to complete."""
     reasons = {
         "compute_loss_func": (
             compute_loss_func,
-            "It is for token logits and labels, and there are neither. Subclass "
-            "RegressionAwareTrainer and override compute_loss.",
+            "It is for token logits and labels, which do not exist here. Subclass RegressionAwareTrainer and "
+            "override compute_loss.",
         ),
         "preprocess_logits_for_metrics": (
             preprocess_logits_for_metrics,
@@ -274,13 +331,21 @@ def refuse_token_callables(compute_loss_func: Any, preprocess_logits_for_metrics
             raise ValueError(f"`{name}` cannot be used with a regression loss. {cure}")
 
 
-def loss_to_train_on(args: RegressionAwareConfig, loss: Any) -> Any:
+def loss_to_train_on(args: RegressionAwareConfig, loss: Any, grid: NumberGrid) -> Any:
     """The user's loss, or the method's own; None where it has none, or one over the target's text.
 
+    Where a `distribution_loss` is set, its weight is set in `args`, too.
+
     Raises:
-        ValueError: a loss of the prediction is given to a method that trains on text.
+        ValueError: a loss of the prediction is given to a method that trains on text, or beside a `distribution_loss`.
     """
     method = METHODS[args.method]
+    if loss is not None and args.distribution_loss is not None:
+        raise ValueError(
+            f"`loss` takes the place of the method's own, and `distribution_loss={args.distribution_loss!r}` adds to "
+            "that. Pass the sum, `loss=LossSum([(your_loss, 1.0), (CRPS(), 1.0)])`, or leave one out."
+        )
+    resolve_distribution_weight(args, grid.values)
     if loss is not None and method.trains_text:
         raise ValueError(f"`loss` cannot be used with method {args.method!r}, whose loss is over the target's text.")
     if loss is None and method.loss is not None:

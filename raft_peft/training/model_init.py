@@ -22,7 +22,7 @@ from raft_peft.methods.head_origin import head_origin, origin_difference
 from raft_peft.methods.pretrained import with_dtype
 from raft_peft.methods.readout import Readout
 from raft_peft.methods.saved_folder import HEAD_FILE, RaftConfig, check_there_is, find_file, hub_options
-from raft_peft.training.config import RegressionAwareConfig, temporarily
+from raft_peft.training.config import RegressionAwareConfig, checkpointing_names, temporarily
 from raft_peft.training.number_tokens import check_number_tokens, with_number_tokens
 from raft_peft.training.opening import open_by_name, output_shown_without_adapter, processing_class_of
 from raft_peft.training.quantization import keep_precision
@@ -73,9 +73,12 @@ def as_trl_takes_it(model: Any, args: RegressionAwareConfig, *, named: bool) -> 
     """For the time of a `with` block, in which `SFTTrainer` makes the trainer, hide from it what it would refuse.
 
     That is `padding_free` with `max_length`, as it would cut its own token labels, while here the encoder cuts; an
-    adapter on the output matrix; and how a model given by name was opened, since it is open.
+    adapter on the output matrix; and how a model given by name was opened, since it is open. Checkpointing that is
+    left open is on, as TRL has it, until [`choose_for_speed`].
     """
     changes: dict[str, Any] = {"padding_free": False}
+    if args.gradient_checkpointing is None:
+        changes |= dict.fromkeys(checkpointing_names(args), True)
     if named:
         changes["model_init_kwargs"] = None
     with temporarily(args, **changes), output_shown_without_adapter(model):
@@ -160,7 +163,7 @@ def random_model(model: Any, args: RegressionAwareConfig, quantization_config: A
     if quantization_config is not None or peft_config is not None:
         raise ValueError(
             "`init='random'` trains all weights: an adapter on random weights, or random weights quantized, could "
-            "not be loaded again. Leave out `peft_config`, and do without `quantization_config`."
+            "not be loaded again. Leave out `peft_config` and `quantization_config`."
         )
     options = with_dtype(args.model_init_kwargs or {})
     trust = {"trust_remote_code": options.pop("trust_remote_code", args.trust_remote_code)}

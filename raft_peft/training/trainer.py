@@ -35,7 +35,7 @@ from raft_peft.distribution import GridDistribution
 from raft_peft.forward.model import attach_reading
 from raft_peft.grid import NumberGrid
 from raft_peft.heads import Head
-from raft_peft.losses import DistributionLoss, Loss
+from raft_peft.losses import DistributionLoss, Loss, LossSum
 from raft_peft.main_process import warn
 from raft_peft.methods.grid_check import check_grid
 from raft_peft.methods.head_origin import state_to_save
@@ -75,6 +75,7 @@ from raft_peft.training.model_init import (
 )
 from raft_peft.training.quantization import trained_tensors
 from raft_peft.training.resuming import check_resumed
+from raft_peft.training.speed import choose_for_speed
 from raft_peft.training.trained_weights import refuse_untrainable, saved_as_trained
 
 logger = logging.getLogger(__name__)
@@ -106,7 +107,8 @@ class RegressionAwareTrainer(ExampleCountingTrainer):
         eval_dataset: the same, or a dict of such datasets.
         head: a head of yours instead of the method's own, see [`Head`].
         loss: a loss of yours instead of the method's own: a callable from predictions and targets of shape (batch,) to
-            losses of shape (batch,), such as `torch.nn.HuberLoss(reduction="none")`, or a [`DistributionLoss`].
+            losses of shape (batch,), such as `torch.nn.HuberLoss(reduction="none")`, a [`DistributionLoss`], or a
+            [`LossSum`] of these.
         compute_metrics: gets an `EvalPrediction` of `predictions` and `label_ids`, both numbers of shape (rows,); its
             metrics are added to rmse, mae, pearson, spearman, r2, rmse_of_mean, grid_mass and loss.
         data_collator: by default [`RegressionCollator`]; another must give the same keys.
@@ -131,7 +133,7 @@ class RegressionAwareTrainer(ExampleCountingTrainer):
         *,
         grid: Iterable[float] | Mapping[float, str] | NumberGrid,
         head: Head | None = None,
-        loss: Loss | DistributionLoss | None = None,
+        loss: Loss | DistributionLoss | LossSum | None = None,
         data_collator: DataCollator | None = None,
         train_dataset: Dataset | IterableDataset | None = None,
         eval_dataset: EvalDataset | None = None,
@@ -152,7 +154,7 @@ class RegressionAwareTrainer(ExampleCountingTrainer):
         self.grid = NumberGrid(grid)
         resolve_renormalize(args, self.grid, head)
         check_grid(args, self.grid, head)
-        loss = loss_to_train_on(args, loss)
+        loss = loss_to_train_on(args, loss, self.grid)
         check_not_empty(train_dataset, eval_dataset)
         name = model if isinstance(model, str) else None
         model, processing_class = checked_model(
@@ -167,7 +169,7 @@ class RegressionAwareTrainer(ExampleCountingTrainer):
         # `super().__init__` adds the adapter, and encodes the datasets through `_prepare_dataset`.
         # So what this method reads is set before, and what needs the model or an encoded row is made after.
         # TRL demands a training dataset, and zero-shot prediction has none.
-        self._datasets = RunDatasets(self.grid, args)
+        self._datasets = RunDatasets(self.grid, args, loss)
         self._datasets.check_fits(model)
         trained_before = trained_tensors(model)
         with as_trl_takes_it(model, args, named=name is not None):
@@ -195,12 +197,13 @@ class RegressionAwareTrainer(ExampleCountingTrainer):
             )
         self._attach_readout(head, loss)
         prepare_head(self.readout, self.model, args, self.accelerator, folder=name, optimizer=optimizers[0])
+        choose_for_speed(self)
         self._user_compute_metrics = compute_metrics
         # The last evaluation of each name, such as "eval" or "test".
         self.evaluations: dict[str, Evaluation] = {}
         self._table: tuple[str, list[dict[str, Any]]] | None = None
 
-    def _attach_readout(self, head: Head | None, loss: Loss | DistributionLoss | None) -> None:
+    def _attach_readout(self, head: Head | None, loss: Loss | DistributionLoss | LossSum | None) -> None:
         """Set the method to work on the model: from here on, the trainer can read batches."""
         attach_reading(self.model)
         self.readout = Readout(
@@ -210,7 +213,7 @@ class RegressionAwareTrainer(ExampleCountingTrainer):
             self.args,
             grid_token_ids=self._datasets.grid_token_ids,
             head=head,
-            padding_free=self.args.padding_free,
+            padding_free=bool(self.args.padding_free),
         )
         self.readout.attach(self.model)
         self._custom_head = head
@@ -295,19 +298,11 @@ class RegressionAwareTrainer(ExampleCountingTrainer):
             with self.compute_loss_context_manager():
                 return self._reader.rows(model, batch)
 
-        rows = read(inputs) if self._runs_in_step_with_others() else self._reader.in_parts(read, inputs)
+        rows = read(inputs) if self.runs_in_step_with_others else self._reader.in_parts(read, inputs)
         return None, rows, inputs.get("labels")
 
-    def _runs_in_step_with_others(self) -> bool:
-        """Whether a forward pass is done by several processes together, which must run batches of one size."""
-        return self._is_sharded or self.is_distributed_loading_by_transformers or self.get_tp_size() > 1
-
-    @property
-    def _is_sharded(self) -> bool:
-        return self.is_fsdp_enabled or self.is_deepspeed_enabled
-
     def _compute_metrics(self, evaluated: EvalPrediction) -> dict[str, float]:
-        metrics = metrics_of(evaluated, with_grid_metrics=not self.readout.head.sums_to_one)
+        metrics = metrics_of(evaluated, self.readout)
         if self._user_compute_metrics is not None:
             with_losses = "loss" in self.args.include_for_metrics
             metrics |= self._user_compute_metrics(as_numbers(evaluated, with_losses=with_losses))
@@ -320,7 +315,7 @@ class RegressionAwareTrainer(ExampleCountingTrainer):
         output = super().evaluation_loop(dataloader, *args, metric_key_prefix=metric_key_prefix, **kwargs)
         if output.label_ids is None:
             return output
-        evaluation = evaluation_of(output, f"{metric_key_prefix}_", self._step_of_weights)
+        evaluation = evaluation_of(output, f"{metric_key_prefix}_", self._step_of_weights, self.readout)
         # The key is taken out first, so that the last one of the dict is the latest.
         self.evaluations.pop(metric_key_prefix, None)
         self.evaluations[metric_key_prefix] = evaluation

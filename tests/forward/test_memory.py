@@ -1,12 +1,14 @@
 """Batches for which the memory is not enough: halved, said once, and the same numbers."""
 
+import math
+
 import pytest
 import torch
 from datasets import Dataset
 from support.training import make
 
 from raft_peft import RegressionPredictor
-from raft_peft.forward.memory import PartsThatFit
+from raft_peft.forward.memory import PartsThatFit, _left_by_container
 
 
 class Device:
@@ -55,6 +57,24 @@ def test_other_errors_are_left_as_they_are():
 
     with pytest.raises(RuntimeError, match=r"^expected a Long tensor$"):
         PartsThatFit().run(read, 4, 10)
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_what_the_limit_of_a_container_leaves(version, tmp_path):
+    """Pages of files that are not in use count as free. Without a limit there is none."""
+    assert _left_by_container(tmp_path) == math.inf
+    folder = tmp_path / "memory" if version == 1 else tmp_path
+    folder.mkdir(exist_ok=True)
+    limit, used, cached = {
+        1: ("memory.limit_in_bytes", "memory.usage_in_bytes", "inactive_file 10\ntotal_inactive_file 100\n"),
+        2: ("memory.max", "memory.current", "anon 5\ninactive_file 100\n"),
+    }[version]
+    (folder / "memory.stat").write_text(cached)
+    (folder / used).write_text("700\n")
+    (folder / limit).write_text("1000\n")
+    assert _left_by_container(tmp_path) == 1000 - 700 + 100
+    (folder / limit).write_text("max\n")
+    assert _left_by_container(tmp_path) == math.inf
 
 
 @pytest.fixture

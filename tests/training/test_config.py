@@ -9,10 +9,12 @@ from support.training import config, lora
 from transformers import BitsAndBytesConfig, TrainingArguments
 from trl import ModelConfig, SFTConfig, TrlParser
 
-from raft_peft import RegressionAwareConfig, RegressionAwareTrainer
+from raft_peft import NumberGrid, RegressionAwareConfig, RegressionAwareTrainer
 from raft_peft.losses import squared_error
 from raft_peft.methods import MethodSettings
 from raft_peft.training.config import loss_to_train_on, temporarily
+
+GRID = NumberGrid(range(5))
 
 
 def test_names_do_not_collide_with_those_of_trl():
@@ -20,6 +22,7 @@ def test_names_do_not_collide_with_those_of_trl():
     inherited = set(SFTConfig.__dataclass_fields__)
     assert own - inherited == {
         "label_column",
+        "weight_by_ratings",
         "prompt_template",
         "chat",
         "system",
@@ -29,7 +32,8 @@ def test_names_do_not_collide_with_those_of_trl():
         "log_predictions",
         *(setting.name for setting in fields(MethodSettings)),
     }
-    assert own & inherited == {"learning_rate", "lr_scheduler_type", "warmup_steps", "truncation_mode"}
+    other_defaults = {"learning_rate", "lr_scheduler_type", "warmup_steps", "truncation_mode"}
+    assert own & inherited == {*other_defaults, "gradient_checkpointing", "padding_free"}
 
 
 @pytest.mark.parametrize(
@@ -158,7 +162,7 @@ def test_settings_changed_for_a_while_come_back(tmp_path):
     with pytest.raises(KeyError), temporarily(args, max_steps=1, padding_free=True):
         assert (args.max_steps, args.padding_free) == (1, True)
         raise KeyError
-    assert (args.max_steps, args.padding_free) == (7, False)
+    assert (args.max_steps, args.padding_free) == (7, None)
 
 
 def test_a_pickle_without_tokens(tmp_path):
@@ -176,11 +180,11 @@ def test_a_pickle_without_tokens(tmp_path):
 
 def test_a_loss_for_a_method_that_trains_on_text(tmp_path):
     args = RegressionAwareConfig(str(tmp_path), report_to="none", bf16=False, method="ce")
-    assert loss_to_train_on(args, None) is None
+    assert loss_to_train_on(args, None, GRID) is None
     with pytest.raises(ValueError, match=r"`loss` cannot be used with method 'ce'"):
-        loss_to_train_on(args, torch.nn.HuberLoss(reduction="none"))
+        loss_to_train_on(args, torch.nn.HuberLoss(reduction="none"), GRID)
     args = RegressionAwareConfig(str(tmp_path), report_to="none", bf16=False)
-    assert loss_to_train_on(args, None) is squared_error
+    assert loss_to_train_on(args, None, GRID) is squared_error
 
 
 @pytest.mark.parametrize(
@@ -188,7 +192,7 @@ def test_a_loss_for_a_method_that_trains_on_text(tmp_path):
     [({"renormalize": False}, 1), ({"renormalize": True}, 0), ({"renormalize": False, "num_samples": 2}, 0)],
 )
 def test_a_loss_that_is_least_off_the_grid_is_named(options, said, tmp_path, caplog):
-    loss_to_train_on(config(tmp_path, method="mbr", **options), None)
+    loss_to_train_on(config(tmp_path, method="mbr", **options), None, GRID)
     assert caplog.text.count("falls to 0 where the model answers with no number of the grid at all") == said
 
 
