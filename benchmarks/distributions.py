@@ -10,20 +10,31 @@ of STS-B's `train.csv` and `dev.csv`.
 """
 
 import json
-from dataclasses import dataclass, field
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
+import torch
 from datasets import Dataset
 from peft import LoraConfig
 from transformers import HfArgumentParser
 
-from raft_peft import NumberGrid, RegressionAwareConfig, RegressionAwareTrainer
+from raft_peft import GridDistribution, NumberGrid, RegressionAwareConfig, RegressionAwareTrainer, decisions
 from raft_peft.compare.compared_method import ComparedMethod, split_methods
+from raft_peft.data.ratings import Ratings, label_shares
+from raft_peft.metrics import distribution_metrics, interval_metrics, pearson, rmse
+from raft_peft.prediction.calibrating import calibration_of
 from raft_peft.tasks.stsb import load_stsb
 
 _PROMPT = "Text: {text}\nSentiment from -4 (most negative) to 4 (most positive):"
 _METHODS = "raft,crps,soft_ce,raft:distribution_loss=crps,raft:distribution_loss=soft_ce,ce,mbr:renormalize=true"
+
+_COLUMNS = (
+    *("RMSE", "Pearson", "RMSE of the median", "mass", "temperature", "CRPS", "calibration error"),
+    *("distance to raters", "constant: coverage", "width", "adaptive: coverage", "width of adaptive"),
+)
 
 
 @dataclass
@@ -50,6 +61,9 @@ def main(args: Arguments) -> None:
             found = output / f"{method.slug}-{seed}.npz"
             if not found.exists():
                 np.savez(found, **distributions(args, method, seed, rows, grid))
+    text = table(args, rows, grid)
+    (output / "table.md").write_text(text, encoding="utf-8")
+    print(text)
 
 
 def read_rows(args: Arguments) -> tuple[dict[str, Dataset], NumberGrid]:
@@ -103,6 +117,60 @@ def distributions(
         encoder_rows = rows[name].select_columns("prompt")
         found[name] = trainer.predict(encoder_rows).distribution.log_probs.numpy()
     return found
+
+
+def table(args: Arguments, rows: dict[str, Dataset], grid: NumberGrid) -> str:
+    """A line for each method, of means over the runs that there are, and their standard deviation for the RMSE."""
+    lines = ["| " + " | ".join(["method", *_COLUMNS, "runs"]) + " |", "|---" * (len(_COLUMNS) + 2) + "|"]
+    for method in map(ComparedMethod.parse, split_methods(args.methods)):
+        files = [Path(args.output) / f"{method.slug}-{seed}.npz" for seed in range(args.seeds)]
+        runs = [figures(np.load(file), rows, renormalize=method.renormalizes(grid)) for file in files if file.exists()]
+        if not runs:
+            continue
+        cells = [f"{np.mean([run[name] for run in runs]):.3f}" for name in _COLUMNS]
+        if len(runs) > 1:
+            cells[0] += f" ± {np.std([run['RMSE'] for run in runs], ddof=1):.3f}"
+        lines.append("| " + " | ".join([f"`{method.label}`", *cells, str(len(runs))]) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def figures(found: Mapping[str, np.ndarray], rows: dict[str, Dataset], *, renormalize: bool) -> dict[str, float]:
+    """The figures of one run, by the columns of the table."""
+    values = torch.tensor(found["values"])
+    held_out, test = (GridDistribution(torch.tensor(found[name]), values) for name in ("held_out", "test"))
+    held_out_labels, labels = (
+        np.array([np.mean(label) for label in rows[name]["label"]]) for name in ("held_out", "test")
+    )
+    predicted, predictions = (decisions.mean(one, renormalize=renormalize).numpy() for one in (held_out, test))
+    ratings = _ratings(rows["test"]["label"])
+    shares = label_shares(labels.tolist(), ratings, values)
+    rated = [one is not None for one in ratings]
+    measured = distribution_metrics(test.log_probs, found["values"], shares, rated)
+    calibration = calibration_of(
+        predicted, held_out_labels, held_out, found["values"], {}, ratings=_ratings(rows["held_out"]["label"])
+    )
+    intervals = {}
+    for kind in ("constant", "adaptive"):
+        ends = replace(calibration, kind=kind).intervals(predictions, 0.9, test)
+        intervals[kind] = interval_metrics(*ends, labels)
+    return {
+        "RMSE": rmse(predictions, labels),
+        "Pearson": pearson(predictions, labels),
+        "RMSE of the median": rmse(decisions.median(test).numpy(), labels),
+        "mass": test.mass.mean().item(),
+        "temperature": calibration.temperature or math.nan,
+        "CRPS": measured["crps"],
+        "calibration error": measured["calibration_error"],
+        "distance to raters": measured.get("rater_distance", math.nan),
+        "constant: coverage": intervals["constant"]["coverage"],
+        "width": intervals["constant"]["mean_width"],
+        "adaptive: coverage": intervals["adaptive"]["coverage"],
+        "width of adaptive": intervals["adaptive"]["mean_width"],
+    }
+
+
+def _ratings(labels: Sequence[float | list[float]]) -> list[Ratings | None]:
+    return [Ratings.of(label) if isinstance(label, list) else None for label in labels]
 
 
 if __name__ == "__main__":

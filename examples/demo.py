@@ -3,7 +3,7 @@
     make demo
 
 The task is the paper's synthetic *Original #1*. The model answers with a digit 0 to 9; its prediction is the expected
-digit. Before training that is a guess, afterwards it follows the curve.
+digit. Before training this is a guess. After training it follows the curve.
 """
 
 import argparse

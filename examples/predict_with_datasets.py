@@ -4,8 +4,8 @@
 
 Reads JSON Lines, CSV or Parquet with a `prompt` in each row (text, or a list of chat messages) and writes the rows
 with their `prediction` as Parquet. The rows are memory-mapped from disk, so their number does not matter. With several
-GPUs there is a process for each, with a model of its own. A run that was stopped begins anew; `raft-peft predict` goes
-on instead, on one GPU.
+GPUs there is a process for each, with a model of its own. A run that was stopped starts from the
+beginning. On one GPU, `raft-peft predict` continues instead.
 """
 
 import argparse

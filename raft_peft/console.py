@@ -27,6 +27,9 @@ _DONE_BY = {
     "RegressionAwareTrainer.save_model wrote": "raft-peft train wrote",
     "Leave out `peft_config`": "Set `--use_peft false`",
     "`predictor.calibrate(prompts, labels)`": "`raft-peft calibrate ROWS --model FOLDER`",
+    "`predictor.calibrate(prompts, labels, label_map='affine')`": (
+        "`raft-peft calibrate ROWS --model FOLDER --label-map affine`"
+    ),
     "`trainer.train(resume_from_checkpoint=True)`": "`--resume_from_checkpoint true`",
     "`private=False`": "`--public`",
     "`merge_and_save(folder, new_folder)`": "`raft-peft merge FOLDER NEW_FOLDER`",
@@ -35,7 +38,7 @@ _DONE_BY = {
 PACKAGE = str(Path(__file__).parent)
 
 # Arguments of Python that are options of another name.
-_INSTEAD = {"quantization_config": ("load_in_4bit", "quantization")}
+_INSTEAD = {"quantization_config": ("load_in_4bit", "quantization"), "groups": ("group_column",)}
 
 _NAMED = re.compile(r"`(?P<name>\w+)(?:=(?P<value>[^`]*))?`")
 
@@ -77,7 +80,7 @@ def run_command(
     except Exception as error:
         if _is_out_of_memory(error):
             print(
-                f"{name}: there is not enough memory: {error}\nTake smaller batches, shorter prompts, quantized "
+                f"{name}: there is not enough memory: {error}\nUse smaller batches, shorter prompts, quantized "
                 "weights or a smaller model; raft-peft plan shows what training takes.",
                 file=sys.stderr,
             )
@@ -185,9 +188,9 @@ def _how_to_report(words: Sequence[str], error: Exception) -> str:
         with suppress(PackageNotFoundError):
             versions[name] = version(name)
     return (
-        f"\nraft-peft {words[0]}: an internal error, {type(error).__name__}. Either your input is not at fault, or a "
-        "message should have said why. Please open an issue in raft-peft's repository (under Issues), with the "
-        "traceback above, two rows of your data or like yours, and\n"
+        f"\nraft-peft {words[0]}: an internal error, {type(error).__name__}. This is a mistake in raft-peft: your "
+        "input is right, or a message should have said what is wrong with it. Please open an issue in raft-peft's "
+        "repository (under Issues) with the traceback above, two rows like yours, and\n"
         f"  command: raft-peft {shlex.join(words)}\n"
         f"  versions: {', '.join(f'{name} {number}' for name, number in versions.items())}, {platform.platform()}"
     )

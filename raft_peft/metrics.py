@@ -134,7 +134,7 @@ def grid_metrics(log_probs: Numbers) -> dict[str, float]:
         log_probs: those of the grid's numbers, over the whole vocabulary, in nats, of shape (examples, grid).
 
     Returns:
-        `grid_mass`, the probability of the grid, 0 to 1, and `entropy`, in nats, of the distribution renormalised over
+        `grid_mass`, the probability of the grid, 0 to 1, and `entropy`, in nats, of the distribution renormalized over
         the grid, 0 to log(grid).
 
     >>> grid_metrics(np.log([[0.25, 0.25]]))

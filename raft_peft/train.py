@@ -5,6 +5,7 @@ accelerate launch -m raft_peft.train --help
 
 from __future__ import annotations
 
+import logging
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,7 +21,9 @@ from raft_peft.console import run_command
 from raft_peft.data.row_datasets import read_dataset
 from raft_peft.data.row_sources import FORMATS_IN_WORDS
 from raft_peft.grid import NumberGrid
+from raft_peft.grid.number_grid import GRID_HELP
 from raft_peft.methods.pretrained import with_dtype
+from raft_peft.training import speed
 from raft_peft.training.config import RegressionAwareConfig
 from raft_peft.training.datasets import AnyDataset
 from raft_peft.training.options import options_parser, parse_options
@@ -38,9 +41,10 @@ Fine-tune a language model to predict a number, on rows of a `prompt` and a floa
       --prompt_template 'Sentence 1: {sentence1} Sentence 2: {sentence2} Similarity (0-5):'
   accelerate launch --num_processes 2 -m raft_peft.train --config train.yaml
 
-LoRA on all linear layers, unless --use_peft false. Every setting of RegressionAwareConfig (Trainer's and TRL's among
-them) and of TRL's ModelConfig is an option, which --help-all lists, and may stand in a YAML file (--config).
-Interrupted, the same command with --resume_from_checkpoint true goes on from the last checkpoint.
+By default LoRA is trained on all linear layers (--use_peft false: all weights). Every setting of RegressionAwareConfig
+(with those of Trainer and TRL) and of TRL's ModelConfig is an option, and --help-all lists them. A YAML file can hold
+them (--config). If training is interrupted, the same command with --resume_from_checkpoint true continues from the
+last checkpoint.
 """
 
 
@@ -55,27 +59,22 @@ class TrainArguments:
         recipe: a named way to train (`raft_peft.training.recipes`), which sets the defaults of the other options.
     """
 
-    grid: str = field(
-        metadata={
-            "help": "The numbers that the model may answer with: 1,2,3,4,5 or 0..100 or 0..5..0.5, or with texts of "
-            "their own, 0=no,1=yes."
-        }
-    )
+    grid: str = field(metadata={"help": f"{GRID_HELP}."})
     train_file: str | None = field(default=None, metadata={"help": f"The training rows: {FORMATS_IN_WORDS}."})
     eval_file: list[str] | None = field(
         default=None,
         metadata={
-            "help": "The evaluation rows, as the training rows; or several files by name, dev=a.csv hard=b.csv."
+            "help": "The evaluation rows, in the same formats; or several files with names: dev=a.csv hard=b.csv."
         },
     )
     dataset_name: str | None = field(default=None, metadata={"help": "A dataset of the Hub, instead of files."})
-    dataset_config: str | None = field(default=None, metadata={"help": "Its configuration, where it has several."})
-    train_split: str = field(default="train", metadata={"help": "Its split for training."})
-    eval_split: str | None = field(default=None, metadata={"help": "Its split for evaluation, if any."})
+    dataset_config: str | None = field(default=None, metadata={"help": "Configuration of the dataset, if any."})
+    train_split: str = field(default="train", metadata={"help": "Split of the dataset for training."})
+    eval_split: str | None = field(default=None, metadata={"help": "Split of the dataset for evaluation."})
     recipe: str | None = field(
         default=None,
         metadata={
-            "help": "A named way to train: defaults that other options override. "
+            "help": "A named way to train. It sets defaults, which other options override. "
             + "; ".join(f"{name}: {recipe.description}" for name, recipe in RECIPES.items())
         },
     )
@@ -99,7 +98,7 @@ DEFAULTS: dict[str, Any] = {
 }
 
 
-_OF_ROWS = ["label_column", "prompt_template", "chat", "system"]
+_OF_ROWS = ["label_column", "weight_by_ratings", "prompt_template", "chat", "system"]
 
 _OFTEN_SET = [
     "output_dir",
@@ -144,7 +143,7 @@ def make_parser(defaults: Mapping[str, Any] | None = None) -> TrlParser:
             "how numbers are read and trained": [
                 one.name for one in fields(RegressionAwareConfig) if one.name not in (*of_trainer, *_OF_ROWS)
             ],
-            "often set, of all that --help-all shows": _OFTEN_SET,
+            "often set (--help-all shows all)": _OFTEN_SET,
         },
         {**DEFAULTS, **(defaults or {})},
         prog="raft-peft train",
@@ -196,8 +195,8 @@ def _follow(recipe: Recipe, args: RegressionAwareConfig, model_config: ModelConf
     check_warmup(args.warmup_steps, args.max_steps)
     if not has_eval_rows and args.load_best_model_at_end:
         raise ValueError(
-            "The recipe keeps the best step on validation. Pass rows for it by --eval_file or --eval_split, or keep "
-            "the last step: --load_best_model_at_end false."
+            "The recipe keeps the best step on validation. Pass validation rows with --eval_file or --eval_split, or "
+            "keep the last step: --load_best_model_at_end false."
         )
     if not has_eval_rows:
         args.eval_strategy = "no"
@@ -211,7 +210,7 @@ def _follow(recipe: Recipe, args: RegressionAwareConfig, model_config: ModelConf
     args.model_init_kwargs = {**dropout, **(args.model_init_kwargs or {})}
     if args.learning_rate in recipe.learning_rates and args.process_index == 0:
         rates = ", ".join(f"{rate:g}" for rate in recipe.learning_rates)
-        print(f"The learning rate is {args.learning_rate:g}, of {rates}; raft-peft compare tries them all.")
+        print(f"The learning rate is {args.learning_rate:g}, one of {rates}. raft-peft compare tries them all.")
 
 
 @contextmanager
@@ -231,7 +230,9 @@ def _mistakes_named(args: RegressionAwareConfig) -> Iterator[None]:
         options = [option for option, value in vars(args).items() if isinstance(value, dict) and name in value]
         if not options:
             raise
-        raise ValueError(f"--{options[0]} holds {name!r}, and that does not exist: {error}. Correct it.") from error
+        raise ValueError(
+            f"--{options[0]} holds {name!r}, which does not exist: {error}. Correct the name or leave it out."
+        ) from error
     except KeyError as error:
         if "metric_for_best_model" not in str(error):
             raise
@@ -246,16 +247,17 @@ def _run(
     train_rows: AnyDataset,
     eval_rows: Mapping[str, AnyDataset],
 ) -> None:
-    trainer = RegressionAwareTrainer(
-        model_config.model_name_or_path,
-        args,
-        grid=grid,
-        train_dataset=train_rows,
-        # One without a name has the metrics eval_rmse and so on, the others eval_NAME_rmse.
-        eval_dataset=eval_rows.get("eval", dict(eval_rows) or None),
-        quantization_config=get_quantization_config(model_config),  # computes in the model's dtype
-        peft_config=get_peft_config(model_config),
-    )
+    with _printed(speed.logger):
+        trainer = RegressionAwareTrainer(
+            model_config.model_name_or_path,
+            args,
+            grid=grid,
+            train_dataset=train_rows,
+            # One without a name has the metrics eval_rmse and so on, the others eval_NAME_rmse.
+            eval_dataset=eval_rows.get("eval", dict(eval_rows) or None),
+            quantization_config=get_quantization_config(model_config),  # computes in the model's dtype
+            peft_config=get_peft_config(model_config),
+        )
     done = trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
     trainer.log_metrics("train", done.metrics)
     trainer.save_metrics("train", done.metrics)
@@ -269,6 +271,19 @@ def _run(
         on_hub = given.dataset_name is not None and not Path(given.dataset_name).exists()
         trainer.push_to_hub(dataset_name=given.dataset_name if on_hub else None)
     trainer.end()
+
+
+@contextmanager
+def _printed(logger: logging.Logger) -> Iterator[None]:
+    """For the time of a `with` block, print what is logged for information."""
+    handler, level = logging.StreamHandler(sys.stdout), logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
 
 
 def load_rows(given: TrainArguments, args: RegressionAwareConfig) -> tuple[AnyDataset, dict[str, AnyDataset]]:
@@ -305,7 +320,7 @@ def named_files(files: Sequence[str]) -> dict[str, str]:
         named |= {"eval": one} if not path or Path(one).exists() else {name: path}
     if len(named) < len(files) or (len(files) > 1 and "eval" in named) or "train" in named:
         raise ValueError(
-            f"The evaluation files {', '.join(files)} need a name each, none of them twice: --eval_file "
+            f"The evaluation files {', '.join(files)} each need a name of their own: --eval_file "
             "dev=dev.jsonl hard=hard.jsonl."
         )
     return named

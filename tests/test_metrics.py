@@ -23,7 +23,6 @@ def test_by_hand():
     # ranks 2, 1, 4, 3 and 1, 2, 3, 4: rank differences 1, -1, 1, -1
     assert metrics.spearman(prediction, target) == pytest.approx(1 - 6 * 4 / (4 * 15))
 
-
     # of the 6 pairs, the 2 of neighbours 1, 2 and 3, 4 are the other way around
     assert metrics.kendall(prediction, target) == pytest.approx((4 - 2) / 6)
 

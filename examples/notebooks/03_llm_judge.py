@@ -140,7 +140,7 @@ print(f"Score: {example['label']:g} (defects: {example['defects']})")
 # ## Zero-shot
 #
 # `prompt` is a list of messages, so the model's chat template is applied, and the number is read where the assistant
-# would begin to speak. Zero-shot, the probabilities are renormalised over the grid: what the model would say instead
+# would begin to speak. Zero-shot, the probabilities are renormalized over the grid: what the model would say instead
 # of a score is left out ([grids.md](../../docs/grids.md)).
 
 # %%
@@ -214,7 +214,7 @@ print({name: round(value, 3) for name, value in regression_metrics(scores, label
 
 # %%
 picture = Path(output.name) / "scores.png"
-plot_predictions(picture, labels, {"zero-shot, renormalised": before_scores, "after RAFT": scores})
+plot_predictions(picture, labels, {"zero-shot, renormalized": before_scores, "after RAFT": scores})
 Image(picture)
 
 # %% [markdown]

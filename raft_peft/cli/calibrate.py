@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from raft_peft.cli.options import add_predictor_options, check_rows, open_predictor, parse, parser_of
 
 if TYPE_CHECKING:
+    from raft_peft.data.ratings import Ratings
     from raft_peft.prediction.calibration import Calibration
 
 SUMMARY = "learn intervals from held-out rows"
@@ -78,7 +79,7 @@ def run(parser: ArgumentParser, words: Sequence[str]) -> None:
         )
     check_rows(options, options.label_column, options.group_column)
     predictor = open_predictor(options)
-    labels: list[float] = []
+    labels: list[float | Ratings] = []
     prompts = labelled_prompts(
         islice(read_rows(options.source), options.limit),
         labels,

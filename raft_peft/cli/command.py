@@ -24,7 +24,7 @@ USAGE = (
         f"{'usage:' if index == 0 else '      '} raft-peft {name:<10} [options]    {command.SUMMARY}"
         for index, (name, command) in enumerate(COMMANDS.items())
     )
-    + "\n\nraft-peft train --help, and so on, list the options.\n"
+    + "\n\nraft-peft COMMAND --help lists the options.\n"
 )
 
 

@@ -16,7 +16,7 @@ Train methods side by side on your data and see which is best.
       --methods rail,zero_shot,ce,special_token,raft --seeds 3 --output_dir comparison
   raft-peft compare --model google/gemma-2-2b-it --suite table13 --output_dir table13
 
-Interrupted, the same command goes on with what is missing.
+If the comparison is interrupted, run the same command again: it continues with what is missing.
 """
 
 

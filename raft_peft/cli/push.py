@@ -7,25 +7,27 @@ from collections.abc import Sequence
 
 from raft_peft.cli.options import parse, parser_of
 
-SUMMARY = "a saved model to the Hub"
+SUMMARY = "upload a saved model to the Hub"
 HELP = """\
 Upload a saved or merged model to the Hub with its card, into a private repository.
 
   raft-peft push stars-raft me/stars --dry-run
   raft-peft push stars-raft me/stars
 
-Only what the model is opened with goes along: weights, tokenizer, settings, calibration and card.
+Only the files that open the model are uploaded: weights, tokenizer, settings, calibration and card.
 """
 
 
 def parser() -> ArgumentParser:
     parser = parser_of("push", "FOLDER NAME", HELP)
     parser.add_argument("folder", help="Folder of a saved or merged model.")
-    parser.add_argument("name", help="Of the repository, such as me/stars.")
-    parser.add_argument("--public", action="store_true", help="Let everybody read the repository.")
-    parser.add_argument("--dry-run", action="store_true", help="List what would go, and upload nothing.")
+    parser.add_argument("name", help="Name of the repository, such as me/stars.")
+    parser.add_argument("--public", action="store_true", help="Make the repository public.")
+    parser.add_argument("--dry-run", action="store_true", help="List the files, and upload nothing.")
     parser.add_argument(
-        "--base-model", metavar="NAME", help="The model on the Hub that the folder of an adapter's base is a copy of."
+        "--base-model",
+        metavar="NAME",
+        help="Hub name of the adapter's base model, if the base was a local folder in training.",
     )
     return parser
 
@@ -48,6 +50,6 @@ def run(parser: ArgumentParser, words: Sequence[str]) -> None:
     print(f"{total:>15,}  bytes in {len(pushed.sizes)} files")
     readers = "private" if pushed.private else "public"
     if options.dry_run:
-        print(f"Would go to {pushed.url} ({readers}). Nothing was uploaded.")
+        print(f"They would be uploaded to {pushed.url} ({readers}). Nothing was uploaded.")
     else:
         print(f"The model is at {pushed.url}.")

@@ -149,8 +149,8 @@ class CompareSettings:
     split_seed: int = field(default=0, metadata={"help": "Seed of the splits, the same for every run."})
     save_models: bool = field(default=False, metadata={"help": "Keep the model of each run."})
     one_process: bool = _left_open(
-        "Do all runs in one process. This saves the seconds to start each. But what ends one run ends all, and "
-        "peak memory is of all so far. By default with quick."
+        "Do all runs in one process. This saves the seconds to start each. But what ends one run ends all, and peak "
+        "memory is that of all runs so far. By default only with --quick."
     )
 
     def __post_init__(self) -> None:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from raft_peft.data.thoughts import is_in_thought
+
+# What a row may hold beside a chat, for its template.
+CHAT_COLUMNS = ("tools", "chat_template_kwargs")
 
 _EXAMPLE = "{'role': 'user', 'content': '...'}"
 
@@ -33,11 +37,12 @@ def render_chat(processor: Any, messages: Sequence[Mapping[str, Any]], row: Mapp
     Args:
         processor: a tokenizer or processor with a chat template.
         messages: the chat. Their content is text, or a list of parts of text, which count as one text.
-        row: what may hold `tools` (a list, or JSON as in TRL's rows) and `chat_template_kwargs`. Keys that are null
-            count as absent, as Arrow adds them to all rows where one has them.
+        row: what may hold `tools` (a list) and `chat_template_kwargs` (a mapping), each also as JSON, as in a table.
+            Keys that are null count as absent, as Arrow adds them to all rows where one has them.
 
     Raises:
-        ValueError: messages without role or text, or a template that refuses them or leaves out the last one's text.
+        ValueError: messages without role or text; `tools` or `chat_template_kwargs` of another kind; or a template
+            that refuses the messages or leaves out the last one's text.
     """
     if getattr(processor, "chat_template", None) is None:
         raise ValueError(
@@ -46,11 +51,7 @@ def render_chat(processor: Any, messages: Sequence[Mapping[str, Any]], row: Mapp
             "give the prompt as text."
         )
     chat = [_as_text_message(number, without_nulls(message)) for number, message in enumerate(messages)]
-    tools = row.get("tools")
-    options = {
-        "tools": without_nulls(json.loads(tools) if isinstance(tools, str) else tools),
-        **without_nulls(row.get("chat_template_kwargs") or {}),
-    }
+    options = _template_options(row)
     last = chat[-1].get("content", "")
     begins_answer = chat[-1]["role"] == "assistant" and "content" in chat[-1]
     refusal: Exception | None = None
@@ -77,6 +78,41 @@ def render_chat(processor: Any, messages: Sequence[Mapping[str, Any]], row: Mapp
         f"The chat template leaves out the text of the last message, {_shortened(last)!r}. Set a chat template that "
         "writes it (`tokenizer.chat_template`), or give the prompt as text."
     )
+
+
+def _template_options(row: Mapping[str, Any]) -> dict[str, Any]:
+    """What a row gives to its chat template beside the messages."""
+    tools = _read_json(row, "tools", list, "a list", '[{"name": "search", "description": "..."}]')
+    options = _read_json(row, "chat_template_kwargs", dict, "names and values", '{"enable_thinking": false}')
+    return {"tools": tools, **(options or {})}
+
+
+def _read_json(row: Mapping[str, Any], column: str, kind: type, kind_in_words: str, example: str) -> Any:
+    """The value of a column, which may be JSON; None where the row has none.
+
+    Raises:
+        ValueError: it is not JSON, or of another kind.
+    """
+    given = row.get(column)
+    # A cell of a table that holds nothing is an empty text in a file, and not a number in pandas.
+    if (isinstance(given, str) and not given.strip()) or (isinstance(given, float) and math.isnan(given)):
+        return None
+    read = given
+    if isinstance(given, str):
+        try:
+            read = json.loads(given)
+        except ValueError as error:
+            raise ValueError(
+                f"The column {column!r} holds {_shortened(given)!r}, which is not JSON: {error}. Write {example}, or "
+                "leave the cell empty."
+            ) from None
+    read = without_nulls(read)
+    if read is not None and not isinstance(read, kind):
+        raise ValueError(
+            f"The column {column!r} holds {_shortened(str(given))!r}, and must hold {kind_in_words}. Write {example}, "
+            "or leave the cell empty."
+        )
+    return read
 
 
 def without_nulls(value: Any) -> Any:
@@ -118,7 +154,7 @@ def _text_of(number: int, content: Any) -> str:
         kind = part.get("type", "text") if isinstance(part, Mapping) else "text"
         if not isinstance(text, str) or kind not in ("text", "input_text", "output_text"):
             raise ValueError(
-                f"The content of message {number} has a part of the type {kind!r}, and text alone is read: parts are "
+                f"The content of message {number} has a part of the type {kind!r}, and only text is read. Parts are "
                 "{'type': 'text', 'text': '...'}. Leave the others out, or describe them in words."
             )
         texts.append(text)
@@ -144,8 +180,8 @@ def _cure_of(refusal: str) -> str:
     if "system" in refusal.lower():
         return "Put the system message's text at the beginning of the first user message."
     if "alternat" in refusal.lower():
-        return "Join neighbouring messages of one role into one, and begin with the user."
-    return "Change the messages to what it takes, set `tokenizer.chat_template`, or give the prompt as text."
+        return "Join messages of one role that follow each other, and begin with the user."
+    return "Change the messages to what the template takes, set `tokenizer.chat_template`, or give the prompt as text."
 
 
 def _shortened(text: str, length: int = 60) -> str:

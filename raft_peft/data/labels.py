@@ -259,6 +259,8 @@ def _read_target(
         raise ValueError(f"the label is missing. {where}, or drop the row.")
     if column.own(row) is None:
         value = _read_completion(label, grid)
+    elif isinstance(label, Ratings):
+        return label
     elif is_ratings(label):
         return Ratings.of(label, lambda rating: _read_number(rating, grid, column, class_values, "rating"))
     else:

@@ -87,13 +87,13 @@ class ModelLimits:
         """
         if self.positions is not None and length > self.positions:
             return (
-                f"the prompt with its number is {length} tokens, and the model has {self.positions} positions. Set "
+                f"the prompt with its number has {length} tokens, and the model has {self.positions} positions. Set "
                 "`max_length` to less, or shorten the prompt."
             )
         if self.tokens is not None and greatest >= self.tokens:
             return (
                 f"the token id {greatest} is beyond the model's {self.tokens} embeddings. Use the model's own "
-                "tokenizer; or, where tokens were added to it, model.resize_token_embeddings(len(tokenizer)), and "
+                "tokenizer. If tokens were added to it, call model.resize_token_embeddings(len(tokenizer)), and "
                 "train them."
             )
         return None

@@ -70,8 +70,8 @@ class MadeBy:
         then = self._read().get("made_by")
         if then is None:
             logger.warning(
-                f"What made the rows in {self.path} is not known, since {self._note.name} is not beside it. They are "
-                "taken for rows of the same model and settings."
+                f"It is not known what made the rows in {self.path}, since {self._note.name} is not beside it. They "
+                "are taken for rows of the same model and settings."
             )
             return
         now = json.loads(json.dumps(made_by))
@@ -79,8 +79,8 @@ class MadeBy:
         if other:
             changes = ", ".join(_change(name, then[name], now[name]) for name in other)
             raise ValueError(
-                f"{self.path} was begun with another {changes}. Go on with what it was begun with, write to another "
-                "file, or remove it."
+                f"{self.path} was written with another {changes}. Continue with the settings of before, write to "
+                "another file, or remove it."
             )
 
     def write(self, made_by: Mapping[str, Any] | None, *, keep: bool = False) -> None:

@@ -67,6 +67,6 @@ def warn_of_another_template(asked: Any, saved: Any) -> None:
     template = PromptTemplate.of(asked)
     if template is not None and saved is not None and template != PromptTemplate.of(saved):
         logger.warning(
-            f"The model was trained on prompts of the template {saved!r}, and is asked with {template!r}: predictions "
+            f"The model was trained with the prompt template {saved!r}, and not with {template!r}: predictions "
             "may be far off. Leave out `prompt_template` to take that of training."
         )

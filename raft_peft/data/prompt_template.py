@@ -96,8 +96,8 @@ class PromptTemplate:
         missing = [name for name in self.columns if row.get(name) is None]
         if missing:
             raise ValueError(
-                f"The prompt template names the column {missing[0]!r}, which a row lacks or leaves empty. It has "
-                f"{', '.join(name for name in row if row[name] is not None)}."
+                f"The prompt template names the column {missing[0]!r}, which is missing or empty in a row. The row "
+                f"has {', '.join(name for name in row if row[name] is not None)}."
             )
         if PROMPT in self.columns and not isinstance(row[PROMPT], str):
             raise ValueError(
@@ -129,7 +129,7 @@ class PromptTemplate:
             values = {name: row[name] for name in self.columns}
             raise ValueError(
                 f"The prompt template {text!r} cannot be filled with {values!r:.200}: {error}. Leave out the format "
-                "behind the column's name, or give one that fits; in a CSV file all values are texts."
+                "after the column's name, or give one that fits; in a CSV file all values are texts."
             ) from None
 
 
@@ -156,7 +156,7 @@ def _messages_of(text: str) -> list[Any]:
         messages = json.loads(text)
     except ValueError as error:
         raise ValueError(
-            f"The prompt template {text!r:.200} begins as a JSON list of messages, and is none: {error}. Write a "
+            f"The prompt template {text!r:.200} begins like a JSON list of messages, but is not one: {error}. Write a "
             "brace itself as {{ or }}."
         ) from None
     return list(messages)

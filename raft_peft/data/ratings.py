@@ -9,8 +9,11 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
+import torch
+
 from raft_peft.data.prompts import rows_error
 from raft_peft.grid import NumberGrid, meant_number, number_text
+from raft_peft.losses.label_shares import two_hot
 
 # Shares with three decimals may miss 1 by this much, and a little more in floating point.
 _TOLERANCE = 1.001e-3
@@ -144,6 +147,24 @@ def weights_of(ratings: Sequence[Ratings | None], first_row: int = 0) -> list[fl
         )
         raise rows_error([(row, reason) for row in without])
     return [1.0 if one is None or one.count is None else float(one.count) for one in ratings]
+
+
+def label_shares(labels: Sequence[float], ratings: Sequence[Ratings | None], values: torch.Tensor) -> torch.Tensor:
+    """Labels as shares of the grid, each rating by itself, as a proper loss takes them.
+
+    Args:
+        labels: of each row, of ratings their mean.
+        ratings: of each row; None for a row whose label is one number.
+        values: the numbers of the grid, two or more, of shape (grid,).
+
+    Returns:
+        Of shape (rows, grid), float32.
+    """
+    shares = two_hot(torch.tensor(labels), values)
+    for row, one in enumerate(ratings):
+        if one is not None:
+            shares[row] = torch.tensor(one.shares) @ two_hot(torch.tensor(one.values), values)
+    return shares
 
 
 def of_one_kind(labels: Sequence[Any]) -> list[Any]:

@@ -95,7 +95,7 @@ class RowWriter:
         data = text.encode("utf-8")
         start = min(len(self._cut_off), _TELLING)
         if self.rows == 0 and data[:start] != self._cut_off[:start]:
-            raise ValueError(f"{self.path} holds something else than rows of these columns. Write to another file.")
+            raise ValueError(f"{self.path} does not hold rows with these columns. Write to another file.")
         try:
             if self._cut_off:
                 self._file.truncate(self._size)
@@ -108,7 +108,7 @@ class RowWriter:
                 self._file.close()
             raise OSError(
                 f"{str(self.path)!r} could not be written: {error.strerror or error}. It holds {self.rows} rows. Free "
-                "space, and start again: prediction goes on behind them."
+                "space, and start again: prediction continues after them."
             ) from error
         self.rows += len(rows)
 

@@ -151,13 +151,13 @@ def _no_key_twice(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) < len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"the key {twice!r} stands in one object twice")
+        raise ValueError(f"the key {twice!r} occurs twice in one object")
     return found
 
 
 def _finite(text: str) -> float:
     if math.isinf(float(text)):
-        raise ValueError(f"{text} is too large for a number")
+        raise ValueError(f"{text} is too large to be a number")
     return float(text)
 
 
@@ -169,7 +169,7 @@ def _read_csv(path: Path) -> Iterator[dict[str, Any]]:
             for row in reader:
                 if None in row or None in row.values():
                     raise ValueError(
-                        f"{path}, line {reader.line_num}, has not as many fields as the header, "
+                        f"{path}, line {reader.line_num}, does not have as many fields as the header, "
                         f"{reader.fieldnames}. Put a field with commas or line breaks in quotes."
                     )
                 yield row
@@ -191,9 +191,7 @@ def _check_header(path: Path, names: Sequence[str]) -> None:
             )
     spaced = [name for name in names if name != name.strip()]
     if spaced:
-        raise ValueError(f"{path} has spaces around the names of the columns {spaced}. Take them away in the header.")
+        raise ValueError(f"{path} has spaces around the names of the columns {spaced}. Remove them from the header.")
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
-        raise ValueError(
-            f"{path} has two columns of the name {twice!r}, of which one would be lost. Rename or drop one."
-        )
+        raise ValueError(f"{path} has two columns of the name {twice!r}, and one would be lost. Rename or drop one.")

@@ -23,7 +23,7 @@ def ids_of_prompt(row: Mapping[str, Any], tokenizer: Any) -> tuple[list[int], bo
         ids = _unmasked(ids, _integers(row["attention_mask"], "attention_mask"))
     bare = _without_end(_without_padding(ids, tokenizer), tokenizer)
     if not bare:
-        raise ValueError("The row's input_ids hold padding alone. They must hold the prompt.")
+        raise ValueError("The row's input_ids are only padding. They must hold the prompt.")
     return bare, bare != ids
 
 
@@ -37,15 +37,15 @@ def _integers(values: Any, name: str) -> list[int]:
 def _unmasked(ids: Sequence[int], mask: Sequence[int]) -> list[int]:
     if len(mask) != len(ids):
         raise ValueError(
-            f"The row has {len(ids)} input_ids and an attention_mask of {len(mask)}. They must be as many."
+            f"The row has {len(ids)} input_ids and an attention_mask of {len(mask)}. Their numbers must be equal."
         )
     places = [place for place, attended in enumerate(mask) if attended]
     if not places:
-        raise ValueError("The row's attention_mask is 0 everywhere, so that there is no prompt.")
+        raise ValueError("The row's attention_mask is 0 everywhere, so there is no prompt.")
     first, last = places[0], places[-1]
     if len(places) != last - first + 1:
         raise ValueError(
-            "The row's attention_mask masks tokens inside the prompt, and padding alone is taken off. Leave out the "
+            "The row's attention_mask masks tokens inside the prompt, and only padding can be removed. Leave out the "
             "masked tokens."
         )
     return list(ids[first : last + 1])

@@ -199,8 +199,8 @@ def check_final_logits(model: Any) -> None:
     check_adapters(model)
     if getattr(model.config, "is_encoder_decoder", False):
         raise ValueError(
-            f"{type(base_model(model)).__name__} is an encoder-decoder model, and RAFT reads the next token's "
-            "probabilities behind a prompt. Use a decoder, such as those that AutoModelForCausalLM opens."
+            f"{type(base_model(model)).__name__} is an encoder-decoder model, and RAFT reads the probabilities of the "
+            "token that follows a prompt. Use a decoder, such as those that AutoModelForCausalLM opens."
         )
     if output_embeddings(model) is None:
         raise ValueError(

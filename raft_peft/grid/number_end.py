@@ -56,7 +56,7 @@ def _end_of_turn_id(tokenizer: Any) -> int:
     """The special token that the chat template puts behind an assistant's message."""
     if getattr(tokenizer, "chat_template", None) is None:
         raise ValueError(
-            "`number_end='end_of_turn'`, but the tokenizer has no chat template that would say which token ends a "
+            "`number_end='end_of_turn'`, but the tokenizer has no chat template, which defines the token that ends a "
             "turn. Set tokenizer.chat_template, or leave `number_end` at 'grid'."
         )
     answer = "0123456789"  # a text that no template holds by itself
@@ -66,7 +66,7 @@ def _end_of_turn_id(tokenizer: Any) -> int:
     added = tokenizer.added_tokens_decoder.get(following[0]) if following else None
     if not following or not (following[0] in tokenizer.all_special_ids or (added is not None and added.special)):
         raise ValueError(
-            f"The chat template puts {rendered.rpartition(answer)[2]!r} behind an assistant's message, which does not "
-            "begin with a special token. Set `number_end` to this text, or to 'grid'."
+            f"The chat template puts {rendered.rpartition(answer)[2]!r} after an assistant's message, and this does "
+            "not begin with a special token. Set `number_end` to this text, or to 'grid'."
         )
     return following[0]

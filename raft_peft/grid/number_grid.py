@@ -14,6 +14,12 @@ if TYPE_CHECKING:
 
     from raft_peft.grid.resolution import ResolvedGrid
 
+# The help of an option that `NumberGrid.parse` reads.
+GRID_HELP = (
+    "The numbers that the model may answer with: 1,2,3,4,5 or -4..4 or 0..5..0.5, or with texts of their own, "
+    "0=no,1=yes"
+)
+
 
 @dataclass(frozen=True, init=False)
 class NumberGrid:
@@ -66,9 +72,7 @@ class NumberGrid:
         for name, items in (("value", numbers), ("text", texts)):
             repeated = sorted({item for item in items if items.count(item) > 1}, key=items.index)
             if repeated:
-                raise ValueError(
-                    f"The grid has the {name} {repeated[0]!r} more than once; each {name} may stand in it once only."
-                )
+                raise ValueError(f"The grid has the {name} {repeated[0]!r} more than once; use each {name} once.")
         object.__setattr__(self, "values", numbers)
         object.__setattr__(self, "texts", texts)
 
@@ -175,7 +179,7 @@ class NumberGrid:
 
         if not isinstance(prompt, str):
             raise ValueError(
-                f"The prompt is {prompt!r}, which is no text. For a chat, pass the text of "
+                f"The prompt is {prompt!r}, which is not a text. For a chat, pass the text of "
                 "tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)."
             )
         end = NumberEnd.of(number_end, tokenizer, every_number=end_every_number)
@@ -207,7 +211,7 @@ def _finite_number(value: Any) -> float:
 def _number_word(number: float, text: Any) -> str:
     if not isinstance(text, str) or not text.strip():
         raise ValueError(
-            f"The grid maps {number_text(number)} to {text!r}; it must be a text that is not empty. "
+            f"The grid maps {number_text(number)} to {text!r}, which must be a text that is not empty. "
             "Example: `grid={1: 'A', 2: 'B'}`."
         )
     return text

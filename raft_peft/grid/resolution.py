@@ -183,7 +183,7 @@ class GridResolver:
     ) -> tuple[list[int], tuple[tuple[int, ...], ...]]:
         """The prompt's ids and those of each value, as the tail has them where it agrees with the whole sentence."""
         if not context.text.strip():
-            raise ValueError("The prompt is empty. The model needs a text after which the number stands.")
+            raise ValueError("The prompt is empty. The model needs a text that the number follows.")
         if tail is not None:
             prompt = opening[: len(opening) - tail.lost]
             number = tail.token_ids[turn]
@@ -233,9 +233,9 @@ class GridResolver:
         if sentence[: len(prompt)] != prompt or len(sentence) == len(prompt):
             raise ValueError(
                 f"The target's text begins inside the prompt {ending(context.text)!r}: the tokenizer gives "
-                f"{self._sentences.token_texts(sentence[-6:])} with it, where the grid's numbers begin behind "
+                f"{self._sentences.token_texts(sentence[-6:])} with it, and the grid's numbers begin after "
                 f"{self._sentences.token_texts(prompt[-3:])}. Scale the labels so that they are written like the grid "
-                "(without a sign, say), or set another separator."
+                "(for example without a sign), or set another separator."
             )
         return tuple(sentence[len(prompt) :])
 

@@ -134,8 +134,8 @@ class NumberSentences:
             other = next(ids for ids in token_ids if ids[: len(token_ids[value])] == token_ids[value] != ids)
             raise ValueError(
                 f"The grid text {self.grid.texts[value]!r} with its end {self.token_texts(token_ids[value])} is the "
-                f"beginning of another, {self.token_texts(other)}, so that the two overlap. Set `number_end` to "
-                "'grid', or to a text that stands in no number, such as a new line."
+                f"beginning of another, {self.token_texts(other)}, so the two overlap. Set `number_end` to 'grid', or "
+                "to a text that stands in no number, such as a new line."
             )
 
     def encode(self, texts: Iterable[str]) -> list[list[int]]:

@@ -11,7 +11,7 @@ from raft_peft.losses.base import DistributionLoss
 class ExpectedSquaredError(DistributionLoss):
     """sum over y of p(str(y) | x) (y* - y)^2 over the grid (the paper's eq. 14).
 
-    Among distributions on the grid, as renormalised, its minimiser is one-hot at the number nearest to the mean of the
+    Among distributions on the grid, as renormalized, its minimiser is one-hot at the number nearest to the mean of the
     targets, so that targets between the numbers are lost (Lemma 4). Over the whole vocabulary, what is off the grid
     costs nothing, so that the loss is the least, 0, where all probability leaves the grid.
 

@@ -1,4 +1,4 @@
-"""Initialisations of adapters that change the base model, and which of them a saved adapter can be opened with again.
+"""Initializations of adapters that change the base model, and which of them a saved adapter can be opened with again.
 
 PiSSA, OLoRA, CorDA, LoRA-GA and LoftQ take from the base model what they begin the adapter with, and KaSA cuts the
 base down. An adapter's file does not hold that change. PEFT makes it anew when the adapter is opened, from the base
@@ -45,7 +45,7 @@ _NOT_REBUILT = {
 
 
 def refuse_init_for_once(peft_config: Any, *, adapter: str | None = None) -> None:
-    """Refuse an adapter whose initialisation changed the base model in a way that cannot be repeated.
+    """Refuse an adapter whose initialization changed the base model in a way that cannot be repeated.
 
     Args:
         peft_config: the adapter's configuration.

@@ -91,9 +91,9 @@ def note_base(model: Any, hub: Mapping[str, Any], *, just_opened: bool) -> None:
             warn(
                 logger,
                 f"The model you pass is not what its name {name!r} holds: of {len(files)} tensors that were looked "
-                f"at, {len(changed)} differ, such as {min(changed)}. It was trained, merged or otherwise changed "
-                f"since it was opened. An adapter that is trained on it is refused when it is opened on {name!r}. "
-                "Save the changed model before training, with model.save_pretrained(folder), and open it from there.",
+                f"at, {len(changed)} differ, such as {min(changed)}. It was trained, merged or changed in another way "
+                f"after it was opened. An adapter that is trained on it cannot be opened on {name!r}. Save the "
+                "changed model before training, with model.save_pretrained(folder), and open it from there.",
             )
     model.adapted_base = AdaptedBase(Path(name).is_dir(), fingerprint)
 
@@ -116,7 +116,7 @@ def check_untouched_by_adapter(model: Any) -> None:
         raise ValueError(
             f"Making the adapter, of the type {PeftType(adapter.peft_type).value}, changed the base model itself, "
             f"such as {min(new)}, and a saved adapter holds no trace of it: opened again, it would predict something "
-            "else. Choose an initialisation that leaves the base model as it is, such as init_lora_weights=True."
+            "else. Choose an initialization that leaves the base model as it is, such as init_lora_weights=True."
         )
 
 
@@ -138,8 +138,8 @@ def check_base(adapter: str, saved: RaftConfig | None, base: str, hub: Mapping[s
     if not files:
         warn(
             logger,
-            f"Whether {base!r} holds the weights that the adapter in {adapter!r} was trained on could not be found "
-            "out: no tensors of the names that it had then are in its files here.",
+            f"Whether {base!r} holds the weights that the adapter in {adapter!r} was trained on is not known: its "
+            "files hold no tensors with the names of that time.",
         )
         return
     now = {tensor: _digest(part.slices) for tensor, part in files.items()}
@@ -147,10 +147,10 @@ def check_base(adapter: str, saved: RaftConfig | None, base: str, hub: Mapping[s
     if other:
         raise ValueError(
             f"The adapter in {adapter!r} was trained on other weights than its base model {base!r} holds: of "
-            f"{len(now)} tensors that were looked at, {len(other)} differ, such as {min(other)}. Either {base!r} "
-            "was written to since, or the adapter was trained on a model that had been changed after it was opened "
-            "(merged, or trained). Bring the former weights back; or name their folder, or the revision of the "
-            "repository, in adapter_config.json (`base_model_name_or_path`, `revision`); or train again."
+            f"{len(now)} tensors that were looked at, {len(other)} differ, such as {min(other)}. Either {base!r} was "
+            "changed since, or the adapter was trained on a model that had been changed after it was opened (merged, "
+            "or trained). Restore the former weights; or name their folder, or the revision of the repository, in "
+            "adapter_config.json (`base_model_name_or_path`, `revision`); or train again."
         )
 
 

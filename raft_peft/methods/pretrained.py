@@ -14,7 +14,7 @@ import torch
 import transformers
 from peft import PeftConfig, PeftModelForCausalLM, TaskType
 from peft.utils import CONFIG_NAME as ADAPTER_CONFIG_NAME
-from transformers import AutoConfig
+from transformers import AutoConfig, AutoTokenizer
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
     MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
@@ -23,10 +23,48 @@ from transformers.quantizers import AutoQuantizationConfig
 
 from raft_peft.methods.adapter_inits import refuse_init_for_once
 from raft_peft.methods.base_fingerprint import check_base
-from raft_peft.methods.saved_folder import RaftConfig, hub_options
+from raft_peft.methods.saved_folder import RaftConfig, find_file, hub_options
 
 # Opens a model by its name with the options of `from_pretrained`, `output_loading_info` among them.
 OpenModel = Callable[..., tuple[Any, Mapping[str, Any]]]
+
+# One of these holds the tokens of a tokenizer.
+VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "tekken.json")
+
+
+def open_tokenizer(name: str, kind: Any = AutoTokenizer, **options: Any) -> Any:
+    """The tokenizer of a folder or Hub repository, or its processor.
+
+    Args:
+        name: the folder or repository.
+        kind: `AutoTokenizer` or `AutoProcessor`.
+        options: of `from_pretrained`.
+
+    Raises:
+        ValueError: it holds no tokenizer, or one that cannot be opened.
+    """
+    try:
+        return kind.from_pretrained(name, **options)
+    except (OSError, ValueError) as error:
+        if not any(find_file(name, file, hub_options(options)) for file in VOCABULARIES):
+            raise ValueError(
+                f"{name!r} has no tokenizer: it holds none of {', '.join(VOCABULARIES)}. Copy the files of the "
+                "tokenizer there, for an adapter those of its base model, or write them with "
+                "`tokenizer.save_pretrained(folder)`."
+            ) from error
+        # AutoProcessor hides why a tokenizer cannot be opened.
+        reason = error if kind is AutoTokenizer else _reason_against_tokenizer(name, options) or error
+        raise ValueError(
+            f"The tokenizer of {name!r} cannot be opened: {reason}\nSave or download its files again."
+        ) from error
+
+
+def _reason_against_tokenizer(name: str, options: Mapping[str, Any]) -> Exception | None:
+    try:
+        AutoTokenizer.from_pretrained(name, **options)
+    except (OSError, ValueError) as error:
+        return error
+    return None
 
 
 def with_dtype(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -43,7 +81,7 @@ def with_dtype(options: Mapping[str, Any]) -> dict[str, Any]:
     if dtype is not None and _dtype_name(dtype) != _dtype_name(former):
         raise ValueError(
             f"dtype={_dtype_name(dtype)} and torch_dtype={_dtype_name(former)} are two names of one option. Leave out "
-            "`torch_dtype`, its former name."
+            "`torch_dtype`, the old name."
         )
     return {**renamed, "dtype": former}
 
@@ -87,8 +125,7 @@ def _check_architecture(name: str, config: Any) -> None:
     if getattr(config, "is_encoder_decoder", False):
         raise ValueError(
             f"{name!r} holds an encoder-decoder model ({saved_as}), and numbers are read from the next-token "
-            "probabilities of a decoder. Use a model that AutoModelForCausalLM opens, such as one of Llama, Qwen or "
-            "Gemma."
+            "probabilities of a decoder. Use a model that AutoModelForCausalLM opens, such as Llama, Qwen or Gemma."
         )
     of_text = set()
     for mapping in (MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES):
@@ -165,8 +202,8 @@ def open_adapter(
         model = open_language_model(base, open_model, **base_options)
     except OSError as error:
         raise OSError(
-            f"The base model {base!r} of the adapter in {name!r} could not be opened: {error}. Where it is, is read "
-            f"from {ADAPTER_CONFIG_NAME}, `base_model_name_or_path`: a folder or a Hub repository."
+            f"The base model {base!r} of the adapter in {name!r} could not be opened: {error}. Its folder or "
+            f"Hub repository is read from {ADAPTER_CONFIG_NAME}, `base_model_name_or_path`."
         ) from error
     check_base(name, saved, base, {**hub_options(options), "revision": peft_config.revision})
     if dequantize and getattr(model, "is_quantized", False):

@@ -47,7 +47,7 @@ logger = logging.getLogger(__name__)
 
 # Below this mean probability of the grid, the first batch is worth a warning.
 _SMALL_MASS = 0.05
-# Renormalised, predictions are read from the grid's share alone, however small; below this one it says little.
+# Renormalized, predictions are read from the grid's share alone, however small; below this one it says little.
 _TINY_MASS = 0.01
 
 
@@ -278,7 +278,7 @@ class Readout:
                 "grid that the model writes by itself, such as fewer or shorter numbers.",
             )
             return
-        # One number alone cannot be renormalised, and its mass is to follow the target.
+        # One number alone cannot be renormalized, and its mass is to follow the target.
         aim = "until `grid_mass` is near 1" if len(self.grid) > 1 else "until its probability follows the labels"
         can_renormalize = "renormalize" in self.method.takes and len(self.grid) > 1
         cure = "Set `renormalize=True`, or train" if can_renormalize else "Train"

@@ -85,9 +85,8 @@ def refuse_folder_of_base(folder: str | Path, model: Any) -> None:
         base = peft_config.base_model_name_or_path
         if base and Path(base).is_dir() and Path(base).resolve() == Path(folder).resolve():
             raise ValueError(
-                f"The folder {str(folder)!r} holds the base model of the adapter, and with both in one folder it "
-                "could not be told which of them to open. Choose another folder (`output_dir`, or that of "
-                "`save_model`)."
+                f"The folder {str(folder)!r} holds the base model of the adapter, and with both in one folder it is "
+                "not clear which of them to open. Choose another folder (`output_dir`, or that of `save_model`)."
             )
 
 

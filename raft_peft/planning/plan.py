@@ -76,7 +76,7 @@ class MemoryPlan:
         missing = format_bytes(self.total - self.gpu_memory)
         return (
             f"{what}: {total}, which does not fit in {format_bytes(self.gpu_memory)}: {missing} are missing. Of all "
-            f"settings looked at, these need the least. Shorten `max_length`, or take another model or device."
+            "settings that were tried, these need the least. Lower `max_length`, or take another model or device."
         )
 
     def _parts(self) -> str:

@@ -155,7 +155,8 @@ def _named_config(model: Any, trust_remote_code: bool) -> tuple[str, Any]:
     if not isinstance(model, str):
         if not hasattr(model, "get_text_config"):
             raise ValueError(
-                f"A {type(model).__name__} is no model to plan for. Pass a name, a folder or a config of transformers."
+                f"A {type(model).__name__} is not a model that can be planned for. Pass a name, a folder or a config "
+                "of transformers."
             )
         return model.name_or_path or model.model_type, model
     check_there_is(model, {})

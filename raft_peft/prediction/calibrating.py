@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from raft_peft.data.labels import LabelColumn, range_of_grid, read_labels, with_number
+from raft_peft.data.labels import LabelColumn, means_of, range_of_grid, ratings_among, read_targets, with_number
+from raft_peft.data.ratings import Ratings, label_shares
 from raft_peft.data.rows import each
 from raft_peft.distribution import GridDistribution
 from raft_peft.grid import NumberGrid
@@ -66,7 +67,8 @@ def calibrate(
     whole = joined(readings) if readings else Reading(torch.empty(0), None, None)
     column = LabelColumn.of("label", getattr(labels, "features", None))
     rows = [with_number({"label": label}, "label") for label in each(labels)]
-    numbers = read_labels(rows, predictor.grid, column)
+    targets = read_targets(rows, predictor.grid, column)
+    numbers = means_of(targets)
     predictor.remarks().on_labels(numbers)
     return calibration_of(
         whole.predictions.numpy(),
@@ -74,6 +76,7 @@ def calibrate(
         whole.distribution,
         predictor.grid.values,
         predictor._calibrated_settings(),
+        ratings=ratings_among(targets),
         kind=intervals or usual_kind(predictor.settings),
         groups=names,
         group_column=groups if isinstance(groups, str) else None,
@@ -122,6 +125,7 @@ def calibration_of(
     grid_values: Sequence[float],
     settings: Mapping[str, Any],
     *,
+    ratings: Sequence[Ratings | None] | None = None,
     kind: str = "constant",
     groups: Sequence[str] | None = None,
     group_column: str | None = None,
@@ -135,6 +139,8 @@ def calibration_of(
         distribution: of the same rows; None where the method has none.
         grid_values: the numbers of the grid.
         settings: how numbers are read off the model.
+        ratings: of each row, whose mean its label is; None where labels are numbers. The temperature is fitted to
+            each rating, while intervals hold their mean.
         kind: of the intervals: constant, adaptive or quantiles; constant where there is no distribution to follow.
         groups: the name of each row's group.
         group_column: the column that it stands in.
@@ -176,7 +182,7 @@ def calibration_of(
         errors=tuple(errors[order].tolist()),
         low=low,
         high=high,
-        temperature=None if distribution is None else fitted_temperature(distribution, labels),
+        temperature=None if distribution is None else _temperature(distribution, labels, ratings),
         settings=dict(settings),
         spreads=None if distribution is None else tuple(spreads(distribution)[order].tolist()),
         tails=None if of_labels is None else tuple(of_labels[order].tolist()),
@@ -190,6 +196,13 @@ def calibration_of(
     if groups is not None:
         _warn_of_small_groups(found)
     return replace(found, mean_widths=_mean_widths(found, predictions, distribution, groups))
+
+
+def _temperature(
+    distribution: GridDistribution, labels: np.ndarray, ratings: Sequence[Ratings | None] | None
+) -> float:
+    of_rows = [None] * len(labels) if ratings is None else ratings
+    return fitted_temperature(distribution, label_shares(labels.tolist(), of_rows, distribution.values.cpu()))
 
 
 def _tails(distribution: GridDistribution, labels: np.ndarray) -> np.ndarray:

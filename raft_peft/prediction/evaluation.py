@@ -8,14 +8,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 
 from raft_peft.data.labels import LabelColumn, means_of, ratings_among, read_targets, with_number
-from raft_peft.data.ratings import Ratings
+from raft_peft.data.ratings import Ratings, label_shares
 from raft_peft.data.rows import each, features_of
 from raft_peft.distribution import GridDistribution
 from raft_peft.grid import NumberGrid
-from raft_peft.losses.label_shares import two_hot
 from raft_peft.methods.readout import joined
 from raft_peft.metrics import (
     Evaluation,
@@ -66,14 +64,14 @@ def evaluate_rows(
             that no calibration can give.
     """
     applied = AppliedCalibration.of_predictor(predictor, interval=interval, mapped=calibrated)
-    labels: list[float] = []
-    ratings: list[Ratings | None] = []
+    read: list[float | Ratings] = []
     groups: list[Any] = []
-    prompts: Iterable[Any] = labelled_prompts(rows, labels, predictor.grid, label_column=label_column, ratings=ratings)
+    prompts: Iterable[Any] = labelled_prompts(rows, read, predictor.grid, label_column=label_column)
     prompts = _noting_groups(prompts, predictor, groups) if interval is None else applied.prompts(prompts)
     readings = list(predictor.read(prompts, batch_size, batch_tokens=batch_tokens, show_progress=show_progress))
-    if not labels:
+    if not read:
         raise ValueError("There are no rows to evaluate.")
+    labels, ratings = means_of(read), ratings_among(read)
     remarks = predictor.remarks()
     remarks.on_labels(labels)
     remarks.on_ratings(None if one is None else one.values for one in ratings)
@@ -104,10 +102,7 @@ def _distributions(
     if distribution is None or len(distribution.values) < 2:
         return None
     values = distribution.values
-    shares = two_hot(torch.tensor(labels), values)
-    for row, one in enumerate(ratings):
-        if one is not None:
-            shares[row] = torch.tensor(one.shares) @ two_hot(torch.tensor(one.values), values)
+    shares = label_shares(labels, ratings, values)
     rated = np.array([one is not None for one in ratings])
     return RowDistributions(values.numpy(), distribution.log_probs.numpy(), shares.numpy(), rated)
 
@@ -147,21 +142,15 @@ def _coverage_of_groups(
 
 
 def labelled_prompts(
-    rows: Iterable[Mapping[str, Any]],
-    labels: list[float],
-    grid: NumberGrid,
-    *,
-    label_column: str,
-    ratings: list[Ratings | None] | None = None,
+    rows: Iterable[Mapping[str, Any]], labels: list[float | Ratings], grid: NumberGrid, *, label_column: str
 ) -> Iterator[Mapping[str, Any]]:
     """The prompts of rows as they are needed, while their labels are added to a list.
 
     Args:
         rows: of prompts and labels.
-        labels: gets the label of each row, of ratings their mean.
+        labels: gets the label of each row, a number or ratings.
         grid: the numbers that the model may answer with.
         label_column: the column of the label.
-        ratings: gets the ratings of each row, None where the label is one number.
 
     Raises:
         ValueError: labels that are missing or not numbers. The message names the rows.
@@ -169,8 +158,5 @@ def labelled_prompts(
     column = LabelColumn.of(label_column, features_of(rows).get(label_column))
     iterator = each(rows)
     while some := [with_number(row, label_column) for row in itertools.islice(iterator, _CHUNK)]:
-        targets = read_targets(some, grid, column, len(labels))
-        labels.extend(means_of(targets))
-        if ratings is not None:
-            ratings.extend(ratings_among(targets))
+        labels.extend(read_targets(some, grid, column, len(labels)))
         yield from some

@@ -21,7 +21,7 @@ from raft_peft.main_process import warn
 from raft_peft.methods.pretrained import with_dtype
 from raft_peft.methods.saved_folder import (
     CARD_NAME,
-    PICTURE_NAME,
+    PICTURE_NAMES,
     RAFT_CONFIG_NAME,
     RaftConfig,
     check_there_is,
@@ -88,12 +88,12 @@ class Rounding:
         if self.after in _16_BIT:
             return f"The sum of base and adapter is rounded to {_name(self.after)}, the dtype of the merged weights."
         if self.autocast in _16_BIT:
-            return f"Products are computed in {_name(self.autocast)}, and the merged model rounds other products."
+            return f"Products are computed in {_name(self.autocast)}, and the merged model rounds different products."
         if self.before in _16_BIT:
             return f"The adapter's model computes in {_name(self.before)}, the merged one in {_name(self.after)}."
         if self.quantized:
             return "The adapter's base is quantized, and the merged model is not."
-        return f"Both compute in {_name(self.after)}, and the merged model adds in another order."
+        return f"Both compute in {_name(self.after)}, and the merged model adds in a different order."
 
     @property
     def cure(self) -> str:
@@ -177,7 +177,7 @@ def merge_and_save(
         elif calibration is not None:
             warn(
                 logger,
-                f"The calibration was left out, since predictions moved by up to {moved:.3g}, and rounding explains "
+                f"The calibration was left out, since predictions changed by up to {moved:.3g}, and rounding explains "
                 f"{usual:.3g}. Calibrate the merged model: `predictor.calibrate(prompts, labels)`.",
             )
     except BaseException:
@@ -246,12 +246,13 @@ def _save_merged(
     head = predictor.readout.head.state_dict() if predictor.readout.has_parameters else {}
     save_beside_weights(target, config, head)
     hub = hub_options(model_kwargs)
-    card, picture = (find_file(str(source), name, hub) for name in (CARD_NAME, PICTURE_NAME))
+    card, *pictures = (find_file(str(source), name, hub) for name in (CARD_NAME, *PICTURE_NAMES))
     if card is not None:
         text = merged_card(Path(card).read_text(encoding="utf-8"), target.resolve().name)
         (target / CARD_NAME).write_text(text, encoding="utf-8")
-    if picture is not None:
-        shutil.copyfile(picture, target / PICTURE_NAME)
+    for name, picture in zip(PICTURE_NAMES, pictures, strict=True):
+        if picture is not None:
+            shutil.copyfile(picture, target / name)
     return merged_dtype
 
 
@@ -287,8 +288,8 @@ def _merged(model: PeftModel, source: str | Path) -> Any:
     is_tied = getattr(head, "weight", None) is getattr(embedding, "weight", embedding)
     if is_tied and any(isinstance(one, LoraLayer) for one in (head, embedding)):
         raise ValueError(
-            f"{start}: it changes the input embedding or the output matrix, and in this model they are one matrix, "
-            f"which would change in both places. {cure} Leave these two out of its target_modules."
+            f"{start}: it changes the input embedding or the output matrix, and in this model they are one matrix, so "
+            f"both would change. {cure} Leave these two out of its target_modules."
         )
     try:
         return model.merge_and_unload(safe_merge=True)

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from peft.utils import CONFIG_NAME as ADAPTER_CONFIG_NAME
-from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
 from raft_peft.data.prompt_form import warn_of_another_template
 from raft_peft.forward.attention import DENSE
@@ -24,7 +24,7 @@ from raft_peft.methods.head_origin import (
     origin_difference,
     own_head_of,
 )
-from raft_peft.methods.pretrained import open_adapter, open_language_model, with_dtype
+from raft_peft.methods.pretrained import open_adapter, open_language_model, open_tokenizer, with_dtype
 from raft_peft.methods.saved_folder import (
     HEAD_FILE,
     RAFT_CONFIG_NAME,
@@ -67,12 +67,12 @@ def open_saved(
     if grid is None:
         if saved is None:
             raise ValueError(
-                f"{name!r} has no {RAFT_CONFIG_NAME}, so its grid is not known. Pass its numbers, such as "
+                f"{name!r} has no {RAFT_CONFIG_NAME}, so its grid is not known. Pass the numbers, such as "
                 "`grid=[1, 2, 3, 4, 5]`, or a folder that RegressionAwareTrainer.save_model wrote."
             )
         grid = saved.grid
     grid = NumberGrid(grid)
-    tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=options.get("trust_remote_code", False), **hub)
+    tokenizer = open_tokenizer(name, trust_remote_code=options.get("trust_remote_code", False), **hub)
     if saved is not None:
         if takes_saved_grid:
             saved.check_tokens(tokenizer)

@@ -105,7 +105,7 @@ class TextRegressionPipeline(Pipeline):
             self.predictor = RegressionPredictor.from_pretrained(model.name, grid, **settings, **options)
         elif grid is None:
             raise ValueError(
-                "The grid of a model that is passed itself is not known. Pass its numbers, such as "
+                "The model was passed as an object, so its grid is not known. Pass its numbers, such as "
                 "`grid=[1, 2, 3, 4, 5]`, or the name of a saved folder instead of the model."
             )
         else:

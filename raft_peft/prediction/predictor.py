@@ -299,7 +299,7 @@ class RegressionPredictor:
     def calibrate(
         self,
         prompts: Iterable[Any],
-        labels: Sequence[float],
+        labels: Sequence[Any],
         batch_size: int = 64,
         *,
         intervals: str | None = None,
@@ -319,7 +319,7 @@ class RegressionPredictor:
 
         Args:
             prompts: as `predict` takes them, neither those of training nor those by which a checkpoint was chosen.
-            labels: their targets, as many: numbers, read as those of a `label` column.
+            labels: their targets, as many: numbers or ratings, read as those of a `label` column.
             intervals: `"adaptive"`, whose width follows the distribution, `"quantiles"` of it, or `"constant"`. By
                 default adaptive after training by a proper loss of the distribution, else constant.
             groups: cover each group by itself: one name for each prompt, or the column of the rows that names it.

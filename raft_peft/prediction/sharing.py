@@ -17,7 +17,7 @@ from raft_peft.methods.saved_folder import (
     CALIBRATION_NAME,
     CARD_NAME,
     HEAD_FILE,
-    PICTURE_NAME,
+    PICTURE_NAMES,
     RAFT_CONFIG_NAME,
     RaftConfig,
     nearest_folder,
@@ -29,7 +29,7 @@ _SHARED = (
     RAFT_CONFIG_NAME,
     CALIBRATION_NAME,
     CARD_NAME,
-    PICTURE_NAME,
+    *PICTURE_NAMES,
     HEAD_FILE,
     ADAPTER_CONFIG_NAME,
     CONFIG_NAME,
@@ -163,7 +163,7 @@ def _base_on_hub(folder: Path, saved: RaftConfig, base_model: str | None) -> str
     if not adapter.is_file():
         return None
     raise ValueError(
-        f"The adapter in {str(folder)!r} was trained on the folder {found!r}, which nobody else has. Pass "
+        f"The adapter in {str(folder)!r} was trained on the folder {found!r}, which exists only here. Pass "
         "`base_model`, the name on the Hub of the model that this folder is a copy of; or share the merged model: "
         "`merge_and_save(folder, new_folder)`."
     )

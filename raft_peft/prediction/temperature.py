@@ -5,30 +5,27 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 
 from raft_peft.distribution import GridDistribution
-from raft_peft.losses.label_shares import two_hot
 
 # The range in which the temperature is sought.
 _COLDEST, _HOTTEST = 0.02, 50.0
 
 
-def fitted_temperature(distribution: GridDistribution, labels: np.ndarray) -> float:
+def fitted_temperature(distribution: GridDistribution, label_shares: torch.Tensor) -> float:
     """The temperature under which the labels are the likeliest (Guo et al., ICML 2017).
-
-    A label between two numbers of the grid counts as both, each by its nearness, and one beyond the grid as its end.
 
     Args:
         distribution: of the rows, over two numbers or more.
-        labels: of shape (rows,).
+        label_shares: the labels as shares of its numbers, of shape (rows, grid): a label between two of them counts as
+            both, each by its nearness, one beyond the grid as its end, and of several ratings each by itself.
     """
     from scipy.optimize import minimize_scalar
 
     # A number that is ruled out stays so at any temperature. Its -inf would give NaN times a share of 0.
     log_probs = distribution.log_probs.double().cpu().clamp(min=torch.finfo(torch.float32).min)
-    shares = two_hot(torch.as_tensor(labels), distribution.values.cpu()).double()
+    shares = label_shares.double().cpu()
 
     def loss(log_temperature: float) -> float:
         tempered = (log_probs / math.exp(log_temperature)).log_softmax(-1)

@@ -53,7 +53,7 @@ def read_lines(path: Path) -> Iterator[bytes]:
             for line in file:
                 yield line.rstrip(b"\r\n")
         except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-            raise ValueError(f"{path} is damaged or not whole ({error}). Download it again.") from error
+            raise ValueError(f"{path} is damaged or incomplete ({error}). Download it again.") from error
 
 
 def parse_lines(

@@ -68,7 +68,7 @@ def last_whole_checkpoint(output_dir: str | Path) -> str | None:
         reason = why_not_whole(path)
         if reason is None:
             return str(path)
-        warn(logger, f"The checkpoint {path} is passed over, since {reason}.")
+        warn(logger, f"The checkpoint {path} is skipped, since {reason}.")
     return None
 
 
@@ -119,10 +119,10 @@ def named_where_it_fails(folder: str | Path) -> Iterator[None]:
         if not of_the_disk and not re.search(_CANNOT_WRITE, str(error)):
             raise
         last = last_whole_checkpoint(Path(folder).parent) or last_whole_checkpoint(folder)
-        safe = "No whole checkpoint is there yet." if last is None else f"The last whole checkpoint is {last}."
+        safe = "There is no whole checkpoint yet." if last is None else f"The last whole checkpoint is {last}."
         raise OSError(
             f"{str(folder)!r} could not be written: {error}. {_free(folder)}Free space or repair the disk. {safe} "
-            "Training goes on from it with `trainer.train(resume_from_checkpoint=True)`."
+            "Training continues from it with `trainer.train(resume_from_checkpoint=True)`."
         ) from error
 
 

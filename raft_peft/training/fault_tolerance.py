@@ -64,7 +64,8 @@ class FaultTolerantTrainer(SFTTrainer):
         if resume_from_checkpoint in (True, "True", "true"):
             (checkpoint,) = broadcast_object_list([last_whole_checkpoint(self.args.output_dir)])
             if checkpoint is None:
-                warn(logger, f"There is no whole checkpoint in {self.args.output_dir}. Training starts anew.")
+                folder = self.args.output_dir
+                warn(logger, f"There is no whole checkpoint in {folder}. Training starts from the beginning.")
         elif resume_from_checkpoint:
             checkpoint = str(resume_from_checkpoint)
             reason = why_not_whole(checkpoint)
@@ -77,7 +78,7 @@ class FaultTolerantTrainer(SFTTrainer):
             self._check_resumed(checkpoint)
         if self.args.non_finite_loss == "skip" and self.is_deepspeed_enabled:
             raise ValueError(
-                "`non_finite_loss='skip'` cannot be honoured with DeepSpeed, whose engine takes the step within the "
+                "`non_finite_loss='skip'` does not work with DeepSpeed, whose engine takes the step within the "
                 "backward pass. Leave it at 'stop'; with fp16 DeepSpeed skips such steps itself."
             )
         self._saved_here = {str(checkpoint)}
@@ -151,7 +152,7 @@ class FaultTolerantTrainer(SFTTrainer):
         elif finite:
             saved = "No step was taken before."
         else:
-            saved = "The weights are not finite either; earlier checkpoints may be."
+            saved = "The weights are not finite either. Earlier checkpoints may be finite."
         raise NonFiniteLossError(f"{text}\n{saved} `non_finite_loss='skip'` leaves such a step out.")
 
     def _checkpoint_folder(self) -> str:

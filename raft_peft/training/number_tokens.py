@@ -122,7 +122,7 @@ def check_number_tokens(model: Any, grid: NumberGrid, processing_class: Any) -> 
     known = {} if tokenizer is None else tokenizer.get_added_vocab()
     if not ids.items() <= known.items():
         raise ValueError(
-            f"The model has the tokens {_shown(ids)}, and the tokenizer has not. Pass the one that "
+            f"The model has the tokens {_shown(ids)}, and the tokenizer does not have them. Pass the one that "
             "`add_number_tokens` changed: processing_class=tokenizer."
         )
     if not ids.keys() >= set(grid.texts):
@@ -163,8 +163,8 @@ def with_number_tokens(peft_config: PeftConfig | None, model: Any) -> PeftConfig
     _check_trains_rows(peft_config, names)
     if head in by_row and getattr(head, "bias", None) is not None:
         raise ValueError(
-            f"{names[-1]!r} has a bias, which PEFT leaves out of the logits where it trains single tokens. Train it "
-            f"whole: modules_to_save={names if tied else names[-1:]}."
+            f"{names[-1]!r} has a bias, which PEFT leaves out of the logits if it trains single tokens. Train all of "
+            f"it: modules_to_save={names if tied else names[-1:]}."
         )
     given = peft_config.trainable_token_indices or {}
     if not isinstance(given, Mapping):
@@ -224,11 +224,11 @@ def _check_new(grid: NumberGrid, tokenizer: Any) -> None:
     if set(present) & added.keys():
         raise ValueError(
             f"The tokenizer has the tokens {_shown(present)} already, as after an earlier call. Use the grid that it "
-            "returned. To start again, load model and tokenizer anew."
+            "returned. To start again, load the model and the tokenizer again."
         )
     raise ValueError(
-        f"{_shown(present)} are ordinary tokens of this tokenizer, and can stand in a grid as they are. Write them "
-        "differently to have new ones, such as {1: '1.0'}."
+        f"{_shown(present)} are ordinary tokens of this tokenizer, and can be in a grid as they are. For new tokens, "
+        "write them in another way, such as {1: '1.0'}."
     )
 
 
@@ -268,8 +268,8 @@ def _check_trains_rows(peft_config: PeftConfig, names: Sequence[str]) -> None:
     targeted = [name for name in names if _named(name, peft_config.target_modules)]
     if targeted:
         raise ValueError(
-            f"{targeted[0]!r} is among the adapter's target_modules, and PEFT cannot train single tokens of it "
-            "besides. Leave it out."
+            f"{targeted[0]!r} is among the adapter's target_modules, and PEFT cannot also train single tokens of it. "
+            "Leave it out."
         )
 
 

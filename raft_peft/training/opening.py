@@ -9,13 +9,19 @@ from typing import Any
 from accelerate.utils import DistributedType
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import CONFIG_NAME as ADAPTER_CONFIG_NAME
-from transformers import AutoConfig, AutoModelForCausalLM, AutoProcessor, AutoTokenizer, set_seed
+from transformers import AutoConfig, AutoModelForCausalLM, AutoProcessor, set_seed
 from transformers.tokenization_utils_base import TOKENIZER_CONFIG_FILE
 from trl.trainer.utils import create_model_from_path
 
 from raft_peft.forward.attention import DENSE
 from raft_peft.forward.model import base_model
-from raft_peft.methods.pretrained import config_of_adapter, open_adapter, open_language_model, with_dtype
+from raft_peft.methods.pretrained import (
+    config_of_adapter,
+    open_adapter,
+    open_language_model,
+    open_tokenizer,
+    with_dtype,
+)
 from raft_peft.methods.saved_folder import RaftConfig, check_there_is, find_file, hub_options
 from raft_peft.methods.saving import check_one_model
 from raft_peft.training.config import RegressionAwareConfig
@@ -80,13 +86,11 @@ def processing_class_of(name: str, args: RegressionAwareConfig) -> Any:
     hub = hub_options(args.model_init_kwargs or {})
     trust = {"trust_remote_code": args.trust_remote_code}
     if find_file(name, ADAPTER_CONFIG_NAME, hub) is None:
-        return AutoProcessor.from_pretrained(name, **trust, **hub)
+        return open_tokenizer(name, AutoProcessor, **trust, **hub)
     if find_file(name, TOKENIZER_CONFIG_FILE, hub) is not None:
-        return AutoTokenizer.from_pretrained(name, **trust, **hub)
+        return open_tokenizer(name, **trust, **hub)
     adapter = config_of_adapter(name, RaftConfig.find(name, hub), **hub)
-    return AutoTokenizer.from_pretrained(
-        adapter.base_model_name_or_path, **trust, **{**hub, "revision": adapter.revision}
-    )
+    return open_tokenizer(adapter.base_model_name_or_path, **trust, **{**hub, "revision": adapter.revision})
 
 
 def _as_trained(options: Mapping[str, Any], saved: RaftConfig | None, quantization_config: Any) -> dict[str, Any]:

@@ -67,8 +67,8 @@ def check_resumed(checkpoint: str, now: RaftConfig, head: Head, tokenizer: Any, 
     if other:
         raise ValueError(
             f"{start}its adapter was trained on other weights than the base model {now.base_model!r} holds, by "
-            f"{min(other)} and {len(other) - 1} other tensors. Bring the former base model back, or start a new run "
-            "with another `output_dir`."
+            f"{min(other)} and {len(other) - 1} other tensors. Restore the former base model, or start a new run with "
+            "another `output_dir`."
         )
     if has_parameters(head) or (Path(checkpoint) / HEAD_FILE).is_file():
         origin = head_origin(then, then.grid, tokenizer, own_head=then.head)
@@ -88,8 +88,8 @@ def check_resumed(checkpoint: str, now: RaftConfig, head: Head, tokenizer: Any, 
     if changed:
         warn(
             logger,
-            f"The checkpoint {checkpoint} was written by a run of other settings: {', '.join(changed)}. Training goes "
-            "on from its weights and its step with the settings of this run.",
+            f"The checkpoint {checkpoint} was written by a run with other settings: {', '.join(changed)}. Training "
+            "continues from its weights and its step, with the settings of this run.",
         )
 
 

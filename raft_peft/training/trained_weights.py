@@ -28,8 +28,8 @@ def active_adapter(model: Any) -> str | None:
     active = list(model.active_adapters)
     if len(active) != 1:
         raise ValueError(
-            f"The adapters {', '.join(map(repr, active))} are active at once, and a saved folder is opened with one. "
-            "Activate the one to train with `model.set_adapter(name)`; or make one of them first, with "
+            f"The adapters {', '.join(map(repr, active))} are active at the same time, and a saved folder is opened "
+            "with one. Activate the one to train with `model.set_adapter(name)`; or make one of them first, with "
             "`model.add_weighted_adapter(...)`, or with `model.merge_and_unload()` and a `peft_config`."
         )
     # It keeps the name that it was given first where another was activated on the model under it.
@@ -61,9 +61,9 @@ def refuse_untrainable(model: Any, output_dir: str) -> None:
     is_trained = any(adapter in name.split(".") for name in of_model) or not is_other
     if not of_model or not is_trained:
         raise ValueError(
-            f"The weights of the adapter {adapter!r} are frozen, as PEFT opens a saved one unless it is told "
-            "otherwise. Open it with is_trainable=True (AutoPeftModelForCausalLM.from_pretrained(folder, "
-            f"is_trainable=True)), or call `model.set_adapter({adapter!r})`."
+            f"The weights of the adapter {adapter!r} are frozen: PEFT opens a saved adapter like this by default. "
+            "Open it with is_trainable=True (AutoPeftModelForCausalLM.from_pretrained(folder, is_trainable=True)), "
+            f"or call `model.set_adapter({adapter!r})`."
         )
 
 

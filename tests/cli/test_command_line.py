@@ -4,6 +4,7 @@ import csv
 import json
 import logging
 import os
+import re
 import subprocess
 import sys
 import warnings
@@ -17,6 +18,7 @@ from raft_peft.cli.command import main
 from raft_peft.data.prompt_template import PromptTemplate
 from raft_peft.data.row_sources import read_rows
 from raft_peft.methods import MethodSettings
+from raft_peft.methods.distribution_losses import LOSS_SETTINGS
 from raft_peft.prediction.evaluation import evaluate_rows
 from raft_peft.train import TrainArguments, load_rows, make_parser, named_files
 from raft_peft.training.config import RegressionAwareConfig
@@ -107,11 +109,42 @@ def test_calibrated_intervals(model, rows, tmp_path, capsys):
     capsys.readouterr()
     assert main(["evaluate", rows, *options, "--limit", "3", "--decision", "mode"]) == 0
     said = capsys.readouterr()
-    assert said.out.startswith("3 rows of ") and "coverage" not in said.out
+    assert said.out.startswith("3 rows of ") and "mean_width" not in said.out
     assert main(["predict", rows, *options, "--decision", "mode", "--interval", "0.9"]) == 1
     assert "calibration was made with another decision" in capsys.readouterr().err
     assert main(["predict", rows, *options, "--interval", "0.99"]) == 1
     assert "calibrate on 99 rows or more" in capsys.readouterr().err
+
+
+def test_groups_and_mapped_predictions(model, tmp_path, capsys):
+    rows, target, metrics = (tmp_path / name for name in ("rows.csv", "out.csv", "metrics.json"))
+    lines = [f"{row['text']},{row['label']:.0f},{'xy'[index % 2]}" for index, row in enumerate(ROWS)]
+    rows.write_text("text,label,topic\n" + "\n".join(lines) + "\n")
+    options = ["--model", model, "--grid", "0..4", "--prompt-template", TEMPLATE]
+    assert main(["calibrate", str(rows), *options, "--group-column", "topic", "--intervals", "quantiles"]) == 0
+    said = capsys.readouterr().out
+    assert re.search(r"90% of labels of 'y' lie within the model's own [\d.]+% interval", said)
+    assert re.search(
+        r"intervals are quantiles. Mean width at level 0.9: [\d.]+ \(constant\), [\d.]+ \(adaptive\)", said
+    )
+    assert main(["evaluate", str(rows), *options, "--interval", "0.8", "--output", str(metrics)]) == 0
+    # ceil(13 x 0.8) = 11 of the 12 of each
+    assert json.loads(metrics.read_text())["coverage_x"] >= 11 / 12 - 1e-9
+    assert main(["predict", str(rows), *options, "--calibrated"]) == 1
+    assert (
+        "Calibrate with one: `raft-peft calibrate ROWS --model FOLDER --label-map affine`" in capsys.readouterr().err
+    )
+    arguments = ["--label-map", "isotonic", "--round-to-grid"]
+    assert main(["calibrate", str(rows), *options, *arguments]) == 0
+    said = capsys.readouterr().out
+    assert "of the mapped prediction" in said and "The isotonic map takes the RMSE from" in said
+    assert main(["predict", str(rows), str(target), *options, "--calibrated", "--interval", "0.8"]) == 0
+    found = list(read_rows(target))
+    assert {float(row[end]) for row in found for end in ("low", "high")} <= set(range(5))
+    mapped = np.array([float(row["prediction"]) for row in found])
+    assert main(["evaluate", str(rows), *options, "--calibrated", "--output", str(metrics)]) == 0
+    labels = np.array([float(row["label"]) for row in found])
+    assert json.loads(metrics.read_text())["rmse"] == pytest.approx(np.sqrt(((mapped - labels) ** 2).mean()), abs=1e-4)
 
 
 def test_train_then_predict(model, rows, tmp_path, capsys, monkeypatch):
@@ -120,17 +153,21 @@ def test_train_then_predict(model, rows, tmp_path, capsys, monkeypatch):
     arguments = [
         *("train", "--model_name_or_path", model, "--grid", "0..4", "--prompt_template", TEMPLATE),
         *("--train_file", rows, "--eval_file", rows, "--output_dir", str(out), "--max_steps", "3", "--lora_r", "4"),
-        *("--use_cpu", "true", "--disable_tqdm", "true", "--bf16", "false", "--gradient_checkpointing", "false"),
+        *("--use_cpu", "true", "--disable_tqdm", "true", "--bf16", "false"),
     ]
     assert main(arguments) == 0
-    assert f"The model is in {out}" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert f"The model is in {out}" in said
+    assert said.count("Chosen for speed: `--gradient_checkpointing false`, since a step takes about 0.0 GB") == 1
+    assert "`--padding_free true`.\n" in said
+    assert "| Gradient checkpointing | off |\n| padding_free | on |" in (out / "README.md").read_text()
     metrics = json.loads((out / "eval_results.json").read_text())
     # The template is saved with the model.
     found = evaluate_rows(RegressionPredictor.from_pretrained(out), read_rows(rows))
     assert metrics["eval_rmse"] == pytest.approx(found.metrics["rmse"], abs=1e-4)
     merged = tmp_path / "merged"
     assert main(["merge", str(out), str(merged)]) == 0
-    assert "Predictions moved by at most" in capsys.readouterr().out
+    assert "Predictions changed by at most" in capsys.readouterr().out
     again = evaluate_rows(RegressionPredictor.from_pretrained(merged), read_rows(rows))
     assert again.predictions == pytest.approx(found.predictions, abs=1e-4)
 
@@ -167,7 +204,7 @@ def test_training_reads_files_as_prediction_does(tmp_path):
     assert PromptTemplate(template)(rows[0]) == "02139: NA. Stars:"
     assert rows["stars"] == [3.5, 4.0]
     for files in ([str(path), str(path)], [f"a={path}", f"a={path}"], [f"train={path}"]):
-        with pytest.raises(ValueError, match="need a name each"):
+        with pytest.raises(ValueError, match="each need a name of their own"):
             named_files(files)
 
 
@@ -229,7 +266,8 @@ def test_every_setting_can_be_given(command, separator, model, rows, monkeypatch
     monkeypatch.setattr(RegressionPredictor, "from_pretrained", open_predictor)
     values = {"method": "raft", "renormalize": True, "end_every_number": False, "constrained": True}
     values |= {"num_samples": 3, "mlp_width": 5, "max_length": 7}
-    names = [setting.name for setting in fields(MethodSettings)]
+    # The loss changes training alone.
+    names = [setting.name for setting in fields(MethodSettings) if setting.name not in LOSS_SETTINGS]
     names += ["separator", "max_length", "dtype", "autocast", "attn_implementation", "revision"]
     values = {name: values.get(name, "float16" if name in ("dtype", "autocast") else " x") for name in names}
     words = [f"--{name.replace('_', separator)}={value}" for name, value in values.items()]

@@ -81,8 +81,8 @@ class TestOptions:
         [
             (["--max_stesp", "3"], r"no option --max_stesp \(is --max_steps meant\?\)"),
             (["--config", "none.yaml"], "no file 'none.yaml', which --config names"),
-            (["--model_init_kwargs", '{"foo": 1}'], "--model_init_kwargs holds 'foo', and that does not exist"),
-            (["--lr_scheduler_kwargs", '{"foo": 1}'], "--lr_scheduler_kwargs holds 'foo', and that does not exist"),
+            (["--model_init_kwargs", '{"foo": 1}'], "--model_init_kwargs holds 'foo', which does not exist"),
+            (["--lr_scheduler_kwargs", '{"foo": 1}'], "--lr_scheduler_kwargs holds 'foo', which does not exist"),
         ],
     )
     def test_that_do_not_exist(self, options, message, train):
@@ -116,9 +116,14 @@ class TestOptions:
             (["predict", "--model", "no/such-model"], "no folder 'no/such-model', and the Hub gives no model"),
             (["predict", "--model", "modle"], "no folder 'modle', .*Is 'model' meant?"),
             (["predict", "--model", "./modle"], "no folder './modle'. Is 'model' meant?"),
-            (["calibrate", "--model", "modle"], "no folder 'modle' to keep the calibration in. Is 'model' meant?"),
+            (["calibrate", "--model", "modle"], "no folder 'modle' to save the calibration in. Is 'model' meant?"),
             (["predict", "out.jsonl", "--interval", "0.9"], "'model' is not calibrated. Run: raft-peft calibrate"),
-            (["predict", "out.jsonl", "--prompt_template", "{txt}"], "the column 'txt', which a row lacks"),
+            (
+                ["predict", "out.jsonl", "--calibrated"],
+                "'model' is not calibrated. .* --model model --label-map affine",
+            ),
+            (["calibrate", "--group-column", "topic"], "and no 'topic'. Pass .* as `--group-column`"),
+            (["predict", "out.jsonl", "--prompt_template", "{txt}"], "the column 'txt', which is missing or empty"),
             (["predict", "out.txt"], "'out.txt' ends in '.txt'"),
             (["predict", "none/out.jsonl"], "no folder 'none' to write out.jsonl to"),
             (["predict", "out.jsonl", "--decision", "best"], "no decision rule 'best'"),
@@ -224,7 +229,7 @@ class OutOfMemoryError(RuntimeError):
     [
         (RuntimeError("ouch"), 1, "RuntimeError: ouch", True),
         (KeyError("label"), 1, "an internal error, KeyError", True),
-        (OutOfMemoryError("20 GiB"), 1, "not enough memory: 20 GiB\nTake smaller batches", False),
+        (OutOfMemoryError("20 GiB"), 1, "not enough memory: 20 GiB\nUse smaller batches", False),
         (KeyboardInterrupt(), 130, "raft-peft plan: interrupted.", False),
         (NotADirectoryError(), 1, "raft-peft plan: NotADirectoryError", False),
     ],

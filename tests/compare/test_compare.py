@@ -183,7 +183,7 @@ def test_data_that_cannot_be_compared_on(options, message, dataset, tmp_path):
         ({"task": "stsb,stsb_1k", "task_path": "here"}, "has 1 paths for 2 tasks, stsb, stsb_1k"),
         ({"task": "stsb", "train_file": "a.csv"}, "leave out `task` or `train_file`"),
         ({"train_file": "a.csv"}, "Your own rows need a grid"),
-        ({"task": "stsb", "prompt_template": "{text}"}, "`prompt_template` is for rows of your own"),
+        ({"task": "stsb", "prompt_template": "{text}"}, "`prompt_template` is for your own rows"),
         ({"grid": "1..red"}, "cannot be read"),
         ({"keep": "first"}, "Use best or last"),
         ({"recipe": "paper_movielens"}, "The warm-up takes 10,000 of 4 steps"),
@@ -396,7 +396,7 @@ class TestCommandLine:
         with pytest.raises(SystemExit) as end:
             main(["compare", "--help"])
         assert end.value.code == 0
-        text = capsys.readouterr().out
+        text = " ".join(capsys.readouterr().out.split())
         assert "raft-peft compare --model HuggingFaceTB/SmolLM2-135M-Instruct --task stsb_1k" in text
         assert "--learning_rates" in text
         assert "(default: label)" in text and "default: None" not in text

@@ -66,7 +66,7 @@ def test_templates_may_change_white_space_and_escape(tokenizer):
             [{"role": "system", "content": "Grade."}, *CHAT],
             "System role not supported. Put the system message's text",
         ),
-        ([*CHAT, *CHAT], "Conversation roles must alternate. Join neighbouring messages of one role"),
+        ([*CHAT, *CHAT], "Conversation roles must alternate. Join messages of one role"),
         ([{"role": "user", "content": None}], "Message 0, of the user, has no content"),
         ([{"role": "user", "content": 3}], "The content of message 0 is 3, and must be text"),
         ([{"from": "human", "value": "Rate tea"}], r"Message 0 has the keys \['from', 'value'\], and no `role`"),
@@ -102,6 +102,32 @@ def test_nulls_of_arrow_are_no_keys(tokenizer):
         assert render_chat(tokenizer, table_row["prompt"], table_row) == expected
         assert "null" not in expected.text
     assert without_nulls({"a": None, "b": [{"c": None, "d": 0}], "e": [None]}) == {"b": [{"d": 0}], "e": [None]}
+
+
+@pytest.mark.parametrize("empty", [None, "", "  ", float("nan")])
+def test_what_a_table_holds_for_the_template(tokenizer, empty):
+    tokenizer.chat_template = (
+        "{{ messages[0]['content'] }}{% if loud %}!{% endif %}{% for t in tools or [] %} {{ t['name'] }}{% endfor %}"
+    )
+    row = {"tools": '[{"name": "search", "strict": null}]', "chat_template_kwargs": '{"loud": true}'}
+    assert render(tokenizer, CHAT, **row).text == "Rate tea! search"
+    assert render(tokenizer, CHAT, tools=empty, chat_template_kwargs=empty).text == "Rate tea"
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "reason"),
+    [
+        ("tools", "search", "holds 'search', which is not JSON: Expecting value.*leave the cell empty"),
+        ("tools", '{"name": "search"}', "must hold a list. Write"),
+        ("chat_template_kwargs", "enable_thinking=False", r'is not JSON: .*Write {"enable_thinking": false}'),
+        ("chat_template_kwargs", '["loud"]', "must hold names and values"),
+        ("chat_template_kwargs", 3, "holds '3', and must hold names and values"),
+    ],
+)
+def test_what_no_template_takes_is_named_with_its_row(tokenizer, column, value, reason):
+    row = {"prompt": CHAT, column: value}
+    with pytest.raises(ValueError, match=f"row 4: The column '{column}' .*{reason}"):
+        PromptEncoder(tokenizer, NumberGrid(range(5))).encode([row], first_row=4)
 
 
 def test_a_call_of_a_tool_has_no_content(tokenizer):

@@ -42,8 +42,8 @@ def test_as_many_as_fit():
 @pytest.mark.parametrize(
     ("too_much", "message"),
     [
-        (prompt(9), "row 11: the prompt with its number is 9 tokens, and the model has 8 positions. Set `max_length`"),
-        (prompt(8, number=(6, 7)), "row 11: the prompt with its number is 9 tokens"),
+        (prompt(9), "row 11: the prompt with its number has 9 tokens, and the model has 8 positions. Set `max_len"),
+        (prompt(8, number=(6, 7)), "row 11: the prompt with its number has 9 tokens"),
         (prompt(3, token_id=10), "row 11: the token id 10 is beyond the model's 10 embeddings"),
         (prompt(3, number=(12,)), "row 11: the token id 12 is beyond"),
     ],

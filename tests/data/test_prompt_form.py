@@ -61,4 +61,4 @@ def test_another_template_than_in_training_is_said(caplog):
         warn_of_another_template(asked, saved)
     assert not caplog.records
     warn_of_another_template("{text}:", "{text} Stars:")
-    assert "the template '{text} Stars:', and is asked with '{text}:'" in caplog.text
+    assert "the prompt template '{text} Stars:', and not with '{text}:'" in caplog.text

@@ -5,7 +5,7 @@ from raft_peft.data.prompt_template import PromptTemplate
 
 def test_a_text_is_filled_as_str_format_does():
     assert PromptTemplate("{{{a}}} {b:>3}")({"a": 1, "b": 2}) == "{1}   2"
-    with pytest.raises(ValueError, match=r"'b', which a row lacks.*It has a, c"):
+    with pytest.raises(ValueError, match=r"'b', which is missing or empty in a row.*The row has a, c"):
         PromptTemplate("{a} {b}")({"a": 1, "b": None, "c": 2})
     for text in ("no column", "{", "{0}", "{a.b}", "{}", [], [{"role": "user", "content": "none"}]):
         with pytest.raises(ValueError, match="prompt template"):
@@ -32,7 +32,7 @@ def test_chats():
         ([{"role": "user", "content": "{text}"}], {"chat": True}, "is a chat already. Leave out `chat`"),
         ([{"role": "user", "content": "{text}"}], {"system": "Be fair."}, "is a chat already"),
         ([{"role": "user"}], {}, "A message is"),
-        ('[{"role": "user"', {}, "begins as a JSON list of messages, and is none"),
+        ('[{"role": "user"', {}, "begins like a JSON list of messages, but is not one"),
     ],
 )
 def test_what_is_no_template(template, options, message):

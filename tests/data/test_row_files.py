@@ -106,7 +106,7 @@ def test_what_made_the_rows_is_compared(tmp_path, caplog):
     assert json.loads(note.read_text())["made_by"] == made_by
     with RowWriter(path, made_by) as writer:
         assert writer.rows == len(ROWS)
-    with pytest.raises(ValueError, match=r'begun with another decision \("mean", not "mode"\), weights\. Go on'):
+    with pytest.raises(ValueError, match=r'written with another decision \("mean", not "mode"\), weights\. Continue'):
         RowWriter(path, {**made_by, "decision": "mode", "weights": "def" * 30})
     RowWriter(path, {**made_by, "of a later version": 1}).__exit__(None, None, None)
     assert not caplog.records
@@ -115,7 +115,7 @@ def test_what_made_the_rows_is_compared(tmp_path, caplog):
         RowWriter(path, made_by)
     note.unlink()
     RowWriter(path, made_by).__exit__(None, None, None)
-    assert "What made the rows in" in caplog.text
+    assert "It is not known what made the rows in" in caplog.text
     assert sorted(tmp_path.iterdir()) == [path, note]
     path.write_text("")
     RowWriter(path, {"decision": "mode"}).__exit__(None, None, None)
@@ -131,19 +131,19 @@ def test_what_made_the_rows_is_compared(tmp_path, caplog):
         ("a.jsonl", b'{"prompt": "\xff"}\n', "line 1, is not JSON"),
         ("a.jsonl", b'{"prompt": "a", "label": 1e999}\n', "1e999 is too large"),
         ("a.jsonl", b'{"prompt": "\\uD83C"}\n', "line 1, is not JSON"),
-        ("a.csv", b"prompt,label\na,1,2\n", "line 2, has not as many fields"),
-        ("a.csv", b"prompt,label\na\n", "line 2, has not as many fields"),
+        ("a.csv", b"prompt,label\na,1,2\n", "line 2, does not have as many fields"),
+        ("a.csv", b"prompt,label\na\n", "line 2, does not have as many fields"),
         ("a.csv", b'prompt\n"a\n', "is not CSV"),
         ("a.csv", b"prompt\n\xff\n", "is not CSV in UTF-8"),
         ("a.csv", b"prompt,label,label\na,1,5\n", "two columns of the name 'label'"),
         ("a.csv", b"prompt;label\na;1\n", "separated by semicolons. Save a .csv with commas"),
         ("a.csv", b"prompt\tlabel\na\t1\n", "separated by tabs"),
         ("a.csv", b"prompt , label\na,1\n", "spaces around the names"),
-        ("a.jsonl", b'{"prompt": "a", "label": 1, "label": 5}\n', "line 1, is not JSON: the key 'label' stands"),
+        ("a.jsonl", b'{"prompt": "a", "label": 1, "label": 5}\n', "line 1, is not JSON: the key 'label' occurs"),
         (
             "a.jsonl",
             b'{"prompt": [{"role": "user", "role": "system"}]}\n',
-            "the key 'role' stands in one object twice",
+            "the key 'role' occurs twice in one object",
         ),
         ("a.txt", b"prompt\n", "ends in '.txt'"),
     ],

@@ -61,7 +61,7 @@ def test_ids_of_other_types(tokenizer, ids, make):
     ("given", "mask", "message"),
     [
         ([], None, "input_ids are empty"),
-        ([1, 1], None, "hold padding alone"),
+        ([1, 1], None, "are only padding"),
         ([5, 6], [0, 0], "is 0 everywhere"),
         ([5, 6, 7], [1, 0, 1], "masks tokens inside the prompt"),
         ([5, 6, 7], [1, 1], "3 input_ids and an attention_mask of 2"),

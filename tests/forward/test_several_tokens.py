@@ -242,7 +242,7 @@ class TestLargeGrids:
         assert len(passes) == math.ceil(nodes / 5) > 1
 
     def test_training_refuses_with_the_estimate(self, tiny_llama, tokenizer, tmp_path, rows, monkeypatch):
-        monkeypatch.setattr(trie_memory, "_available", lambda device: 1 << 10)
+        monkeypatch.setattr(trie_memory, "free_memory", lambda device: 1 << 10)
         trainer = make(tiny_llama, tokenizer, tmp_path, rows, grid=self.GRID, options={"max_steps": 1})
         with pytest.raises(ValueError, match=r"needs about .* GiB .* 0\.0 GiB are free: its 300 numbers begin in"):
             trainer.train()

@@ -66,7 +66,7 @@ def test_the_end_of_a_turn_may_be_the_end_of_sentence(tokenizer):
 
 
 def test_a_turn_that_ends_in_plain_text(tokenizer):
-    with pytest.raises(ValueError, match=r"puts '\\n' behind .* not begin with a special token.*`number_end` to this"):
+    with pytest.raises(ValueError, match=r"puts '\\n' after .* not begin with a special token.*`number_end` to this"):
         NumberEnd.of("end_of_turn", tokenizer)
 
 

@@ -128,7 +128,7 @@ class TestResolve:
             NumberGrid([0, 5]).resolve(byte_level, "Rate the item 1", separator="")
 
     def test_a_chat_is_to_be_rendered_first(self, byte_level):
-        with pytest.raises(ValueError, match=r"is no text\. For a chat, pass the text of"):
+        with pytest.raises(ValueError, match=r"is not a text\. For a chat, pass the text of"):
             NumberGrid([1, 2]).resolve(byte_level, [{"role": "user", "content": "Rate it."}])
 
     def test_a_grid_loads_neither_torch_nor_transformers(self):

@@ -51,7 +51,7 @@ WORDS = [
 
 # What the errors say: the thing, and the cure.
 ERRORS = {
-    "grid": r"The grid (has the (value|text) .+ more than once; each|is empty.+Example: grid=)",
+    "grid": r"The grid (has the (value|text) .+ more than once; use each|is empty.+Example: grid=)",
     "empty": r"The prompt is empty\. The model needs a text",
     "merges": r"The number '.+' merges into the end of the prompt .+End the prompt with a space",
     "unknown": r"no token for the grid text .+ after .+Choose values that it can write, or give them other texts",

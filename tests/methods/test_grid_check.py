@@ -78,7 +78,7 @@ class TestOfANumberAlone:
         assert (calibration.low, calibration.high) == (0, 5)
         predictions, low, high = predictor.predict(PROMPTS, interval=0.9)
         assert (low <= predictions).all() and (predictions <= high).all()
-        with pytest.raises(ValueError, match=r"one number 5 is sure at any temperature. Leave `calibrated` off"):
+        with pytest.raises(ValueError, match=r"one number 5 has the probability 1 at any temperature. Leave `cali"):
             predictor.predict_distribution(PROMPTS, calibrated=True)
 
     def test_the_untrained_model_is_not_told_to_renormalise(self, trainer, caplog):

@@ -100,6 +100,22 @@ def test_weights_that_are_saved_nowhere_are_not_made_up(base, tokenizer, tmp_pat
             use()
 
 
+def test_a_folder_without_a_tokenizer(base, tmp_path, rows):
+    uses = (
+        lambda: RegressionPredictor.from_pretrained(base, GRID),
+        lambda: make(base, None, tmp_path / "out", rows),
+    )
+    path = tmp_path / "base" / "tokenizer.json"
+    path.write_text("{")
+    for use in uses:
+        with pytest.raises(ValueError, match=rf"The tokenizer of '{base}' cannot be opened: Expecting property name"):
+            use()
+    path.unlink()
+    for use in uses:
+        with pytest.raises(ValueError, match=rf"^'{base}' has no tokenizer: it holds none of tokenizer.json, .* Copy"):
+            use()
+
+
 def test_a_configuration_that_names_no_architecture(base, tokenizer, tmp_path, rows):
     path = tmp_path / "base" / "config.json"
     config = json.loads(path.read_text())

@@ -101,7 +101,7 @@ class TestAGridAroundZero:
         folder = Path(trainer.args.output_dir)
         assert trainer.args.renormalize is True
         assert json.loads((folder / "raft_config.json").read_text(encoding="utf-8"))["renormalize"] is True
-        assert "| Renormalised over the grid | yes |" in (folder / "README.md").read_text(encoding="utf-8")
+        assert "| Renormalized over the grid | yes |" in (folder / "README.md").read_text(encoding="utf-8")
         # sum y p(y) / sum p(y), which a mass of a few percent would hold near 0 otherwise.
         found = trainer.predict(trainer.train_dataset)
         p = found.distribution.probs.double().numpy()

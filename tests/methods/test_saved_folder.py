@@ -7,6 +7,7 @@ from raft_peft.methods import MethodSettings, saved_folder
 from raft_peft.methods.saved_folder import (
     RAFT_CONFIG_NAME,
     RaftConfig,
+    check_there_is,
     head_and_rest,
 )
 
@@ -81,6 +82,24 @@ class TestFind:
         assert options["revision"] == "v2"
 
 
+class TestThereIs:
+    def test_the_hub_is_asked_once_for_what_it_has_and_again_for_what_it_did_not_give(self, monkeypatch):
+        asked, there = [], {"me/stars"}
+
+        def cached_file(name, file, **options):
+            asked.append((name, options.get("revision")))
+            return file if name in there else None
+
+        monkeypatch.setattr(saved_folder, "cached_file", cached_file)
+        for _ in range(2):
+            check_there_is("me/stars", {"revision": "v2"})
+        assert asked == [("me/stars", "v2")]
+        with pytest.raises(FileNotFoundError, match=r"no folder 'me/moon', and the Hub gives no model of this name"):
+            check_there_is("me/moon", {})
+        there.add("me/moon")
+        check_there_is("me/moon", {})
+
+
 class TestSettingsFor:
     def saved(self, **settings):
         return RaftConfig(values=[1.0, 2.0], texts=["1", "2"], separator="", max_length=9, **settings)
@@ -95,6 +114,9 @@ class TestSettingsFor:
             "attention": "bidirectional",
             "number_end": ".",
             "end_every_number": False,
+            "distribution_loss": None,
+            "distribution_weight": None,
+            "label_smoothing": 0.0,
             "separator": "",
             "max_length": 9,
         }

@@ -342,7 +342,7 @@ def test_settings_that_cannot_be_planned_are_refused(options, message):
 def test_models_that_cannot_be_planned_are_refused(tmp_path):
     with pytest.raises(ValueError, match="cannot be read"):
         plan_memory(str(tmp_path))
-    with pytest.raises(ValueError, match="no model to plan for"):
+    with pytest.raises(ValueError, match="is not a model that can be planned for"):
         plan_memory(3)
     with pytest.raises(ValueError, match="T5Config"):
         plan_memory(T5Config(num_layers=2))

@@ -63,10 +63,30 @@ def test_labels_that_are_ratings_count_as_their_mean(predictor, rows):
     texts = [{**row, "label": json.dumps(row["label"])} for row in lists]
     for rated in (lists, shares, texts, pandas.DataFrame(lists), Dataset.from_list(lists).to_iterable_dataset()):
         np.testing.assert_allclose(evaluate_rows(predictor, rated).labels, expected.labels)
-    labels, ratings = [], []
+    labels = []
     rated = [*lists[:1], *rows[1:2]]
-    assert len(list(labelled_prompts(rated, labels, predictor.grid, label_column="label", ratings=ratings))) == 2
-    assert labels == [row["label"] for row in rows[:2]]
-    assert ratings == [Ratings.of(lists[0]["label"]), None]
-    of_lists = predictor.calibrate([row["prompt"] for row in rows], [row["label"] for row in lists])
-    assert of_lists.errors == predictor.calibrate([row["prompt"] for row in rows], expected.labels).errors
+    assert len(list(labelled_prompts(rated, labels, predictor.grid, label_column="label"))) == 2
+    assert labels == [Ratings.of(lists[0]["label"]), rows[1]["label"]]
+
+
+def test_a_temperature_is_of_ratings_and_intervals_are_of_their_mean(predictor, rows):
+    prompts = [row["prompt"] for row in rows]
+    means = predictor.calibrate(prompts, [row["label"] for row in rows])
+    lists = [[row["label"] - 1, row["label"] + 1] for row in rows]
+    of_lists = predictor.calibrate(prompts, lists)
+    assert of_lists == predictor.calibrate(prompts, [Ratings.of(label) for label in lists])
+    assert of_lists.errors == means.errors
+    assert of_lists.temperature > 1.2 * means.temperature
+
+
+def test_metrics_of_the_distribution_are_of_each_rating(predictor, rows):
+    lists = [{**row, "label": [1, 5]} for row in rows]
+    found = evaluate_rows(predictor, lists)
+    q = predictor.predict_distribution([row["prompt"] for row in rows]).renormalized().probs.double().numpy()
+    # Half of the ratings are at least at every number, so each of the four gaps gives F^2 - F + 1/2.
+    below = q.cumsum(-1)[:, :-1]
+    assert found.metrics["crps"] == pytest.approx((below**2 - below + 0.5).sum(-1).mean(), abs=1e-5)
+    distance = np.abs(q - [0.5, 0, 0, 0, 0.5]).sum(-1).mean() / 2
+    assert found.metrics["rater_distance"] == pytest.approx(distance, abs=1e-5)
+    assert {"qwk", "kendall", "nll", "calibration_error"} <= set(found.metrics)
+    assert "rater_distance" not in evaluate_rows(predictor, rows).metrics

@@ -158,12 +158,12 @@ def test_a_target_that_another_model_or_other_settings_began_is_refused(predicto
     refused("prompt_template", prompt_template="{prompt} out of 4:")
     refused("autocast", autocast="bfloat16")
     adapter = get_peft_model(copy.deepcopy(model), lora())
-    with pytest.raises(ValueError, match=r"another weights, base_weights\. Go on"):
+    with pytest.raises(ValueError, match=r"another weights, base_weights\. Continue"):
         predict_file(RegressionPredictor(adapter, tokenizer, range(5)), source, target)
     weight = model.model.layers[1].mlp.up_proj.weight
     with torch.no_grad():
         weight.mul_(1.01)
-    refused(r"another weights\. Go on")
+    refused(r"another weights\. Continue")
     with torch.no_grad():
         weight.div_(1.01)
     model.bfloat16()

@@ -40,7 +40,7 @@ def test_merged_adapter(base, tokenizer, tmp_path):
     moved, tolerance, reason = merge_and_save(tmp_path / "adapter", tmp_path / "merged", prompts=PROMPTS)
     assert moved < 1e-5
     assert tolerance == pytest.approx(4e-3)
-    assert reason == "Both compute in float32, and the merged model adds in another order."
+    assert reason == "Both compute in float32, and the merged model adds in a different order."
     found = RegressionPredictor.from_pretrained(tmp_path / "merged")
     assert found.predict(PROMPTS) == pytest.approx(expected, abs=1e-5)
     assert not (tmp_path / "merged" / "adapter_config.json").exists()
@@ -92,7 +92,7 @@ def test_a_calibration_does_not_outlive_what_rounding_cannot_explain(base, token
     with pytest.MonkeyPatch.context() as patch, caplog.at_level("WARNING"):
         patch.setattr(merging, "_TOLERANCE", -1.0)
         merge_and_save(tmp_path / "adapter", tmp_path / "merged", tolerance=1)
-    assert "The calibration was left out, since predictions moved" in caplog.text
+    assert "The calibration was left out, since predictions changed" in caplog.text
     assert not (tmp_path / "merged" / "calibration.json").exists()
 
 

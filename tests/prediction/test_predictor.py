@@ -127,7 +127,7 @@ class TestFromPretrained:
             RegressionPredictor.from_pretrained(name, grid=GRID)
 
     def test_a_grid_is_needed(self, folder):
-        with pytest.raises(ValueError, match=r"has no raft_config.json.*Pass its numbers, such as `grid="):
+        with pytest.raises(ValueError, match=r"has no raft_config.json.*Pass the numbers, such as `grid="):
             RegressionPredictor.from_pretrained(folder)
 
     def test_an_adapter_for_another_task(self, tiny_llama, tokenizer, tmp_path):
@@ -247,5 +247,5 @@ def test_prompts_that_the_model_cannot_take(predictor):
     with pytest.raises(ValueError, match=r"row 1: the token id \d+ is beyond the model's \d+ embeddings"):
         predictor.predict(["It is", "It is <score>"])
     predictor.model.config.max_position_embeddings = 20
-    with pytest.raises(ValueError, match=r"row 1: the prompt with its number is .* and the model has 20 positions"):
+    with pytest.raises(ValueError, match=r"row 1: the prompt with its number has .* and the model has 20 positions"):
         predictor.predict(["It is", "It is very, very long. " * 9])

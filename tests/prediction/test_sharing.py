@@ -4,7 +4,8 @@ import json
 from types import SimpleNamespace
 
 import pytest
-from huggingface_hub import HfApi, ModelCard
+from huggingface_hub import HfApi, ModelCard, constants
+from support.hub_server import TOKEN, HubServer
 
 from raft_peft import push_to_hub
 from raft_peft.cli import main
@@ -155,3 +156,25 @@ def test_command(saved, hub, capsys, tmp_path):
     assert "allow it with `--public`" in capsys.readouterr().err
     assert main(["push", folder, "me/stars", "--base-model", "google/gemma-2-2b", "--public"]) == 0
     assert hub.made == {"me/stars": False}
+
+
+def test_over_http(saved, monkeypatch, capsys):
+    server = HubServer()
+    with server.running() as url:
+        monkeypatch.setattr(constants, "ENDPOINT", url)
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setenv("HF_TOKEN", TOKEN)
+        folder = saved("google/gemma-2-2b")
+        assert main(["push", str(folder), "me/stars", "--dry-run"]) == 0
+        assert server.repositories == {}
+        assert main(["push", str(folder), "me/stars"]) == 0
+        assert f"The model is at {url}/me/stars." in capsys.readouterr().out
+        assert main(["push", str(folder), "me/open", "--public"]) == 0
+        assert main(["push", str(folder), "me/open"]) == 1
+        assert "'me/open' is public already, so nothing was uploaded." in capsys.readouterr().err
+    assert server.private == {"me/stars": True, "me/open": False}
+    files = server.repositories["me/stars"]
+    assert files["adapter_model.safetensors"] == b"weights"
+    assert ModelCard(files["README.md"].decode()).data.base_model == "google/gemma-2-2b"
+    assert not set(PRIVATE) & set(files)
+    assert server.messages == ["Upload with raft-peft"] * 2

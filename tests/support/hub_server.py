@@ -17,6 +17,7 @@ class HubServer:
 
     def __init__(self):
         self.repositories = {}  # name: {path: bytes}
+        self.private = {}  # name: whether the repository was created private
         self.messages = []  # of the commits, in order
 
     @contextmanager
@@ -79,7 +80,12 @@ class HubServer:
         return answer(name, files, hashlib.sha1(repr(files).encode()).hexdigest(), file)
 
     def info(self, name, files, commit, _):
-        return 200, {"id": name, "sha": commit, "siblings": [{"rfilename": one} for one in files]}, {}
+        private = self.private.get(name, False)
+        return (
+            200,
+            {"id": name, "sha": commit, "private": private, "siblings": [{"rfilename": one} for one in files]},
+            {},
+        )
 
     def tree(self, name, files, commit, folder):
         found = [one for one in files if folder is None or one.startswith(f"{folder}/")]
@@ -95,8 +101,11 @@ class HubServer:
 
     def post(self, path, body):
         if path == "/api/repos/create":
-            name = f"me/{json.loads(body)['name']}"
-            self.repositories.setdefault(name, {})
+            asked = json.loads(body)
+            name = f"me/{asked['name']}"
+            if name not in self.repositories:
+                self.repositories[name] = {}
+                self.private[name] = asked.get("visibility") == "private"
             return 200, {"url": f"{self.url}/{name}"}, {}
         if path == "/api/validate-yaml":
             return 200, {"errors": [], "warnings": []}, {}

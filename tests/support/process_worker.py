@@ -39,6 +39,7 @@ def run(folder: Path, job: dict, processes: int, rank: int) -> None:
         "per_device_train_batch_size": job["per_step"] // processes,
         "per_device_eval_batch_size": 4,
         "gradient_checkpointing": False,
+        "padding_free": False,
         "report_to": "none",
         "save_strategy": "no",
         "disable_tqdm": True,

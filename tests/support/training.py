@@ -15,6 +15,7 @@ def config(folder, **options):
         "disable_tqdm": True,
         "save_strategy": "no",
         "gradient_checkpointing": False,
+        "padding_free": False,
         "per_device_eval_batch_size": 3,
     }
     return RegressionAwareConfig(str(folder), **{**defaults, **options})

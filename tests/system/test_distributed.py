@@ -31,7 +31,8 @@ JOBS = [
     {"name": "accumulated", "per_step": 12, "settings": {"gradient_accumulation_steps": 2}},
     {"name": "checkpointing", "settings": {"gradient_checkpointing": True}},
     {"name": "several", "grid": SEVERAL},
-    {"name": "padding_free", "settings": {"padding_free": True}},
+    # Without checkpointing and without padding.
+    {"name": "chosen", "settings": {"gradient_checkpointing": None, "padding_free": None}},
     {"name": "all_weights", "lora": False},
     {"name": "qlora", "quantized": True},
     *(

@@ -101,9 +101,9 @@ def test_dataset_formats(smollm2, tmp_path, monkeypatch, capsys):
     assert names["renamed"]["prompt"][0] == "Review: It broke on day two. Stars:"
     lines = capsys.readouterr().out.splitlines()
     ends = [line.partition(" ")[2] for line in lines if re.match(r"[01]\.\d+ ", line)]
-    assert len(ends) == 4
-    assert ends[0] == ends[2] == ends[3]  # one prompt, as text, with a completion, and tokenized
-    assert ends[1].endswith("<|im_start|>assistant")  # the chat ends where the answer begins
+    assert len(ends) == 5
+    assert ends[0] == ends[1] == ends[3] == ends[4]  # one prompt: a text, rated, with a completion, and tokenized
+    assert ends[2].endswith("<|im_start|>assistant")  # the chat ends where the answer begins
 
 
 def test_migrating(smollm2, tmp_path, monkeypatch):
@@ -118,6 +118,8 @@ def test_decisions(smollm2, tmp_path, monkeypatch):
     names = run_code("docs/decisions.md", smollm2, tmp_path, monkeypatch)
     numbers = [names[rule].item() for rule in ("mean", "renormalized", "median", "upper")]
     assert numbers == pytest.approx([1.7, 2.125, 1, 5])
+    others = [names[name].item() for name in ("cautious", "low", "high", "at_least")]
+    assert others == pytest.approx([0.434, 1, 2, 0.375], abs=1e-3)
 
 
 def test_distributed_training(smollm2, tmp_path, monkeypatch):
@@ -135,6 +137,8 @@ def test_troubleshooting(smollm2, tmp_path, monkeypatch):
 def test_uncertainty(smollm2, tmp_path, monkeypatch):
     names = run_code("docs/uncertainty.md", smollm2, tmp_path, monkeypatch)
     assert names["low"] <= names["predictions"] <= names["high"]
+    assert names["grouped"].low <= names["grouped"].high
+    assert 1 <= names["mapped"].item() <= 5
     assert names["calibrated"].mass.item() == pytest.approx(1, abs=1e-5)
 
 

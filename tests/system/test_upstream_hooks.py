@@ -78,6 +78,8 @@ training/config.py
     trl:SFTConfig.lr_scheduler_type | | has another default
     trl:SFTConfig.warmup_steps | | has another default
     trl:SFTConfig.truncation_mode | | has another default
+    trl:SFTConfig.gradient_checkpointing | | has another default
+    trl:SFTConfig.padding_free | | has another default
 training/example_counting.py
     Trainer._get_eval_sampler | Trainer.get_eval_dataloader | keeps rows in order
     Trainer.get_eval_dataloader | Trainer.evaluate | leaves no row out
@@ -160,6 +162,8 @@ training/evaluation.py
     transformers.integrations:WandbCallback._wandb | | sends a table
     transformers.integrations:TrackioCallback._trackio | | sends a table
     transformers.integrations:TensorBoardCallback.tb_writer | | sends a table
+training/example_counting.py
+    Trainer.is_distributed_loading_by_transformers | | keeps processes at batches of one size
 training/fault_tolerance.py
     trl:SFTTrainer._tokenizer | | shows prompts
     Trainer._get_learning_rate | | is in the message of a step into NaN
@@ -185,7 +189,6 @@ training/trainer.py
     Trainer._prepare_inputs | inputs | moves a batch to the device
     Trainer.compute_loss_context_manager | | reads under autocast
     Trainer.current_gradient_accumulation_steps | | shares the experts' loss over the step
-    Trainer.is_distributed_loading_by_transformers | | keeps processes at batches of one size
 """)
 
 # What is looked for as text: the words of a message, and names that are passed on or asked for in quotes.

@@ -291,5 +291,5 @@ def test_what_cannot_be_loaded(tmp_path):
         load(write(tmp_path / "empty.jsonl", []))
     broken = write_tsv(tmp_path, map(tsv_line, range(15)), "broken.tsv.gz")
     broken.write_bytes(broken.read_bytes()[:-20])
-    with pytest.raises(ValueError, match=r"broken.tsv.gz is damaged or not whole .* Download it again"):
+    with pytest.raises(ValueError, match=r"broken.tsv.gz is damaged or incomplete .* Download it again"):
         load(broken, on_malformed="skip")

@@ -27,7 +27,7 @@ def test_the_last_whole_one(run, caplog):
     assert last_whole_checkpoint(run) == str(run / "checkpoint-4")
     (run / "checkpoint-4" / "trainer_state.json").unlink()
     assert last_whole_checkpoint(run) == str(run / "checkpoint-2")
-    assert "checkpoint-4 is passed over, since it has no trainer_state.json" in caplog.text
+    assert "checkpoint-4 is skipped, since it has no trainer_state.json" in caplog.text
     (run / "checkpoint-10").mkdir()
     (run / "checkpoint-best").mkdir()
     assert last_whole_checkpoint(run) == str(run / "checkpoint-2")
@@ -82,7 +82,7 @@ def test_training_names_a_checkpoint_that_is_not_whole(run, tiny_llama, tokenize
 def test_the_beginning_where_there_is_no_checkpoint_yet(tiny_llama, tokenizer, rows, tmp_path, caplog):
     trainer = make(tiny_llama, tokenizer, tmp_path / "new", rows, options={"max_steps": 1}, peft_config=lora())
     assert trainer.train(resume_from_checkpoint=True).global_step == 1
-    assert "Training starts anew" in caplog.text
+    assert "Training starts from the beginning" in caplog.text
 
 
 def test_bytes_of_a_checkpoint_are_those_on_the_disk(run, tiny_llama, tokenizer, rows, tmp_path):
@@ -151,6 +151,6 @@ def test_a_model_that_cannot_be_saved_is_not_lost(tiny_llama, tokenizer, rows, t
     trainer.train()
     before = [weight.clone() for weight in trainer.model.parameters()]
     (tmp_path / "file").write_text("no folder")
-    with pytest.raises(OSError, match=r"file/out' could not be written.*No whole checkpoint is there yet"):
+    with pytest.raises(OSError, match=r"file/out' could not be written.*There is no whole checkpoint yet"):
         trainer.save_model(str(tmp_path / "file" / "out"))
     torch.testing.assert_close(list(trainer.model.parameters()), before)

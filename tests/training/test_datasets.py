@@ -66,7 +66,7 @@ def test_rows_that_the_model_cannot_take(datasets, tiny_llama, rows):
     encoded = datasets.encode(Dataset.from_list(rows), "train")
     datasets.check_fits(tiny_llama)
     tiny_llama.config.max_position_embeddings = 8
-    with pytest.raises(ValueError, match=r"row \d: the prompt with its number is .* and the model has 8 positions"):
+    with pytest.raises(ValueError, match=r"row \d: the prompt with its number has .* and the model has 8 positions"):
         datasets.check_fits(tiny_llama)
     assert len(encoded)
     with pytest.raises(ValueError, match="the model has 8 positions"):

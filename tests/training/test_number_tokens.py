@@ -349,7 +349,7 @@ class TestRefusals:
         old = copy.deepcopy(tokenizer)
         model, grid = with_tokens(open_base("tied"), tokenizer)
         for forgotten in (None, old):
-            with pytest.raises(ValueError, match=r"the tokenizer has not.*processing_class"):
+            with pytest.raises(ValueError, match=r"the tokenizer does not have them.*processing_class"):
                 make(model, forgotten, tmp_path / "run", rows, grid=grid)
         with pytest.raises(ValueError, match=r"the grid is of the texts '0', '0\.5'"):
             make(model, tokenizer, tmp_path / "run", rows, grid=[0, 0.5])

@@ -30,7 +30,7 @@ def test_rows_are_predicted_by_the_template_of_training(tiny_llama, tokenizer, t
     assert "1 of the first 1 prompts do not look like those of training" in caplog.text
     caplog.clear()
     other = RegressionPredictor.from_pretrained(tmp_path, prompt_template="Grade {text}:")
-    assert "was trained on prompts of the template 'Rate {text}, the score is'" in caplog.text
+    assert "was trained with the prompt template 'Rate {text}, the score is'" in caplog.text
     assert (other.predict(ROWS) == predictor.predict([f"Grade {row['text']}:" for row in ROWS])).all()
     card = (tmp_path / "README.md").read_text()
     assert '{"text": "..."}' in card
@@ -67,7 +67,7 @@ def test_a_column_of_prompts_as_chats(tiny_llama, tokenizer, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"prompt_template": "Rate {body}:"}, "the column 'body', which a row lacks"),
+        ({"prompt_template": "Rate {body}:"}, "the column 'body', which is missing or empty in a row"),
         ({"prompt_template": "Rate it:"}, "must name columns in braces"),
         ({"prompt_template": [{"role": "user", "content": "{text}"}], "chat": True}, "a chat already"),
     ],

@@ -42,7 +42,7 @@ def test_the_adapter_at_work_is_what_is_saved_resumed_and_opened(names, active, 
 
 def test_several_at_once_are_refused(tiny_llama, tokenizer, tmp_path, rows):
     model = with_adapters(tiny_llama, tmp_path, "default", "stars", active=["default", "stars"])
-    with pytest.raises(ValueError, match=r"'default', 'stars' are active at once.*set_adapter"):
+    with pytest.raises(ValueError, match=r"'default', 'stars' are active at the same time.*set_adapter"):
         make(model, tokenizer, tmp_path, rows)
 
 

@@ -153,7 +153,7 @@ class Connection:
             mismatch = _mismatch(answer, len(prompt_ids))
             if mismatch is not None:
                 raise ServerError(
-                    f"{self.shown} gave an answer that is not one to the prompt that was sent: {mismatch}."
+                    f"{self.shown} gave an answer that does not belong to the prompt that was sent: {mismatch}."
                 )
             found = _next_token(answer)
             if found is not None:

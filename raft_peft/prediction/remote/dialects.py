@@ -156,8 +156,8 @@ class SpokenDialect:
         absent = [token_id for token_id in ids if token_id not in log_probs]
         if absent:
             raise ServerError(
-                f"{connection.shown} returned no log-probabilities of the tokens {absent}, which it was asked for, "
-                "and before it did. Are there several servers behind this address?"
+                f"{connection.shown} returned no log-probabilities of the tokens {absent}, which it was asked for; "
+                "before, it returned them. Are there several servers behind this address?"
             )
         return Answer([log_probs[token_id] for token_id in ids], 0.0, 0.0)
 
@@ -186,8 +186,8 @@ class SpokenDialect:
         if found.by_text:
             if self._token_texts is None:
                 raise ServerError(
-                    f"{connection.shown} names tokens by their texts, and before it named them by their ids. Are "
-                    "there several servers behind this address?"
+                    f"{connection.shown} names tokens by their texts; before, it named them by their ids. Are there "
+                    "several servers behind this address?"
                 )
             tokens = [self._token_texts.of(token_id) for token_id in ids]
         return Answer([found.log_probs.get(token, -math.inf) for token in tokens], found.ceiling, found.rest)

@@ -13,7 +13,6 @@ from typing import Any, Literal, overload
 import numpy as np
 import torch
 from tqdm.auto import tqdm
-from transformers import AutoTokenizer
 
 from raft_peft.data.labels import range_of_grid
 from raft_peft.data.prompt_form import PromptForm
@@ -24,6 +23,7 @@ from raft_peft.decisions import decide
 from raft_peft.grid import NumberGrid
 from raft_peft.methods import METHODS, MethodSettings
 from raft_peft.methods.grid_check import check_grid
+from raft_peft.methods.pretrained import open_tokenizer
 from raft_peft.methods.readout import Reading
 from raft_peft.methods.renormalization import renormalizes, resolve_renormalize
 from raft_peft.methods.saved_folder import RAFT_CONFIG_NAME, RaftConfig
@@ -36,7 +36,7 @@ from raft_peft.prediction.remote.partial_distribution import PartialGridDistribu
 logger = logging.getLogger(__name__)
 
 # Methods that read nothing but the next token's probabilities of the grid.
-_READ_FROM_GRID = ("raft", "rail", "mbr")
+_READ_FROM_GRID = ("raft", "rail", "mbr", "crps", "soft_ce", "rps", "number_token_loss")
 # A prompt whose error could be greater than this share of the grid's range (of one number: from 0 to it) is asked
 # again, for more tokens.
 _NEGLIGIBLE = 1e-3
@@ -193,7 +193,7 @@ class RemoteRegressionPredictor:
 
         Returns:
             The numbers in the unit of the labels, float32, of shape (prompts,), in the order of the prompts. With a
-            rule that speaks of the grid alone (any but the mean that is not renormalised), NaN where the server
+            rule that speaks of the grid alone (any but the mean that is not renormalized), NaN where the server
             returned the probability of none of its numbers. With `return_distribution` a named tuple of these as
             `predictions`, and `distribution`.
 
@@ -211,7 +211,7 @@ class RemoteRegressionPredictor:
     def predict_distribution(
         self, prompts: Iterable[Any], *, show_progress: bool | None = None
     ) -> PartialGridDistribution:
-        """The whole distribution over the grid for each prompt, over the whole vocabulary, not renormalised.
+        """The whole distribution over the grid for each prompt, over the whole vocabulary, not renormalized.
 
         Takes what `predict` takes, and raises what it raises. Its `missing` says which numbers the server did not
         return, and its `error_bound` how much that matters.
@@ -381,14 +381,14 @@ class RemoteReading(Reading):
 
 
 _NO_HEADS = (
-    "A server returns the probabilities of tokens, and knows of no such head. Use RegressionPredictor, or train with "
+    "A server returns the probabilities of tokens, and has no such head. Use RegressionPredictor, or train with "
     f"one of the methods {', '.join(_READ_FROM_GRID)}."
 )
 
 
 def _tokenizer(tokenizer: Any) -> Any:
     """A tokenizer, or that of a folder or Hub repository."""
-    return AutoTokenizer.from_pretrained(str(tokenizer)) if isinstance(tokenizer, str | Path) else tokenizer
+    return open_tokenizer(str(tokenizer)) if isinstance(tokenizer, str | Path) else tokenizer
 
 
 def _check_servable(settings: MethodSettings) -> None:
@@ -425,7 +425,7 @@ def _check_single_tokens(prompts: Sequence[EncodedPrompt], grid: NumberGrid, fir
         for text, ids in zip(grid.texts, prompt.grid_token_ids, strict=True):
             if len(ids) > 1:
                 reason = (
-                    f"The number {text!r} is {len(ids)} tokens behind this prompt, {list(ids)}, and a server returns "
+                    f"The number {text!r} is {len(ids)} tokens after this prompt, {list(ids)}, and a server returns "
                     "the probabilities of one. Use RegressionPredictor, a grid of single tokens such as 0 to 9, or "
                     "add_number_tokens before training."
                 )

@@ -33,7 +33,7 @@ class TokenTexts:
         if 2 * known <= len(set(seen)):
             raise ValueError(
                 f"The server names tokens by their texts, {', '.join(map(repr, list(seen)[:5]))}, and most of these "
-                "are no tokens of the tokenizer here. Pass the tokenizer of the model that the server runs."
+                "are not tokens of the tokenizer here. Pass the tokenizer of the model that the server runs."
             )
         self._texts: list[str] = texts
         # Single bytes stand for what the vocabulary has no other token for; decoded they look like tokens that it has.

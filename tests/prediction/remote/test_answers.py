@@ -45,7 +45,7 @@ class TestWhoseAnswerItIs:
     def test_one_to_another_prompt_is_refused(self, change, words, serve):
         served, remote = serve()
         served.replace = changed(change)
-        with pytest.raises(ConnectionError, match=rf"Row 0 .*not one to the prompt that was sent: .*{words}"):
+        with pytest.raises(ConnectionError, match=rf"Row 0 .*does not belong to the prompt that was sent: .*{words}"):
             remote.predict(PROMPTS)
 
     def test_the_one_with_the_index_of_the_prompt_is_taken(self, serve, local):
