@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
 from raft_peft.console import unknown_options
 from raft_peft.grid.number_grid import GRID_HELP
+from raft_peft.methods.fields import LOSS_SETTINGS, MethodFields
 
 if TYPE_CHECKING:
     from raft_peft.data.prompt_template import PromptTemplate
@@ -78,26 +79,29 @@ def add_predictor_options(parser: ArgumentParser) -> None:
 
 
 def _add_method_options(parser: ArgumentParser) -> None:
-    """Every setting of `MethodSettings`, None where it is not given."""
-    from transformers.hf_argparser import string_to_bool
-
-    from raft_peft.methods import MethodSettings
-    from raft_peft.methods.distribution_losses import LOSS_SETTINGS
-
+    """Every setting by which numbers are read off a model, None where it is not given."""
     group = parser.add_argument_group(
         "how numbers are read",
         "The defaults are the settings of training. For a model that was not trained here, those of `train`.",
     )
-    kinds = get_type_hints(MethodSettings)
-    for setting in fields(MethodSettings):
+    kinds = get_type_hints(MethodFields)
+    for setting in fields(MethodFields):
         if setting.name in LOSS_SETTINGS:
             continue
         kind = kinds[setting.name]
         (kind,) = [one for one in get_args(kind) or (kind,) if one is not type(None)]
         reading: dict[str, Any] = {"type": kind}
         if kind is bool:
-            reading = {"type": string_to_bool, "nargs": "?", "const": True, "metavar": "true|false"}
+            reading = {"type": truth_value, "nargs": "?", "const": True, "metavar": "true|false"}
         group.add_argument(f"--{setting.name.replace('_', '-')}", help=setting.metadata["help"], **reading)
+
+
+def truth_value(text: str) -> bool:
+    """True or false, of the command line."""
+    # Loaded here, since the help of a command needs none of it.
+    from transformers.hf_argparser import string_to_bool
+
+    return string_to_bool(text)
 
 
 def positive(text: str) -> int:
@@ -121,10 +125,9 @@ def share(text: str) -> float:
 def open_predictor(options: Namespace) -> RegressionPredictor:
     """The model of the options, ready to predict."""
     from raft_peft.grid import NumberGrid
-    from raft_peft.methods import MethodSettings
     from raft_peft.prediction.predictor import RegressionPredictor
 
-    names = [setting.name for setting in fields(MethodSettings) if hasattr(options, setting.name)]
+    names = [setting.name for setting in fields(MethodFields) if hasattr(options, setting.name)]
     names += ["separator", "max_length", "dtype", "autocast", "attn_implementation", "revision", "trust_remote_code"]
     given = {name: value for name in names if (value := getattr(options, name)) is not None}
     grid = None if options.grid is None else NumberGrid.parse(options.grid)

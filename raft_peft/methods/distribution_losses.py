@@ -14,9 +14,6 @@ if TYPE_CHECKING:
 # The weight that the distance has beside cross-entropy in the paper of the number token loss.
 NUMBER_TOKEN_WEIGHT = 0.3
 
-# These settings are of the loss alone. They change what is learned, and not how a number is read off a model.
-LOSS_SETTINGS = ("distribution_loss", "distribution_weight", "label_smoothing")
-
 # The power of the labels' unit in which a loss is measured, where it has one.
 _UNITS = {"raft": 2, "crps": 1}
 

@@ -22,7 +22,7 @@ from transformers.utils import CONFIG_NAME, cached_file
 from raft_peft.forward.attention import own_implementation
 from raft_peft.grid import NumberGrid
 from raft_peft.heads import Head
-from raft_peft.methods.distribution_losses import LOSS_SETTINGS
+from raft_peft.methods.fields import LOSS_SETTINGS
 from raft_peft.methods.table import METHODS, MethodSettings
 
 RAFT_CONFIG_NAME = "raft_config.json"

@@ -18,7 +18,7 @@ from raft_peft.cli.command import main
 from raft_peft.data.prompt_template import PromptTemplate
 from raft_peft.data.row_sources import read_rows
 from raft_peft.methods import MethodSettings
-from raft_peft.methods.distribution_losses import LOSS_SETTINGS
+from raft_peft.methods.fields import LOSS_SETTINGS
 from raft_peft.prediction.evaluation import evaluate_rows
 from raft_peft.train import TrainArguments, load_rows, make_parser, named_files
 from raft_peft.training.config import RegressionAwareConfig

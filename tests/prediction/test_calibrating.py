@@ -10,6 +10,7 @@ import torch
 from datasets import ClassLabel, Dataset
 
 from raft_peft import GridDistribution, RegressionPredictor
+from raft_peft.data.ratings import Ratings
 from raft_peft.methods import MethodSettings
 from raft_peft.prediction.calibrating import calibration_of, usual_kind
 
@@ -213,3 +214,16 @@ def test_the_usual_kind_of_intervals():
         for settings in ({}, {"method": "rail"}, {"method": "crps"}, {"distribution_loss": "soft_ce"})
     ]
     assert kinds == ["constant", "constant", "adaptive", "adaptive"]
+
+
+def test_a_temperature_is_of_each_rating_and_errors_are_of_their_mean():
+    """All rows say 3 with a half, and 1 and 5 with a quarter each. So do the ratings of all, whose mean is 3."""
+    probs = torch.tensor([[0.25, 0.5, 0.25]]).repeat(8, 1)
+    distribution = GridDistribution(probs.log(), torch.tensor([1.0, 3.0, 5.0]))
+    predictions, labels = np.full(8, 3.0), np.full(8, 3.0)
+    ratings = [Ratings.of([1, 3, 3, 5])] * 8
+    of_ratings = calibration_of(predictions, labels, distribution, [1, 3, 5], {}, ratings=ratings)
+    of_labels = calibration_of(predictions, labels, distribution, [1, 3, 5], {})
+    assert of_ratings.temperature == pytest.approx(1, rel=1e-2)
+    assert of_labels.temperature < 0.1
+    assert of_ratings.errors == of_labels.errors

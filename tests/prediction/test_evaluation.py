@@ -69,14 +69,13 @@ def test_labels_that_are_ratings_count_as_their_mean(predictor, rows):
     assert labels == [Ratings.of(lists[0]["label"]), rows[1]["label"]]
 
 
-def test_a_temperature_is_of_ratings_and_intervals_are_of_their_mean(predictor, rows):
+def test_intervals_are_of_the_mean_of_ratings(predictor, rows):
     prompts = [row["prompt"] for row in rows]
     means = predictor.calibrate(prompts, [row["label"] for row in rows])
     lists = [[row["label"] - 1, row["label"] + 1] for row in rows]
     of_lists = predictor.calibrate(prompts, lists)
     assert of_lists == predictor.calibrate(prompts, [Ratings.of(label) for label in lists])
     assert of_lists.errors == means.errors
-    assert of_lists.temperature > 1.2 * means.temperature
 
 
 def test_metrics_of_the_distribution_are_of_each_rating(predictor, rows):

@@ -18,6 +18,16 @@ def test_the_grid_needs_none_of_them():
     assert loaded.strip() == "set()"
 
 
+def test_the_help_of_a_command_needs_none_of_them():
+    """Of `train` and `compare` it does: their options are those of Trainer and TRL."""
+    names = ("predict", "evaluate", "calibrate", "plan", "merge", "push")
+    loaded = run(
+        f"from raft_peft.cli.command import COMMANDS\nfor name in {names}: COMMANDS[name].parser().format_help()\n"
+        "import sys; print({'torch', 'transformers', 'trl', 'peft', 'datasets'} & set(sys.modules))"
+    )
+    assert loaded.strip() == "set()"
+
+
 def test_every_public_name_can_be_had():
     assert {name: getattr(raft_peft, name).__name__ for name in raft_peft.__all__} == {
         name: name for name in raft_peft.__all__
