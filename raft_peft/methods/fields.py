@@ -16,7 +16,8 @@ class MethodFields:
 
     Parameters:
         method: one of `METHODS`.
-        decision: the decision rule on the distribution over the grid: mean, median, mode or quantile:LEVEL.
+        decision: the decision rule on the distribution over the grid: mean, median, mode,
+            quantile:LEVEL or risk_averse:AVERSION.
         renormalize: divide the probabilities by their sum over the grid, in training and in prediction (the paper's
             Table 16). False: they are over the whole vocabulary (its eq. 10). None: True where the grid has numbers
             below and above 0, else False; see `renormalizes`.
@@ -53,7 +54,7 @@ class MethodFields:
         default="mean",
         metadata={
             "help": "Decision rule on the distribution over the grid, in evaluation and prediction: mean, median, "
-            "mode, or a quantile such as quantile:0.9."
+            "mode, a quantile such as quantile:0.9, or risk_averse:0.5, the mean less half a standard deviation."
         },
     )
     renormalize: bool | None = field(

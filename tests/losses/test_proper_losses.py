@@ -81,7 +81,9 @@ def test_wasserstein_distance_by_hand():
 
 
 @pytest.mark.parametrize(
-    "loss", [CRPS(), RankedProbabilityScore(), SoftCrossEntropy(), SoftCrossEntropy(1.5)], ids=str
+    "loss",
+    [CRPS(), RankedProbabilityScore(), SoftCrossEntropy(), SoftCrossEntropy(1.5)],
+    ids=["crps", "rps", "soft_ce", "smoothed"],
 )
 @pytest.mark.parametrize("values", GRIDS.values(), ids=GRIDS)
 def test_gradients_are_those_of_differences(loss, values):

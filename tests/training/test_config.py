@@ -45,6 +45,8 @@ def test_names_do_not_collide_with_those_of_trl():
         ("eval_dev_rmse", False),
         ("pearson", True),
         ("eval_spearman", True),
+        ("crps", False),
+        ("eval_calibration_error", False),
     ],
 )
 def test_the_best_model_is_the_best(metric, greater):
