@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from raft_peft.distribution import GridDistribution
     from raft_peft.grid import NumberGrid
     from raft_peft.planning import plan_memory
+    from raft_peft.prediction.evaluation import evaluate_rows
     from raft_peft.prediction.files import predict_file
     from raft_peft.prediction.merging import merge_and_save
     from raft_peft.prediction.pipeline import TextRegressionPipeline
@@ -35,6 +36,7 @@ __all__ = [
     "RemoteRegressionPredictor",
     "TextRegressionPipeline",
     "add_number_tokens",
+    "evaluate_rows",
     "merge_and_save",
     "plan_memory",
     "predict_file",
@@ -52,6 +54,7 @@ _MODULES = {
     "RemoteRegressionPredictor": "raft_peft.prediction.remote.predictor",
     "TextRegressionPipeline": "raft_peft.prediction.pipeline",
     "add_number_tokens": "raft_peft.training.number_tokens",
+    "evaluate_rows": "raft_peft.prediction.evaluation",
     "merge_and_save": "raft_peft.prediction.merging",
     "plan_memory": "raft_peft.planning",
     "predict_file": "raft_peft.prediction.files",

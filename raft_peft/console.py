@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import difflib
+import itertools
 import logging
 import os
 import platform
@@ -33,6 +34,12 @@ _DONE_BY = {
     "`trainer.train(resume_from_checkpoint=True)`": "`--resume_from_checkpoint true`",
     "`private=False`": "`--public`",
     "`merge_and_save(folder, new_folder)`": "`raft-peft merge FOLDER NEW_FOLDER`",
+    # Groups are named by `raft-peft calibrate`, which other commands have no option for.
+    "or without `groups`": "or without `--group-column`",
+    "or one name for each prompt as `groups`": "or calibrate without `--group-column`",
+    "Pass `groups`, one name for each prompt or the column that holds it": (
+        "Calibrate with `--group-column`, the column of their names"
+    ),
 }
 # The files whose warnings are lines.
 PACKAGE = str(Path(__file__).parent)
@@ -111,8 +118,27 @@ def as_meant(words: Sequence[str], parser: ArgumentParser) -> list[str]:
     return meant
 
 
+def check_options(parser: ArgumentParser, words: Sequence[str]) -> None:
+    """Refuse options that do not exist, of which argparse would say first what else is missing.
+
+    Args:
+        parser: knows those that do.
+        words: the words of a command line.
+
+    Raises:
+        ValueError: there is no such option.
+    """
+    known = {option for action in parser._actions for option in action.option_strings}
+    options = list(itertools.takewhile(lambda word: word != "--", words))
+    # To argparse a word with a space is a value.
+    unknown = [word for word in options if word.startswith("--") and not {word, word.partition("=")[0]} & known]
+    unknown = [word for word in unknown if " " not in word.partition("=")[0]]
+    if unknown:
+        raise unknown_options(parser, unknown)
+
+
 def unknown_options(parser: ArgumentParser, words: Sequence[str], where: str = "") -> ValueError:
-    """An error that names options which do not exist, and those that may be meant.
+    """An error that names options which do not exist, and those that may be meant; or arguments that are too many.
 
     Args:
         parser: knows those that do.
@@ -120,8 +146,11 @@ def unknown_options(parser: ArgumentParser, words: Sequence[str], where: str = "
         where: they stand, as ", which FILE names".
     """
     known = [option for action in parser._actions for option in action.option_strings]
+    options = [word for word in words if word.startswith("-")]
+    if not options:
+        return ValueError(f"Too many arguments: {shlex.join(words)}. {parser.prog} --help shows which there are.")
     named = []
-    for word in [word for word in words if word.startswith("-")] or words:
+    for word in options:
         name = word.partition("=")[0]
         meant = difflib.get_close_matches(name, known, n=1)
         named.append(f"{name} (is {meant[0]} meant?)" if meant else name)

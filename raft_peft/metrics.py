@@ -148,7 +148,11 @@ def grid_metrics(log_probs: Numbers) -> dict[str, float]:
 
 
 def distribution_metrics(
-    log_probs: Numbers, values: Numbers, label_shares: Numbers, rated: Numbers | None = None
+    log_probs: Numbers,
+    values: Numbers,
+    label_shares: Numbers,
+    rated: Numbers | None = None,
+    beyond: Numbers | None = None,
 ) -> dict[str, float]:
     """How good the distributions are, given that the answer is on the grid: means over the rows.
 
@@ -156,8 +160,10 @@ def distribution_metrics(
         log_probs: of the grid's numbers, in nats, of shape (rows, grid).
         values: the grid's numbers, in any order, of shape (grid,).
         label_shares: each label as shares of the grid, as `label_shares.two_hot` gives them; of several ratings, their
-            mean. A label beyond the grid counts as its end. Of shape (rows, grid).
+            mean. A label beyond the grid has its share at the end. Of shape (rows, grid).
         rated: which rows have ratings, of shape (rows,); None where none has.
+        beyond: how far each label is beyond the grid, of several ratings on average, of shape (rows,); None where none
+            is. It is added to the CRPS, which is then exact. The other metrics take such a label for the end.
 
     Returns:
         `crps`, the continuous ranked probability score in the unit of the labels; `nll`, the cross-entropy of the
@@ -178,8 +184,9 @@ def distribution_metrics(
     costs = np.where(shares > 0, -shares * np.where(shares > 0, log_p, 0), 0)
     low, high = _central_interval(p, 0.9)
     inside = (np.arange(len(numbers)) >= low[:, None]) & (np.arange(len(numbers)) <= high[:, None])
+    crps = ((below**2 - 2 * below * label_below + label_below) * np.diff(numbers)).sum(-1)
     metrics = {
-        "crps": ((below**2 - 2 * below * label_below + label_below) * np.diff(numbers)).sum(-1).mean(),
+        "crps": (crps + (0 if beyond is None else np.asarray(beyond, dtype=np.float64))).mean(),
         "nll": costs.sum(-1).mean(),
         "calibration_error": np.mean([_calibration_error(*gap) for gap in zip(below.T, label_below.T, strict=True)]),
         "central_90_coverage": (shares * inside).sum(-1).mean(),
@@ -245,20 +252,24 @@ class RowDistributions:
         log_probs: of these, in nats, of shape (rows, grid).
         label_shares: each label as shares of the grid, of several ratings their mean, of shape (rows, grid).
         rated: which labels are several ratings, of shape (rows,).
+        beyond: how far each label is beyond the grid, in the unit of the labels, of shape (rows,).
     """
 
     values: np.ndarray
     log_probs: np.ndarray
     label_shares: np.ndarray
     rated: np.ndarray
+    beyond: np.ndarray
 
     def of_rows(self, rows: np.ndarray) -> RowDistributions:
         """Those of some rows, by their numbers."""
-        return RowDistributions(self.values, self.log_probs[rows], self.label_shares[rows], self.rated[rows])
+        return RowDistributions(
+            self.values, self.log_probs[rows], self.label_shares[rows], self.rated[rows], self.beyond[rows]
+        )
 
     def metrics(self) -> dict[str, float]:
         """Those of `distribution_metrics`."""
-        return distribution_metrics(self.log_probs, self.values, self.label_shares, self.rated)
+        return distribution_metrics(self.log_probs, self.values, self.label_shares, self.rated, self.beyond)
 
 
 @dataclass(frozen=True)

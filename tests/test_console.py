@@ -1,12 +1,15 @@
 """Words of a command line as they are meant, and messages of Python as the command line says them."""
 
+import io
 import logging
 import warnings
 from argparse import ArgumentParser
 
 import pytest
+from tqdm import tqdm
 
 from raft_peft.console import as_meant, run_command, with_options
+from raft_peft.main_process import warn
 
 
 @pytest.fixture
@@ -49,6 +52,7 @@ def test_words(parser, words, meant):
         ("Leave out `peft_config`.", "Set `--use_peft false`."),
         ("A folder that RegressionAwareTrainer.save_model wrote.", "A folder that raft-peft train wrote."),
         ("Set `quantization_config`.", "Set `--quantization`."),
+        ("Calibrate on it, or without `groups`.", "Calibrate on it, or without `--group-column`."),
         ("First `predictor.calibrate(prompts, labels)`.", "First `raft-peft calibrate ROWS --model FOLDER`."),
     ],
 )
@@ -71,6 +75,20 @@ def test_warnings_are_lines_of_the_command_line(parser, capsys, caplog):
     assert capsys.readouterr().err == "Set `--attention causal`.\nraft-peft test: Set `--grid 1,2`.\n"
     logging.getLogger("raft_peft.data").warning("Raise `max_length`.")
     assert caplog.messages[-1] == "Raise `max_length`."
+
+
+def test_a_warning_has_a_line_of_its_own_beside_a_progress_bar(caplog):
+    drawn = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.stderr", drawn)
+        with tqdm(total=2, file=drawn) as bar:
+            handler = logging.StreamHandler(drawn)
+            logger = logging.getLogger("raft_peft.test")
+            logger.addHandler(handler)
+            warn(logger, "It is odd.")
+            logger.removeHandler(handler)
+            bar.update()
+    assert "\rIt is odd.\n" in drawn.getvalue()
 
 
 def test_each_of_several_processes_says_which_it_is(parser, capsys, monkeypatch):

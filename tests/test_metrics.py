@@ -6,7 +6,7 @@ import torch
 
 from raft_peft import GridDistribution, metrics
 from raft_peft.losses import CRPS
-from raft_peft.losses.label_shares import two_hot
+from raft_peft.losses.label_shares import beyond_grid, two_hot
 
 
 def test_by_hand():
@@ -91,9 +91,11 @@ class TestDistributions:
         random = np.random.default_rng(0)
         values = torch.tensor([3.0, -1.0, 0.5, 7.0])
         log_probs = torch.tensor(random.normal(size=(20, 4))).float()
-        labels = torch.tensor(random.uniform(-1, 7, size=20)).float()
+        labels = torch.tensor(random.uniform(-3, 9, size=20)).float()
         expected = CRPS()(GridDistribution(log_probs, values), labels).mean().item()
-        found = metrics.distribution_metrics(log_probs, values, two_hot(labels, values))
+        beyond = beyond_grid(labels, values)
+        assert beyond.max() > 1
+        found = metrics.distribution_metrics(log_probs, values, two_hot(labels, values), beyond=beyond)
         assert found["crps"] == pytest.approx(expected, rel=1e-5)
 
 

@@ -68,7 +68,7 @@ def run(parser: ArgumentParser, words: Sequence[str]) -> None:
     options = parse(parser, words)
 
     from raft_peft.data.row_sources import read_rows
-    from raft_peft.methods.saved_folder import nearest_folder
+    from raft_peft.methods.saved_folder import CALIBRATION_NAME, nearest_folder
     from raft_peft.prediction.evaluation import labelled_prompts
 
     folder = Path(options.model)
@@ -96,8 +96,9 @@ def run(parser: ArgumentParser, words: Sequence[str]) -> None:
         round_to_grid=options.round_to_grid,
         batch_tokens=options.batch_tokens,
     )
+    replaces = " It replaces the calibration that was there." if (folder / CALIBRATION_NAME).is_file() else ""
     calibration.save(folder)
-    print(f"Calibrated on {len(calibration.errors)} rows. Saved in {folder}.")
+    print(f"Calibrated on {len(calibration.errors)} rows. Saved in {folder}.{replaces}")
     _print_intervals(calibration)
     if calibration.label_map is not None:
         before, after = _rmse(calibration.errors), _rmse(calibration.mapped_errors)
@@ -114,6 +115,8 @@ def _print_intervals(calibration: Calibration) -> None:
 
     for group in dict.fromkeys(calibration.groups or (None,)):
         _print_levels(calibration, group)
+    if calibration.kind == "adaptive":
+        print("s is about the standard deviation of a row's own distribution.")
     if len(calibration.mean_widths) > 1:
         widths = ", ".join(f"{width:.3g} ({kind})" for kind, width in calibration.mean_widths.items())
         print(f"The intervals are {calibration.kind}. Mean width at level {USUAL_LEVEL}: {widths}.")
@@ -128,9 +131,15 @@ def _print_levels(calibration: Calibration, group: str | None) -> None:
             continue
         if calibration.kind == "quantiles":
             own = 1 - calibration.tail(level, group)
-            print(f"{level:.0%} of {of} lie within the model's own {own:.4%} interval.")
+            print(f"{level:.0%} of {of} lie within the model's own {_percent(own)} interval.")
             continue
         mapped = calibration.label_map is not None
-        unit = " spreads of the distribution" if calibration.kind == "adaptive" else ""
+        times = " times s" if calibration.kind == "adaptive" else ""
         width = calibration.half_width(level, group, mapped=mapped)
-        print(f"{level:.0%} of {of} lie within {width:.3g}{unit} of the {'mapped ' * mapped}prediction.")
+        print(f"{level:.0%} of {of} lie within {width:.3g}{times} of the {'mapped ' * mapped}prediction.")
+
+
+def _percent(share: float) -> str:
+    """A share with one decimal, or so many that what is missing to 100 % can be seen."""
+    decimals = 1 if share >= 1 else max(1, math.ceil(-math.log10(1 - share)) - 2)
+    return f"{share:.{decimals}%}"

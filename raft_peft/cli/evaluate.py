@@ -71,8 +71,9 @@ def run(parser: ArgumentParser, words: Sequence[str]) -> None:
         calibrated=options.calibrated,
     )
     print(f"{len(found.labels)} rows of {options.source}")
+    width = max(map(len, found.metrics), default=0)
     for name, value in found.metrics.items():
-        print(f"{name:<12} {value:8.4f}")
+        print(f"{name:<{width}} {value:8.4f}")
     if options.output is not None:
         found.save(options.output)
     if options.picture is not None:

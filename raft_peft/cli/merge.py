@@ -44,6 +44,8 @@ def run(parser: ArgumentParser, words: Sequence[str]) -> None:
         tolerance=options.tolerance,
         trust_remote_code=options.trust_remote_code,
     )
-    print(f"The merged model is in {options.target}. Predictions changed by at most {merged.moved:.2g}.")
+    print(
+        f"The merged model is in {options.target}. Predictions of a few prompts changed by at most {merged.moved:.2g}."
+    )
     if merged.moved > 0:
         print(merged.reason)

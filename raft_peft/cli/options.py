@@ -8,7 +8,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
-from raft_peft.console import unknown_options
+from raft_peft.console import check_options, unknown_options
 from raft_peft.grid.number_grid import GRID_HELP
 from raft_peft.methods.fields import LOSS_SETTINGS, MethodFields
 
@@ -27,6 +27,8 @@ def parser_of(command: str, usage: str, description: str) -> ArgumentParser:
         usage=f"raft-peft {command} {usage} [options]",
         description=description,
         formatter_class=RawDescriptionHelpFormatter,
+        # An abbreviation would be a mistyped name that is taken silently.
+        allow_abbrev=False,
     )
 
 
@@ -36,6 +38,7 @@ def parse(parser: ArgumentParser, words: Sequence[str]) -> Namespace:
     Raises:
         ValueError: there is no such option.
     """
+    check_options(parser, words)
     options, unknown = parser.parse_known_intermixed_args(words)
     if unknown:
         raise unknown_options(parser, unknown)
@@ -200,11 +203,13 @@ def check_rows(options: Namespace, label_column: str | None = None, group_column
             "the group of a row as `group_column`."
         )
     if template is not None:
-        template(row)
+        template(row, 0)
         return
     path = Path(options.model) / RAFT_CONFIG_NAME
     saved = PromptTemplate.of(RaftConfig.load(path).prompt_template) if path.is_file() else None
-    if PromptForm(saved).has_prompt(row):
+    form = PromptForm(saved)
+    if form.has_prompt(row):
+        form.written(row, 0)
         return
     of_model = "" if saved is None else f", nor those of the prompt template {saved!r} of the model"
     raise ValueError(

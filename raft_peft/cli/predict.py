@@ -80,6 +80,8 @@ def run(parser: ArgumentParser, words: Sequence[str]) -> None:
     names = ("batch_size", "batch_tokens", "chunk_size", "distribution", "interval", "calibrated")
     settings = {name: getattr(options, name) for name in names}
     if options.target is None:
+        # On a terminal, rows and a progress bar would run into one another.
+        settings["show_progress"] = False if sys.stdout.isatty() else None
         try:
             for made in predict_rows(predictor, islice(read_rows(options.source), options.limit), **settings):
                 for row in made:

@@ -178,13 +178,13 @@ def _draw(folder: Path, chosen: Mapping[str, Sequence[RunResult]]) -> None:
 
 def _draw_uncertainty(path: Path, label: str, run: RunResult) -> None:
     distribution = _distribution(run)
-    low, high = distribution.interval(0.9)
     plots.plot_uncertainty(
         path,
         run.values,
         run.probs,
         run.label_shares,
-        widths=(high - low).numpy(),
+        widths=2 * distribution.std.numpy(),
         errors=np.abs(run.predictions["prediction"] - run.predictions["label"]),
         title=label,
+        width_label=plots.TWO_DEVIATIONS,
     )

@@ -32,13 +32,11 @@ def check_dataset(dataset: DatasetDict) -> None:
 
 def load_rows(settings: CompareSettings) -> DatasetDict:
     """The rows that the settings name: of a task, or of files."""
-    if settings.train_file is None:
-        (task,), (path,) = settings.tasks(), settings.task_paths()
-        rows = get_task(task).load(path, settings.split_seed)
-    else:
-        rows = _held_out(_read_files(settings), settings)
-    template = settings.template()
-    return rows if template is None else rows.map(template.write)
+    if settings.train_file is not None:
+        return _held_out(_read_files(settings), settings)
+    (task,), (path,) = settings.tasks(), settings.task_paths()
+    rows, template = get_task(task).load(path, settings.split_seed), settings.template()
+    return rows if template is None else template.write_all(rows, f"The task {task}")
 
 
 def _read_files(settings: CompareSettings) -> dict[str, Dataset]:
@@ -46,7 +44,9 @@ def _read_files(settings: CompareSettings) -> dict[str, Dataset]:
     splits = {}
     for split, path in files.items():
         if path is not None:
-            rows = read_dataset(path, settings.template(), settings.label_column)
+            template = settings.template()
+            rows = read_dataset(path, template, settings.label_column)
+            rows = rows if template is None else template.write_all(rows, path)
             if settings.label_column in rows.column_names:
                 rows = rows.rename_column(settings.label_column, "label")
             splits[split] = rows

@@ -10,6 +10,7 @@ from typing import Any
 from raft_peft.data.prompt_shape import fits_shape
 from raft_peft.data.prompt_template import PROMPT, PromptTemplate
 from raft_peft.data.rows import as_rows
+from raft_peft.main_process import warn
 
 logger = logging.getLogger(__name__)
 
@@ -26,18 +27,37 @@ class PromptForm:
     template: PromptTemplate | None = None
     shape: Any = None
 
-    def rows(self, prompts: Iterable[Any]) -> Iterator[Mapping[str, Any]]:
-        """Prompts as rows, see [`as_rows`], with their prompts written by the template where they have its columns."""
-        for row in as_rows(prompts):
-            yield self.written(row)
+    def rows(self, prompts: Iterable[Any], first_row: int = 0) -> Iterator[Mapping[str, Any]]:
+        """Prompts as rows, see [`as_rows`], with their prompts written by the template where they have its columns.
 
-    def written(self, row: Mapping[str, Any]) -> Mapping[str, Any]:
-        """A row with its prompt, by the template where it has its columns."""
-        return self.template.write(row) if self.template is not None and self.template.applies_to(row) else row
+        Args:
+            prompts: as `as_rows` takes them.
+            first_row: the number of the first of them, for messages.
+        """
+        for number, row in enumerate(as_rows(prompts), first_row):
+            yield self.written(row, number)
+
+    def written(self, row: Mapping[str, Any], number: int | None = None) -> Mapping[str, Any]:
+        """A row with its prompt, by the template where it has its columns.
+
+        Args:
+            row: its columns.
+            number: its own, for messages.
+
+        Raises:
+            ValueError: it has the columns and no prompt, and one of them is empty.
+        """
+        if self.template is None:
+            return row
+        lacks_prompt = not _holds_prompt(row) and self._has_columns(row)
+        return self.template.write(row, number) if lacks_prompt or self.template.applies_to(row) else row
 
     def has_prompt(self, row: Mapping[str, Any]) -> bool:
-        """Whether a row holds a prompt, or the columns that the template writes it from."""
-        return bool({PROMPT, "input_ids"} & set(row)) or (self.template is not None and self.template.applies_to(row))
+        """Whether a row has a column of prompts, or the columns that the template writes them from."""
+        return _holds_prompt(row) or self._has_columns(row)
+
+    def _has_columns(self, row: Mapping[str, Any]) -> bool:
+        return self.template is not None and set(self.template.columns) <= set(row)
 
     def what_is_missing(self) -> str:
         """What a row lacks, for messages."""
@@ -50,11 +70,16 @@ class PromptForm:
             return
         other = [prompt for prompt in prompts if not fits_shape(prompt, self.shape)]
         if 2 * len(other) > len(prompts):
-            logger.warning(
+            warn(
+                logger,
                 f"{len(other)} of the first {len(prompts)} prompts do not look like those of training, so predictions "
                 f"may be far off. In training they were {self.shape!r:.300}; here one is {other[0]!r:.300}. Write "
-                "them alike, with `prompt_template` or in the rows."
+                "them alike, with `prompt_template` or in the rows.",
             )
+
+
+def _holds_prompt(row: Mapping[str, Any]) -> bool:
+    return bool({PROMPT, "input_ids"} & set(row))
 
 
 def warn_of_another_template(asked: Any, saved: Any) -> None:

@@ -87,22 +87,24 @@ class PromptTemplate:
     def __repr__(self) -> str:
         return repr(self.template)
 
-    def __call__(self, row: Mapping[str, Any]) -> str | list[dict[str, str]]:
+    def __call__(self, row: Mapping[str, Any], number: int | None = None) -> str | list[dict[str, str]]:
         """The prompt of a row.
+
+        Args:
+            row: its columns.
+            number: its own in the dataset, for messages.
 
         Raises:
             ValueError: the row lacks a column, or has a value that does not fit the template's format.
         """
-        missing = [name for name in self.columns if row.get(name) is None]
-        if missing:
-            raise ValueError(
-                f"The prompt template names the column {missing[0]!r}, which is missing or empty in a row. The row "
-                f"has {', '.join(name for name in row if row[name] is not None)}."
-            )
+        where = "" if number is None else f"Row {number}: "
+        missing = next((name for name in self.columns if row.get(name) is None), None)
+        if missing is not None:
+            raise ValueError(where + self._why_missing(missing, row))
         if PROMPT in self.columns and not isinstance(row[PROMPT], str):
             raise ValueError(
-                f"The prompt template takes the column {PROMPT!r} as a text, and it is {row[PROMPT]!r:.80}. Leave out "
-                "the template, or `chat` and `system`, where prompts are chats already."
+                f"{where}The prompt template takes the column {PROMPT!r} as a text, and it is {row[PROMPT]!r:.80}. "
+                "Leave out the template, or `chat` and `system`, where prompts are chats already."
             )
         if isinstance(self.template, str):
             return self._filled(self.template, row)
@@ -114,13 +116,47 @@ class PromptTemplate:
             PROMPT not in self.columns or isinstance(row[PROMPT], str)
         )
 
-    def write(self, row: Mapping[str, Any]) -> dict[str, Any]:
+    def write(self, row: Mapping[str, Any], number: int | None = None) -> dict[str, Any]:
         """The row with its prompt.
+
+        Args:
+            row: its columns.
+            number: its own in the dataset, for messages.
 
         Raises:
             ValueError: as calling it.
         """
-        return {**row, PROMPT: self(row)}
+        return {**row, PROMPT: self(row, number)}
+
+    def write_all(self, dataset: Any, name: str) -> Any:
+        """A dataset of `datasets` with its prompts.
+
+        Args:
+            dataset: the rows.
+            name: what to call it in messages.
+
+        Raises:
+            ValueError: as calling the template.
+        """
+        try:
+            return dataset.map(self.write, with_indices=True)
+        except ValueError as error:
+            raise ValueError(f"{name} cannot be used. {error}") from error
+
+    def _why_missing(self, name: str, row: Mapping[str, Any]) -> str:
+        """Why a row has no value in a column, and the cure."""
+        if name in row:
+            return f"The column {name!r}, which the prompt is made of, is empty. Fill it, or drop the row."
+        # Without a template of the user's own, `chat` and `system` wrap the column of prompts.
+        if name == PROMPT and not isinstance(self.template, str) and self.template[-1]["content"] == f"{{{PROMPT}}}":
+            return (
+                f"`chat` and `system` make a chat of the column `{PROMPT}`, and the row has the columns {list(row)}. "
+                "Rename the column of the text, or set `prompt_template`, such as 'Review: {text} Stars:'."
+            )
+        return (
+            f"The prompt template names the column {name!r}, and the row has the columns {list(row)}. Correct the "
+            "name in `prompt_template`, or rename the column."
+        )
 
     def _filled(self, text: str, row: Mapping[str, Any]) -> str:
         try:

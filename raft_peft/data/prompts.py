@@ -30,6 +30,7 @@ class EncodedPrompt:
         was_cut: whether the beginning was cut off to fit `max_length`.
         was_trimmed: whether padding or an end of sequence was taken off a tokenized row.
         is_in_thought: whether it ends inside an open thought of a thinking model.
+        lost_system: whether it is a chat that was cut, and a system message was its beginning.
         target_ids: the tokens of the target's text, where one was given.
     """
 
@@ -39,6 +40,7 @@ class EncodedPrompt:
     target_ids: list[int] = field(default_factory=list)
     was_trimmed: bool = False
     is_in_thought: bool = False
+    lost_system: bool = False
 
 
 @dataclass(frozen=True)
@@ -49,12 +51,14 @@ class _Reading:
         ids_before: the ids that stand before the text of `context`.
         context: what stands before the number.
         was_trimmed, is_in_thought: as in [`EncodedPrompt`].
+        has_system: whether it is a chat that begins with a system message.
     """
 
     ids_before: list[int]
     context: Context
     was_trimmed: bool = False
     is_in_thought: bool = False
+    has_system: bool = False
 
 
 class PromptEncoder:
@@ -82,7 +86,9 @@ class PromptEncoder:
         processor: Any = None,
     ):
         if max_length is not None and max_length < 2:
-            raise ValueError(f"max_length={max_length} leaves no room for a prompt. Set it to 2 or more, or None.")
+            raise ValueError(
+                f"`max_length={max_length}` leaves no room for a prompt. Set it to 2 or more, or leave it out."
+            )
         self.tokenizer = tokenizer
         self.grid = grid
         self.separator = separator
@@ -126,14 +132,16 @@ class PromptEncoder:
                 continue
             prompt_ids = [*reading.ids_before, *resolved.prompt_ids]
             input_ids = self._cut(prompt_ids)
+            was_cut = len(input_ids) < len(prompt_ids)
             encoded.append(
                 EncodedPrompt(
                     input_ids,
                     resolved.token_ids,
-                    was_cut=len(input_ids) < len(prompt_ids),
+                    was_cut=was_cut,
                     target_ids=list(resolved.target_ids),
                     was_trimmed=reading.was_trimmed,
                     is_in_thought=reading.is_in_thought,
+                    lost_system=was_cut and reading.has_system,
                 )
             )
         if errors:
@@ -156,6 +164,8 @@ class PromptEncoder:
                 f"The row has the columns {sorted(map(str, row))}, and neither `prompt` nor `input_ids`. Rename the "
                 "column of the text to `prompt`."
             )
+        if prompt is None:
+            raise ValueError("The prompt is empty. Fill the column `prompt`, or drop the row.")
         raise ValueError(
             f"The prompt is {prompt!r}. It must be a text, or a list of chat messages such as "
             "[{'role': 'user', 'content': '...'}], and not be empty."
@@ -166,7 +176,8 @@ class PromptEncoder:
         by_default = default_separator(chat.text) if chat.begins_answer else ""
         separator = by_default if self.separator is None else self.separator
         context = Context(chat.text, separator, add_special_tokens=False)
-        return _Reading([], context, is_in_thought=chat.is_in_thought)
+        has_system = messages[0].get("role") in ("system", "developer")
+        return _Reading([], context, is_in_thought=chat.is_in_thought, has_system=has_system)
 
     def _read_ids(self, row: Mapping[str, Any]) -> _Reading:
         """The text of a pre-tokenized row's end, as much of it as the tokenizer encodes back to the same ids."""

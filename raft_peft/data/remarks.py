@@ -16,7 +16,7 @@ from raft_peft.main_process import warn
 logger = logging.getLogger(__name__)
 
 # The properties of an `EncodedPrompt` that something is said of.
-REMARKABLE = ("was_cut", "was_trimmed", "is_in_thought")
+REMARKABLE = ("was_cut", "was_trimmed", "is_in_thought", "lost_system")
 
 
 class Remarks:
@@ -37,14 +37,17 @@ class Remarks:
         self._renormalize = renormalize
         self._said: set[str] = set()
 
-    def on_prompts(self, rows: int, was_cut: int = 0, was_trimmed: int = 0, is_in_thought: int = 0) -> None:
+    def on_prompts(
+        self, rows: int, was_cut: int = 0, was_trimmed: int = 0, is_in_thought: int = 0, lost_system: int = 0
+    ) -> None:
         """Say how many of so many prompts were cut, lost padding or an end, or end inside a thought."""
         prompts = f"of the {rows} prompts{self._whose}"
         if was_cut:
+            lost = f", {lost_system} of them all or part of the system message" if lost_system else ""
             self._say(
                 "cut",
-                f"{was_cut} {prompts} are longer than `max_length={self._max_length}` and lost their beginning. Raise "
-                "`max_length`, or shorten the prompts.",
+                f"{was_cut} {prompts} are longer than `max_length={self._max_length}` and lost their beginning{lost}. "
+                "Raise `max_length`, or shorten the prompts.",
             )
         if was_trimmed:
             self._say(

@@ -35,7 +35,7 @@ def read_dataset(path: str, template: PromptTemplate | None = None, label_column
     names = list(dict.fromkeys(name for row in rows for name in row))
     wanted = () if template is None else template.columns
     if rows and template is not None:
-        template(rows[0])
+        template(rows[0], 0)
     elif rows and not {"prompt", "input_ids"} & set(names):
         raise ValueError(
             f"{path} has the columns {names}, and no `prompt`. Rename the column of the text, or write "

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-# The largest float32.
-_LARGEST_SINGLE = float(np.finfo(np.float32).max)
+# The largest float32, and the smallest that has all its digits.
+_LARGEST_SINGLE, _SMALLEST_SINGLE = float(np.finfo(np.float32).max), float(np.finfo(np.float32).tiny)
 # A decimal of so many digits survives in float32, and a float32 is written with so many at most.
 _KEPT_DIGITS, _MOST_DIGITS = 6, 9
 
@@ -49,7 +49,7 @@ def meant_number(value: Any, precision: str | None = None) -> float:
     if precision in ("float16", "float32"):
         with np.errstate(over="ignore"):
             return float(str(np.dtype(precision).type(number)))
-    if precision not in ("", "float64") or not abs(number) <= _LARGEST_SINGLE:
+    if precision not in ("", "float64") or not _SMALLEST_SINGLE <= abs(number) <= _LARGEST_SINGLE:
         return number
     single = np.float32(number)
     is_single = float(single) == number and _digits(repr(number)) > _MOST_DIGITS

@@ -6,7 +6,7 @@ import torch
 
 from raft_peft.distribution import GridDistribution
 from raft_peft.losses.base import DistributionLoss
-from raft_peft.losses.label_shares import two_hot
+from raft_peft.losses.label_shares import beyond_grid, two_hot
 
 
 class CRPS(DistributionLoss):
@@ -26,5 +26,4 @@ class CRPS(DistributionLoss):
         below = distribution.renormalized().probs[:, order].cumsum(-1)[:, :-1]
         label_below = two_hot(target, values).cumsum(-1)[:, :-1]
         on_grid = values.diff() * (below.square() - 2 * below * label_below + label_below)
-        beyond = (values[0] - target).clamp(min=0) + (target - values[-1]).clamp(min=0)
-        return on_grid.sum(-1) + beyond
+        return on_grid.sum(-1) + beyond_grid(target.float(), values)

@@ -43,6 +43,11 @@ def mean_two_hot(ratings: torch.Tensor, shares: torch.Tensor, values: torch.Tens
     return (each * shares.unsqueeze(-1)).sum(1)
 
 
+def beyond_grid(target: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+    """How far labels are beyond the ends of the grid, in their unit, of their shape; 0 within it."""
+    return (values.min() - target).clamp(min=0) + (target - values.max()).clamp(min=0)
+
+
 def gaussian(target: torch.Tensor, values: torch.Tensor, deviation: float) -> torch.Tensor:
     """A Gaussian about each label, as shares of the grid (HL-Gauss, Imani and White, ICML 2018).
 

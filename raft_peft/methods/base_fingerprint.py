@@ -136,10 +136,15 @@ def check_base(adapter: str, saved: RaftConfig | None, base: str, hub: Mapping[s
         return
     files = _read_files(base, hub, list(saved.base_fingerprint))
     if not files:
+        if files is None:
+            cure = "" if Path(base).is_dir() else f" To compare them, run: hf download {base}"
+            reason = f"its files are not on this machine, or cannot be read.{cure}"
+        else:
+            reason = "its files hold no tensors with the names of that time."
         warn(
             logger,
-            f"Whether {base!r} holds the weights that the adapter in {adapter!r} was trained on is not known: its "
-            "files hold no tensors with the names of that time.",
+            f"Whether {base!r} holds the weights that the adapter in {adapter!r} was trained on is not known: "
+            f"{reason}",
         )
         return
     now = {tensor: _digest(part.slices) for tensor, part in files.items()}

@@ -52,8 +52,10 @@ class MethodSettings(MethodFields):
             ("distribution_loss", (None, *DISTRIBUTION_LOSSES)),
         ):
             if getattr(self, name) not in choices:
+                or_none = ", or leave it out" if None in choices else ""
                 raise ValueError(
-                    f"`{name}={getattr(self, name)!r}` does not exist. Use one of {', '.join(map(str, choices))}."
+                    f"`{name}={getattr(self, name)!r}` does not exist. Use one of "
+                    f"{', '.join(one for one in choices if one is not None)}{or_none}."
                 )
         takes = METHODS[self.method].takes
         for setting in fields(MethodSettings):
@@ -61,7 +63,7 @@ class MethodSettings(MethodFields):
                 continue
             raise ValueError(
                 f"`{setting.name}={getattr(self, setting.name)!r}` does nothing with method {self.method!r}. "
-                f"{_WHY_NOT.get(setting.name, '')}Leave it at {setting.default!r}, or use one of "
+                f"{_WHY_NOT.get(setting.name, '')}Leave it out, or use the method "
                 f"{', '.join(name for name, method in METHODS.items() if setting.name in method.takes)}."
             )
         if self.num_samples is not None:

@@ -3,9 +3,10 @@
 from raft_peft.plots.curves import plot_curves
 from raft_peft.plots.evaluation import plot_evaluation
 from raft_peft.plots.predictions import plot_distributions, plot_entropy_change, plot_predictions
-from raft_peft.plots.uncertainty import plot_uncertainty
+from raft_peft.plots.uncertainty import TWO_DEVIATIONS, plot_uncertainty
 
 __all__ = [
+    "TWO_DEVIATIONS",
     "plot_curves",
     "plot_distributions",
     "plot_entropy_change",

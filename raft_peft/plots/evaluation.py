@@ -8,7 +8,7 @@ import numpy as np
 
 from raft_peft.metrics import Evaluation
 from raft_peft.plots.predictions import plot_distributions, plot_predictions
-from raft_peft.plots.uncertainty import plot_uncertainty
+from raft_peft.plots.uncertainty import TWO_DEVIATIONS, plot_uncertainty
 
 
 def plot_evaluation(path: str | Path, evaluation: Evaluation, name: str) -> list[Path]:
@@ -38,8 +38,8 @@ def plot_evaluation(path: str | Path, evaluation: Evaluation, name: str) -> list
         found.values,
         probs,
         found.label_shares,
-        # Without a calibration, what the model itself says of how far a label is from its mean.
         widths=2 * deviations if evaluation.widths is None else evaluation.widths,
+        width_label=TWO_DEVIATIONS if evaluation.widths is None else "width of the calibrated interval",
         errors=np.abs(evaluation.predictions - evaluation.labels),
         title=name,
     )

@@ -9,6 +9,8 @@ import numpy.typing as npt
 
 from raft_peft.plots.panels import array_of, panels, save, vector
 
+# Without a calibration, what a distribution says itself of how far labels are from its mean.
+TWO_DEVIATIONS = "two standard deviations of the distribution"
 _BINS = 10
 
 
@@ -21,6 +23,7 @@ def plot_uncertainty(
     widths: npt.ArrayLike,
     errors: npt.ArrayLike,
     title: str = "",
+    width_label: str = "width of the interval",
 ) -> None:
     """Draw three answers to the question whether the distributions of a model can be believed.
 
@@ -39,6 +42,7 @@ def plot_uncertainty(
         widths: of the rows' intervals, in the unit of the labels, of shape (rows,).
         errors: the absolute errors of their predictions, of shape (rows,).
         title: above the picture.
+        width_label: what the widths are of.
 
     Raises:
         ValueError: there are no rows, or the shapes do not fit.
@@ -58,7 +62,8 @@ def plot_uncertainty(
     predicted, observed, rows = _by_bins(below[:, :-1].ravel(), label_below[:, :-1].ravel())
     reliability.plot([0, 1], [0, 1], color="0.6", linewidth=1)
     reliability.plot(predicted, observed, color="C0", linewidth=1.2)
-    reliability.scatter(predicted, observed, s=12 + 120 * rows / rows.max(), color="C0", alpha=0.7, linewidths=0)
+    sizes = 12 + 120 * rows / rows.max()
+    reliability.scatter(predicted, observed, s=sizes, color="C0", alpha=0.7, linewidths=0, clip_on=False)
     reliability.set(xlabel="predicted P(Y <= t)", ylabel="observed frequency", xlim=(0, 1), ylim=(0, 1))
 
     edges = np.linspace(0, 1, _BINS + 1)
@@ -70,8 +75,8 @@ def plot_uncertainty(
     ranks = np.array_split(np.argsort(widths, kind="stable"), min(_BINS, len(widths)))
     means = np.array([[widths[some].mean(), errors[some].mean()] for some in ranks])
     spread.plot(*means.T, color="C3", marker="o", markersize=4, linewidth=1.2, label="mean of a tenth of the rows")
-    spread.set(xlabel="width of the interval", ylabel="absolute error")
-    spread.legend(frameon=False, loc="upper left")
+    spread.set(xlabel=width_label, ylabel="absolute error")
+    spread.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.06))
     for axis, name in zip((reliability, pit, spread), names, strict=True):
         axis.set_title(name, fontsize=11)
     save(figure, path)

@@ -238,7 +238,7 @@ def _warn_of_small_groups(calibration: Calibration) -> None:
         if (rows + 1) * (1 - USUAL_LEVEL) < 1 - 1e-9:
             warn(
                 logger,
-                f"The group {name!r} has {rows} held-out rows, which warrant intervals of level "
+                f"The group {name!r} has {rows} held-out row{'s' * (rows != 1)}, enough for intervals of level "
                 f"{rows / (rows + 1):.3g} at most. Calibrate on more of them, or join it with another group.",
             )
 
@@ -249,11 +249,20 @@ def _mean_widths(
     distribution: GridDistribution | None,
     groups: Sequence[str] | None,
 ) -> dict[str, float]:
-    """The mean width of intervals of the usual level on the held-out rows, of each kind that there is."""
+    """The mean width of intervals of the usual level on the held-out rows, of each kind that there is.
+
+    With a map they are those around the mapped predictions.
+    """
     found = {}
-    for kind in INTERVALS if calibration.tails is not None else INTERVALS[:1]:
+    mapped = calibration.label_map is not None
+    kinds = [kind for kind in INTERVALS if calibration.tails is not None or kind == "constant"]
+    if mapped:
+        # A map moves the predictions and not the distribution.
+        predictions, kinds = calibration.mapped(predictions), [kind for kind in kinds if kind != "quantiles"]
+    for kind in kinds:
+        of_kind = replace(calibration, kind=kind)
         try:
-            low, high = replace(calibration, kind=kind).intervals(predictions, USUAL_LEVEL, distribution, groups)
+            low, high = of_kind.intervals(predictions, USUAL_LEVEL, distribution, groups, mapped=mapped)
         except ValueError:
             # So few rows have no intervals of this level.
             return {}

@@ -33,7 +33,7 @@ def rank_of(level: float, rows: int, of: str = "") -> int:
     rank = math.ceil((rows + 1) * level - _ROUNDING)
     if rank > rows:
         raise ValueError(
-            f"{rows} held-out rows{of} cannot warrant intervals of level {level}: calibrate on "
+            f"{rows} held-out row{'s' * (rows != 1)}{of} cannot warrant intervals of level {level}: calibrate on "
             f"{math.ceil(level / (1 - level) - _ROUNDING)} rows or more, or ask for {rows / (rows + 1):.3g} at most."
         )
     return rank

@@ -21,7 +21,7 @@ _FOLDS = 10
 
 @dataclass(frozen=True)
 class AffineMap:
-    """slope x prediction + intercept."""
+    """slope x prediction + intercept, with a slope of 0 or more."""
 
     slope: float
     intercept: float
@@ -33,10 +33,12 @@ class AffineMap:
 
     @classmethod
     def fitted(cls, predictions: np.ndarray, labels: np.ndarray) -> AffineMap:
-        """The least squares of the labels; where all predictions are the same, the mean label."""
+        """The least squares of the labels among all that do not fall; where none rises, the mean label."""
         centred = predictions - predictions.mean()
         spread = float((centred**2).sum())
         slope = float((centred * labels).sum()) / spread if np.ptp(predictions) > 0 else 0.0
+        # A falling map would turn the order of all rows around.
+        slope = max(slope, 0.0)
         return cls(slope, float(labels.mean() - slope * predictions.mean()))
 
     def check(self) -> None:
@@ -111,8 +113,8 @@ def fitted(kind: str, predictions: np.ndarray, labels: np.ndarray) -> LabelMap:
     if found(predictions.max()) <= found(predictions.min()):
         warn(
             logger,
-            f"The labels do not rise with the predictions, so that `label_map={kind!r}` gives larger predictions no "
-            "larger labels. Look whether the prompt asks for what the labels mean.",
+            f"The labels do not rise with the predictions, so `label_map={kind!r}` gives every row the mean label, "
+            "whatever the model says. Look whether the prompt asks for what the labels mean.",
         )
     return found
 

@@ -15,7 +15,7 @@ from peft import PeftModel, PeftType
 from peft.tuners.lora import LoraLayer
 
 from raft_peft.data.labels import range_of_grid
-from raft_peft.data.prompt_form import PromptForm
+from raft_peft.data.prompt_shape import GAP
 from raft_peft.grid import NumberGrid
 from raft_peft.main_process import warn
 from raft_peft.methods.pretrained import with_dtype
@@ -35,10 +35,10 @@ from raft_peft.prediction.predictor import RegressionPredictor
 
 logger = logging.getLogger(__name__)
 
-# Any text does, since what merging changes in a model it changes for every prompt.
-_PROBES = tuple(
-    f"Review: {text} Rating:"
-    for text in ("It broke on day two.", "Best purchase ever.", "Does what it says, no more.", "Late, but kind.")
+# What merging changes in a model it changes for every prompt, though for some by more than for others.
+_TEXTS = (
+    *("It broke on day two.", "Best purchase ever.", "Does what it says, no more.", "Late, but kind.", "Awful!"),
+    *("The screen is bright, and the battery lasts two days.", "I would not buy it again.", "Fine."),
 )
 # The share of the grid's range by which rounding may move a prediction.
 _TOLERANCE = 1e-3
@@ -50,7 +50,7 @@ class Merged(NamedTuple):
     """How far the predictions of a merged model are from the adapter's.
 
     Attributes:
-        moved: the largest distance that a prediction moved, in the unit of the labels.
+        moved: the largest distance that a prediction of the compared prompts moved, in the unit of the labels.
         tolerance: the largest that was allowed.
         reason: why they moved, in a sentence.
     """
@@ -111,7 +111,7 @@ def merge_and_save(
     *,
     dtype: str | torch.dtype | None = None,
     autocast: str | torch.dtype | None = None,
-    prompts: Sequence[Any] = _PROBES,
+    prompts: Sequence[Any] | None = None,
     tolerance: float | None = None,
     **model_kwargs: Any,
 ) -> Merged:
@@ -128,7 +128,8 @@ def merge_and_save(
         dtype: of the merged weights; by default that of training.
         autocast: the dtype in which both models compute products, which the merged one keeps; by default that of
             training. In "float32", a model of float32 weights predicts the same before and after, but for 1e-3.
-        prompts: texts or chats on which the predictions are compared.
+        prompts: texts or chats on which the predictions are compared. None for a few in the form of the prompts of
+            training; with your own you know more.
         tolerance: how far a prediction may move, in the unit of the labels; by default a thousandth of the grid's
             range in float32, and a fiftieth where weights or products are in 16 bits or the base is quantized.
         model_kwargs: passed on to the model's `from_pretrained`, such as `device_map` or `token`.
@@ -154,7 +155,9 @@ def merge_and_save(
             f"{str(source)!r} has no {RAFT_CONFIG_NAME}. Pass a folder that RegressionAwareTrainer.save_model wrote."
         )
     before = RegressionPredictor.from_pretrained(source, autocast=autocast, **model_kwargs)
-    expected = _predictions(before, prompts)
+    if prompts is None:
+        prompts = _probes(saved)
+    expected = before.predict(prompts, show_progress=False)
     calibration, before_dtype, computed_in = _valid_calibration(before), before.model.dtype, before._autocast
     # The memory may not be enough for a large model twice.
     del before
@@ -163,7 +166,7 @@ def merge_and_save(
         after_dtype = _save_merged(source, target, saved, dtype, computed_in, **model_kwargs)
         of_a_folder = {name: value for name, value in model_kwargs.items() if name not in hub}
         loaded = RegressionPredictor.from_pretrained(target, **of_a_folder)
-        moved = float(np.abs(_predictions(loaded, prompts) - expected).max())
+        moved = float(np.abs(loaded.predict(prompts, show_progress=False) - expected).max())
         rounding = Rounding(before_dtype, after_dtype, computed_in, saved.quantization is not None)
         usual = rounding.tolerance(loaded.grid)
         allowed = usual if tolerance is None else tolerance
@@ -186,11 +189,12 @@ def merge_and_save(
     return Merged(moved, allowed, rounding.reason)
 
 
-def _predictions(predictor: RegressionPredictor, prompts: Sequence[Any]) -> np.ndarray:
-    if prompts is _PROBES:
-        # They are unlike the prompts of training, which is no mistake of the user's.
-        predictor.prompt_form = PromptForm(None, None)
-    return predictor.predict(prompts, show_progress=False)
+def _probes(saved: RaftConfig) -> list[Any]:
+    """Prompts with what those of training had in common, as far as it is known."""
+    shape = saved.prompt_shape if saved.prompt_shape is not None else f"Review: {GAP} Rating:"
+    if isinstance(shape, str):
+        return [shape.replace(GAP, text) for text in _TEXTS]
+    return [[{**turn, "content": turn["content"].replace(GAP, text)} for turn in shape] for text in _TEXTS]
 
 
 def _valid_calibration(predictor: RegressionPredictor) -> Calibration | None:

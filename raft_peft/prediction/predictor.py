@@ -439,7 +439,7 @@ class RegressionPredictor:
         )
         remarks, limits = self.remarks(), ModelLimits.of(self.model)
         with tqdm(total=total, unit="prompt", disable=not show_progress) as progress:
-            for rows in chunks(self.prompt_form.rows(prompts), chunk_size):
+            for rows in chunks(self.prompt_form.rows(prompts, first_row), chunk_size):
                 if first_row == 0:
                     self.prompt_form.warn_of_others(rows)
                 encoded = self._encoder.encode(rows, first_row)

@@ -75,7 +75,7 @@ class RunDatasets:
             workers = self._args.dataloader_num_workers
             check_read_once(dataset, name, processes=self._args.world_size, workers=workers)
         if self.template is not None:
-            dataset = dataset.map(self.template.write)
+            dataset = self.template.write_all(dataset, f"The {name} dataset")
         with self._args.main_process_first(desc=f"tokenizing the {name} dataset"):
             encoded = encode_dataset(
                 dataset,

@@ -15,7 +15,7 @@ from transformers.trainer_utils import EvalLoopOutput, PredictionOutput
 
 from raft_peft.distribution import GridDistribution
 from raft_peft.grid import number_text
-from raft_peft.losses.label_shares import mean_two_hot, two_hot
+from raft_peft.losses.label_shares import beyond_grid, mean_two_hot, two_hot
 from raft_peft.main_process import warn
 from raft_peft.methods.readout import Reading, Readout
 from raft_peft.metrics import (
@@ -67,7 +67,8 @@ class RowsRead(TypedDict, Generic[Array]):
         losses: of shape (rows,), where the rows have labels.
         label_shares: each label, or its ratings, as shares of the grid, of shape (rows, grid), where there are labels
             and `log_probs`.
-        rated: whether a row has ratings, of shape (rows,), beside `label_shares`.
+        rated, beyond: beside `label_shares`, whether a row has ratings, and how far its label is beyond the grid, in
+            the unit of the labels, each of shape (rows,).
     """
 
     predictions: Array
@@ -77,6 +78,7 @@ class RowsRead(TypedDict, Generic[Array]):
     losses: NotRequired[Array]
     label_shares: NotRequired[Array]
     rated: NotRequired[Array]
+    beyond: NotRequired[Array]
 
 
 def rows_read(
@@ -90,22 +92,27 @@ def rows_read(
             rows["parsed"] = reading.parsed
             rows["rail"] = readout.expectation(reading.distribution)
         if "labels" in batch and len(reading.distribution.values) > 1:
-            rows["label_shares"], rows["rated"] = _shares_of_labels(batch, reading.distribution.values.detach())
+            found = _shares_of_labels(batch, reading.distribution.values.detach())
+            rows["label_shares"], rows["rated"], rows["beyond"] = found
     if losses is not None:
         rows["losses"] = losses
     return rows
 
 
-def _shares_of_labels(batch: Mapping[str, torch.Tensor], values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The labels of a batch as shares of the grid, and which of them are several ratings."""
+def _shares_of_labels(
+    batch: Mapping[str, torch.Tensor], values: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The labels of a batch as shares of the grid, which of them are several ratings, and how far they are beyond."""
     device = values.device
     if "rating_values" not in batch:
-        shares = two_hot(batch["labels"].to(device), values)
-        return shares, torch.zeros(len(shares), device=device)
+        labels = batch["labels"].to(device)
+        return two_hot(labels, values), torch.zeros(len(labels), device=device), beyond_grid(labels, values)
     shares = batch["rating_shares"].to(device)
     # A plain number stands among rows with ratings as one rating.
     rated = (shares > 0).sum(-1) > 1
-    return mean_two_hot(batch["rating_values"].to(device), shares, values), rated.float()
+    ratings = batch["rating_values"].to(device)
+    beyond = (beyond_grid(ratings, values) * shares).sum(-1)
+    return mean_two_hot(ratings, shares, values), rated.float(), beyond
 
 
 class RegressionPredictionOutput(PredictionOutput):
@@ -165,7 +172,9 @@ def distributions_of(read: RowsRead[np.ndarray], readout: Readout) -> RowDistrib
     """The distributions of an evaluation's rows, where there are any, and labels."""
     if "label_shares" not in read:
         return None
-    return RowDistributions(readout.values.numpy(), read["log_probs"], read["label_shares"], read["rated"] > 0)
+    return RowDistributions(
+        readout.values.numpy(), read["log_probs"], read["label_shares"], read["rated"] > 0, read["beyond"]
+    )
 
 
 def as_numbers(evaluated: EvalPrediction, *, with_losses: bool) -> EvalPrediction:

@@ -252,7 +252,8 @@ def _facts(facts: CardFacts) -> list[tuple[str, str]]:
         "Renormalized over the grid": "yes" if config.renormalize else None,
         "Trained weights": (facts.adapter or "all") if facts.training else None,
         "Base model in training": f"quantized ({quantization})" if quantization else config.dtype,
-        "Prompt template": None if config.prompt_template is None else f"`{config.prompt_template}`",
+        # Messages are shown below, as JSON.
+        "Prompt template": f"`{config.prompt_template}`" if isinstance(config.prompt_template, str) else None,
         "Longest prompt": f"{config.max_length} tokens; a longer one loses its start" if config.max_length else None,
     }
     return [(name, value.replace("|", "\\|")) for name, value in rows.items() if value is not None]

@@ -22,7 +22,7 @@ import yaml  # type: ignore[import-untyped]
 from transformers import HfArgumentParser
 from trl import TrlParser
 
-from raft_peft.console import unknown_options
+from raft_peft.console import check_options, unknown_options
 
 
 class HelpFormatter(RawDescriptionHelpFormatter, ArgumentDefaultsHelpFormatter):
@@ -40,7 +40,8 @@ def options_parser(
         defaults: instead of the fields' own.
         texts: `prog`, `usage` and `description`.
     """
-    parser = TrlParser(kinds, formatter_class=RawDescriptionHelpFormatter, add_help=False, **texts)
+    # An abbreviation would be a mistyped name that is taken silently.
+    parser = TrlParser(kinds, formatter_class=RawDescriptionHelpFormatter, add_help=False, allow_abbrev=False, **texts)
     parser.set_defaults(**defaults)
     short = HfArgumentParser(
         [_group(title, kinds, names) for title, names in shown.items()],
@@ -104,6 +105,7 @@ def parse_options(parser: TrlParser, arguments: Sequence[str] | None = None) -> 
     config = ArgumentParser(parser.prog, add_help=False, allow_abbrev=False)
     config.add_argument("--config")
     named, words = config.parse_known_args(arguments)
+    check_options(parser, words)
     for action in parser._actions:
         if action.dest.endswith("_kwargs") and action.type in (str, dict):
             action.type = _json_object

@@ -108,6 +108,30 @@ class TestOptions:
         assert "no option --sedes (is --seeds meant?)" in capsys.readouterr().err
 
     @pytest.mark.parametrize(
+        ("words", "message"),
+        [
+            (["compare", "--gird", "1,2"], "There is no option --gird (is --grid meant?)."),
+            (["predict", "rows.jsonl", "--modle", "m"], "There is no option --modle (is --model meant?)."),
+            (
+                ["predict", "rows.jsonl", "--model", "m", "--max-len", "5"],
+                "There is no option --max-len (is --max-length meant?).",
+            ),
+            (["push", "plain", "nonsense", "name"], "Too many arguments: name. raft-peft push --help shows"),
+        ],
+    )
+    def test_names_that_do_not_exist(self, words, message, capsys):
+        assert main(words) == 1
+        assert message in capsys.readouterr().err
+
+    def test_an_abbreviation_is_no_option(self, train):
+        code, said = train(ROW, "--distribution_los", "soft_ce")
+        assert code == 1
+        assert "no option --distribution_los (is --distribution_loss meant?)" in said
+        code, said = train(ROW, "--gird", "0..4", grid=None)
+        assert code == 1
+        assert "no option --gird (is --grid meant?)" in said
+
+    @pytest.mark.parametrize(
         ("arguments", "message"),
         [
             (["evaluate", "--output", "none/metrics.json"], "no folder 'none' to write metrics.json to"),
@@ -123,7 +147,11 @@ class TestOptions:
                 "'model' is not calibrated. .* --model model --label-map affine",
             ),
             (["calibrate", "--group-column", "topic"], "and no 'topic'. Pass .* as `--group-column`"),
-            (["predict", "out.jsonl", "--prompt_template", "{txt}"], "the column 'txt', which is missing or empty"),
+            (["predict", "out.jsonl", "--prompt_template", "{txt}"], "the column 'txt', and the row has the columns"),
+            (
+                ["predict", "out.jsonl", "--system", "Be fair.", "--prompt_template", "{prompt} {txt}"],
+                "the column 'txt', and the row has the columns",
+            ),
             (["predict", "out.txt"], "'out.txt' ends in '.txt'"),
             (["predict", "none/out.jsonl"], "no folder 'none' to write out.jsonl to"),
             (["predict", "out.jsonl", "--decision", "best"], "no decision rule 'best'"),

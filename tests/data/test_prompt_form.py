@@ -54,6 +54,8 @@ def test_rows_are_written_by_the_template_where_they_have_its_columns():
     form = PromptForm(PromptTemplate("Review: {text} Stars:"))
     rows = list(form.rows([{"text": "a"}, "b", {"prompt": "c"}]))
     assert [row["prompt"] for row in rows] == ["Review: a Stars:", "b", "c"]
+    with pytest.raises(ValueError, match=r"^Row 5: The column 'text', which the prompt is made of, is empty"):
+        list(form.rows([{"text": "a"}, {"text": None}], first_row=4))
 
 
 def test_another_template_than_in_training_is_said(caplog):

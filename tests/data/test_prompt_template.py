@@ -5,8 +5,10 @@ from raft_peft.data.prompt_template import PromptTemplate
 
 def test_a_text_is_filled_as_str_format_does():
     assert PromptTemplate("{{{a}}} {b:>3}")({"a": 1, "b": 2}) == "{1}   2"
-    with pytest.raises(ValueError, match=r"'b', which is missing or empty in a row.*The row has a, c"):
-        PromptTemplate("{a} {b}")({"a": 1, "b": None, "c": 2})
+    with pytest.raises(ValueError, match=r"^Row 3: The column 'b', which the prompt is made of, is empty. Fill it"):
+        PromptTemplate("{a} {b}")({"a": 1, "b": None, "c": 2}, 3)
+    with pytest.raises(ValueError, match=r"names the column 'b', and the row has the columns \['a', 'c'\]. Correct"):
+        PromptTemplate("{a} {b}")({"a": 1, "c": 2})
     for text in ("no column", "{", "{0}", "{a.b}", "{}", [], [{"role": "user", "content": "none"}]):
         with pytest.raises(ValueError, match="prompt template"):
             PromptTemplate(text)
@@ -21,6 +23,9 @@ def test_chats():
     ]
     written = PromptTemplate.of(None, chat=True)
     assert written({"prompt": "How many stars?"}) == [{"role": "user", "content": "How many stars?"}]
+    for options in ({"chat": True}, {"system": "Be fair."}):
+        with pytest.raises(ValueError, match=r"make a chat of the column `prompt`, .* \['text'\].*`prompt_template`"):
+            PromptTemplate.of(None, **options)({"text": "a"})
     assert PromptTemplate.of(None) is None
     assert PromptTemplate.of('[{"role": "user", "content": "Rate {text}"}]')({"text": "a"})[0]["content"] == "Rate a"
     assert PromptTemplate.of("[{text}] Stars:")({"text": "a"}) == "[a] Stars:"

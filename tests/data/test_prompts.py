@@ -114,7 +114,7 @@ def test_cutting_keeps_all_leading_special_tokens(tokenizer):
 
 
 def test_max_length_without_room(tokenizer):
-    with pytest.raises(ValueError, match="max_length=1 leaves no room"):
+    with pytest.raises(ValueError, match="`max_length=1` leaves no room"):
         PromptEncoder(tokenizer, GRID, max_length=1)
 
 
@@ -122,7 +122,7 @@ def test_max_length_without_room(tokenizer):
     ("row", "message"),
     [
         ({"prompt": ""}, "prompt is empty"),
-        ({"prompt": None}, "prompt is None"),
+        ({"prompt": None}, "prompt is empty. Fill the column `prompt`, or drop the row"),
         ({"prompt": []}, "must be a text"),
         ({"prompt": 3}, "must be a text"),
         ({"input_ids": []}, "input_ids are empty"),

@@ -276,7 +276,7 @@ class TestSaidOnce:
         predictor = RegressionPredictor(bloom, tokenizer, GRID)
         with caplog.at_level(logging.WARNING, logger="raft_peft"):
             found = predictor.predict_distribution(prompts, batch_size=3).probs
-        said = [record.message for record in caplog.records if "rows a prompt instead of one" in record.message]
+        said = [record.message for record in caplog.records if "rows for each prompt instead of one" in record.message]
         assert len(said) == 1
         assert "attn_implementation='sdpa'" in said[0]
         expected = np.stack([by_hand(bloom, tokenizer, prompt) for prompt in prompts])

@@ -40,7 +40,19 @@ def test_the_text_is_of_the_same_number_and_short(dtype):
 
 
 def test_doubles_stay_as_they_are():
-    for number in (0.1, 1 / 3, 2**-13, 2**-20, 3 * 2**-11, 16777217.0, 1e300, 5e-324, 123456.789, float("inf")):
+    for number in (
+        0.1,
+        1 / 3,
+        2**-13,
+        2**-20,
+        3 * 2**-11,
+        16777217.0,
+        1e300,
+        5e-324,
+        1.401298464324817e-45,
+        123456.789,
+        float("inf"),
+    ):
         assert meant_number(number) == number
     assert np.isnan(meant_number(float("nan")))
 

@@ -197,6 +197,8 @@ def test_a_base_with_other_names_cannot_be_compared_and_that_is_said(base, token
     config.save(tmp_path / "run")
     RegressionPredictor.from_pretrained(tmp_path / "run")
     assert "is not known: its files hold no tensors" in caplog.text
+    base_fingerprint.check_base("run", config, "owner/model-that-is-not-here", {})
+    assert "not on this machine, or cannot be read. To compare them, run: hf download owner/model-that" in caplog.text
 
 
 def test_a_merged_model_has_no_base(base, tokenizer, tmp_path, rows):

@@ -31,7 +31,7 @@ ROWS = [{"prompt": f"Rate item {i}, the score is", "label": (1.0, 2.5)[i % 2]} f
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"distribution_loss": "brier"}, "`distribution_loss='brier'` does not exist. Use one of None, crps, soft_ce"),
+        ({"distribution_loss": "brier"}, "`distribution_loss='brier'` does not exist. Use one of crps, soft_ce"),
         ({"method": "pooled", "distribution_loss": "crps"}, "does nothing with method 'pooled'.*no distribution over"),
         ({"method": "ce", "distribution_loss": "crps"}, "does nothing with method 'ce'.*or trains on text"),
         ({"method": "crps", "distribution_loss": "crps"}, "is the loss of method 'crps' already"),

@@ -53,3 +53,12 @@ def test_labels_that_fall_are_said(kind, caplog):
     with caplog.at_level(logging.WARNING):
         fitted(kind, np.array([1.0, 2.0, 3.0]), np.array([3.0, 2.0, 1.0]))
     assert "labels do not rise with the predictions" in caplog.text
+
+
+def test_a_map_never_falls(caplog):
+    predictions, labels = np.array([1.0, 2.0, 3.0]), np.array([5.0, 4.0, 0.0])
+    for kind in ("affine", "isotonic"):
+        with caplog.at_level(logging.WARNING):
+            found = fitted(kind, predictions, labels)
+        assert found(np.array([0.0, 9.0])) == pytest.approx([3, 3])
+        assert f"so `label_map={kind!r}` gives every row the mean label" in caplog.text

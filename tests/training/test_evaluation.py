@@ -141,9 +141,11 @@ def test_metrics_by_hand():
 
 def test_metrics_of_the_distribution_where_the_labels_are_shares_of_its_numbers():
     read = {**READ, "label_shares": np.array([[1.0, 0.0], [0.5, 0.5]]), "rated": np.array([0.0, 1.0])}
+    read["beyond"] = np.array([0.0, 2.0])
     metrics = metrics_of(EvalPrediction(read, LABELS), readout(sums_to_one=True))
     # Half on 1 and half on 4, a length of 3: (1 - 1/2)^2 of it, and against a half of the ratings (1/4 + 1/4) / 2.
-    assert metrics["crps"] == pytest.approx((3 / 4 + 3 / 4) / 2)
+    # The second label is beyond the grid by 2.
+    assert metrics["crps"] == pytest.approx((3 / 4 + 3 / 4 + 2) / 2)
     assert metrics["rater_distance"] == 0
 
 

@@ -67,7 +67,7 @@ def test_a_column_of_prompts_as_chats(tiny_llama, tokenizer, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"prompt_template": "Rate {body}:"}, "the column 'body', which is missing or empty in a row"),
+        ({"prompt_template": "Rate {body}:"}, "the column 'body', and the row has the columns"),
         ({"prompt_template": "Rate it:"}, "must name columns in braces"),
         ({"prompt_template": [{"role": "user", "content": "{text}"}], "chat": True}, "a chat already"),
     ],

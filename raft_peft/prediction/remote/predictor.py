@@ -268,7 +268,7 @@ class RemoteRegressionPredictor:
         )
         try:
             with connection, tqdm(total=total, unit="prompt", disable=not show_progress) as progress:
-                for chunk in chunks(self.prompt_form.rows(prompts), chunk_size):
+                for chunk in chunks(self.prompt_form.rows(prompts, first_row), chunk_size):
                     if first_row == 0:
                         self.prompt_form.warn_of_others(chunk)
                     encoded = self._encoder.encode(chunk, first_row)

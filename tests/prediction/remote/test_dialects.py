@@ -53,7 +53,7 @@ def test_numbers_that_were_asked_for_and_are_missing():
 
 def test_a_server_that_names_tokens_in_another_way_than_before():
     dialect = SpokenDialect(Dialect(top=20), token_texts=None)
-    with pytest.raises(ServerError, match=r"names tokens by their texts, and before .* by their ids.*several servers"):
+    with pytest.raises(ServerError, match=r"names tokens by their texts; before, it .* by their ids.*several servers"):
         dialect.ask(Connection(["5", "6"]), PROMPT, never)
 
 

@@ -201,7 +201,7 @@ class TestWhatIsNotReturned:
 
     def test_another_model_s_tokenizer(self, serve, word_level):
         _, remote = serve("openai", tokenizer=word_level)
-        with pytest.raises(ValueError, match="no tokens of the tokenizer here"):
+        with pytest.raises(ValueError, match="are not tokens of the tokenizer here"):
             remote.predict(["the score is"])
 
 
