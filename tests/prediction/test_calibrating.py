@@ -166,7 +166,7 @@ def test_small_groups_are_said(caplog):
     with caplog.at_level(logging.WARNING):
         calibration_of(predictions, predictions, None, [0, 12], {}, groups=["a"] * 9 + ["b"] * 3)
     (said,) = [record.message for record in caplog.records]
-    assert said.startswith("The group 'b' has 3 held-out rows, which warrant intervals of level 0.75 at most")
+    assert said.startswith("The group 'b' has 3 held-out rows, enough for intervals of level 0.75 at most")
 
 
 @pytest.mark.parametrize("kind", ["affine", "isotonic"])
