@@ -41,7 +41,8 @@ def changed_since(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
         now: those at work, with what `calibrated_weights` gives.
     """
     unsaid = {name for name in ("dtype", "quantization", "weights") if name not in then}
-    unknown = {"weights"} if None in (then.get("weights"), now.get("weights")) else set()
+    # Without a template prompts come as they are, and may have been written by the same one.
+    unknown = {name for name in ("weights", "prompt_template") if None in (then.get(name), now.get(name))}
     return [name for name, value in now.items() if name not in unsaid | unknown and then.get(name) != value]
 
 

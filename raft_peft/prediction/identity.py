@@ -21,7 +21,6 @@ def identity_of(
         interval, calibrated: as in [`predict_rows`].
     """
     template = getattr(predictor.tokenizer, "chat_template", None)
-    prompt_template = predictor.prompt_form.template
     calibration = asdict(predictor.calibrated()) if calibrated or interval is not None else None
     # Under an adapter, what a calibration knows as `weights` is the adapter's alone.
     under_adapter = hasattr(predictor.model, "peft_config")
@@ -29,7 +28,6 @@ def identity_of(
         **predictor._calibrated_settings(),
         "base_weights": weights_digest(dict(predictor.model.named_parameters())) if under_adapter else None,
         "autocast": str(predictor._autocast),
-        "prompt_template": None if prompt_template is None else prompt_template.template,
         "interval": interval,
         "calibrated": calibrated,
         "calibration": None if calibration is None else _digest(calibration),

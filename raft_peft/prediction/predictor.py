@@ -361,6 +361,7 @@ class RegressionPredictor:
             "separator": self._encoder.separator,
             "max_length": self._encoder.max_length,
             "grid": [list(pair) for pair in self.grid],
+            "prompt_template": self.prompt_form.template and self.prompt_form.template.template,
             **calibrated_weights(self.model, self.readout.head),
         }
 

@@ -71,3 +71,7 @@ def test_what_counts_as_changed():
     # Where weights lie on the disk, it is not known.
     assert changed_since(dense, {**dense, "weights": None}) == []
     assert changed_since({"decision": "mean"}, dense) == []
+    # Prompts without a template may have been written by the same one.
+    written = {**dense, "prompt_template": "Review: {text} Stars:"}
+    assert changed_since(written, {**written, "prompt_template": "{text}"}) == ["prompt_template"]
+    assert changed_since(dense, written) == changed_since(written, {**dense, "prompt_template": None}) == []
