@@ -339,7 +339,7 @@ class TestSettings:
             ({"method": "rail", "num_samples": 8, "decision": "mode"}, "mean of its samples"),
             ({"method": "pooled", "decision": "median"}, "without a distribution"),
             ({"method": "pooled", "renormalize": True}, "no distribution over the grid to renormalize"),
-            ({"method": "raft", "pooling": "max"}, "does nothing with method 'raft'.*use one of pooled"),
+            ({"method": "raft", "pooling": "max"}, "does nothing with method 'raft'.*use the method pooled"),
             ({"method": "mbr", "num_samples": 1}, "`num_samples=1` is too few"),
             ({"method": "logits_mlp", "mlp_width": 0}, "`mlp_width=0`"),
             ({"method": "learnable_raft", "weights": "vocabulary", "decision": "mode"}, "one number"),
