@@ -23,7 +23,8 @@ from transformers import HfArgumentParser
 
 from raft_peft import GridDistribution, NumberGrid, RegressionAwareConfig, RegressionAwareTrainer, decisions
 from raft_peft.compare.compared_method import ComparedMethod, split_methods
-from raft_peft.data.ratings import Ratings, label_shares
+from raft_peft.data.ratings import Ratings, rating_tensors
+from raft_peft.losses.label_shares import mean_two_hot
 from raft_peft.metrics import distribution_metrics, interval_metrics, pearson, rmse
 from raft_peft.prediction.calibrating import calibration_of
 from raft_peft.tasks.stsb import load_stsb
@@ -143,7 +144,7 @@ def figures(found: Mapping[str, np.ndarray], rows: dict[str, Dataset], *, renorm
     )
     predicted, predictions = (decisions.mean(one, renormalize=renormalize).numpy() for one in (held_out, test))
     ratings = _ratings(rows["test"]["label"])
-    shares = label_shares(labels.tolist(), ratings, values)
+    shares = mean_two_hot(*rating_tensors(labels.tolist(), ratings), values)
     rated = [one is not None for one in ratings]
     measured = distribution_metrics(test.log_probs, found["values"], shares, rated)
     calibration = calibration_of(

@@ -10,8 +10,17 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import torch
+
+from raft_peft.distribution import GridDistribution
 
 Numbers = npt.ArrayLike
+
+# What `distribution_metrics` gives.
+DISTRIBUTION_METRICS = (
+    *("crps", "nll", "calibration_error", "rater_distance"),
+    *("central_90_coverage", "central_90_width"),
+)
 
 
 def rmse(prediction: Numbers, target: Numbers) -> float:
@@ -182,29 +191,21 @@ def distribution_metrics(
     below, label_below = p.cumsum(-1)[:, :-1], shares.cumsum(-1)[:, :-1]
     # A number that is ruled out costs nothing where no label is.
     costs = np.where(shares > 0, -shares * np.where(shares > 0, log_p, 0), 0)
-    low, high = _central_interval(p, 0.9)
-    inside = (np.arange(len(numbers)) >= low[:, None]) & (np.arange(len(numbers)) <= high[:, None])
+    distribution = GridDistribution(torch.from_numpy(log_p), torch.from_numpy(numbers))
+    low, high = (end.numpy() for end in distribution.interval(0.9))
+    inside = (numbers >= low[:, None]) & (numbers <= high[:, None])
     crps = ((below**2 - 2 * below * label_below + label_below) * np.diff(numbers)).sum(-1)
     metrics = {
         "crps": (crps + (0 if beyond is None else np.asarray(beyond, dtype=np.float64))).mean(),
         "nll": costs.sum(-1).mean(),
         "calibration_error": np.mean([_calibration_error(*gap) for gap in zip(below.T, label_below.T, strict=True)]),
         "central_90_coverage": (shares * inside).sum(-1).mean(),
-        "central_90_width": (numbers[high] - numbers[low]).mean(),
+        "central_90_width": (high - low).mean(),
     }
     if rated is not None and np.any(rated):
         distances = np.abs(p - shares).sum(-1) / 2
         metrics["rater_distance"] = distances[np.asarray(rated, dtype=bool)].mean()
     return {name: float(value) for name, value in metrics.items()}
-
-
-def _central_interval(p: np.ndarray, level: float) -> tuple[np.ndarray, np.ndarray]:
-    """The first and the last rank of the central interval of each row's distribution."""
-    # The roundings of float32 probabilities below the level, so that 0.02 + 0.03 reaches 0.05.
-    below = p.cumsum(-1) * (1 + 1e-6)
-    low, high = (1 - level) / 2, (1 + level) / 2
-    last = p.shape[-1] - 1
-    return np.minimum((below < low).sum(-1), last), np.minimum((below < high).sum(-1), last)
 
 
 def _calibration_error(predicted: np.ndarray, observed: np.ndarray, bins: int = 10) -> float:
@@ -260,6 +261,11 @@ class RowDistributions:
     label_shares: np.ndarray
     rated: np.ndarray
     beyond: np.ndarray
+
+    @property
+    def distribution(self) -> GridDistribution:
+        """The distributions alone."""
+        return GridDistribution(torch.from_numpy(self.log_probs), torch.from_numpy(self.values))
 
     def of_rows(self, rows: np.ndarray) -> RowDistributions:
         """Those of some rows, by their numbers."""

@@ -29,8 +29,7 @@ from raft_peft.compare.rows import labels_of
 from raft_peft.compare.settings import CompareSettings
 from raft_peft.compare.trainers import trainer_of
 from raft_peft.grid import number_text
-from raft_peft.losses.label_shares import beyond_grid
-from raft_peft.metrics import distribution_metrics, rail_metrics, regression_metrics
+from raft_peft.metrics import DISTRIBUTION_METRICS, rail_metrics, regression_metrics
 
 COMPARISON = "comparison.json"
 SETTINGS, RESULT, PREDICTIONS, CURVE = "settings.json", "result.json", "predictions.csv", "curve.csv"
@@ -105,7 +104,7 @@ def execute(folder: Path) -> None:
     found = {
         **regression_metrics(columns["prediction"], labels),
         **(rail_metrics(columns["rail"], labels) if "rail" in columns else {}),
-        **_of_distribution(output, labels),
+        **_of_distribution(output.metrics or {}),
         "validation_rmse": _validated(curve, settings.keep),
         "train_seconds": step_time.seconds if trains else None,
         "test_seconds": test_seconds,
@@ -134,13 +133,9 @@ def _predictions(output: Any, labels: np.ndarray) -> dict[str, Any]:
     return columns
 
 
-def _of_distribution(output: Any, labels: np.ndarray) -> dict[str, float]:
-    """The metrics of the distribution; none where the method has none."""
-    if getattr(output, "label_shares", None) is None:
-        return {}
-    log_probs, values = output.distribution.log_probs.numpy(), output.distribution.values.numpy()
-    beyond = beyond_grid(torch.from_numpy(labels), output.distribution.values).numpy()
-    return distribution_metrics(log_probs, values, output.label_shares, beyond=beyond)
+def _of_distribution(metrics: Mapping[str, float]) -> dict[str, float]:
+    """The metrics of the distribution among those of the test; none where the method has none."""
+    return {name: metrics[f"test_{name}"] for name in DISTRIBUTION_METRICS if f"test_{name}" in metrics}
 
 
 def _validated(curve: Sequence[tuple[int, float]], keep: str) -> float | None:

@@ -10,6 +10,7 @@ import torch
 from torch.nn.functional import pad
 from torch.nn.utils.rnn import pad_sequence
 
+from raft_peft.data.ratings import padded_ratings
 from raft_peft.grid.trie import Trie, is_deep
 
 # Fills the targets of a batch up to the longest; torch's losses leave it out by default.
@@ -67,15 +68,12 @@ class RegressionCollator:
 
 def _ratings_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
     """The ratings of rows; a label that is one number is one rating."""
-    values, shares = [], []
-    for row in rows:
-        is_rated = row.get("rating_values") is not None
-        values.append(torch.tensor(row["rating_values"] if is_rated else [row["label"]], dtype=torch.float32))
-        shares.append(torch.tensor(row["rating_shares"] if is_rated else [1.0], dtype=torch.float32))
-    most = max(map(len, values))
-    # The padding repeats a rating of the row, since 0 may lie outside the grid.
-    padded = [torch.cat([one, one[:1].expand(most - len(one))]) for one in values]
-    return {"rating_values": torch.stack(padded), "rating_shares": pad_sequence(shares, batch_first=True)}
+    rated = [row.get("rating_values") is not None for row in rows]
+    values, shares = padded_ratings(
+        [row["rating_values"] if one else [row["label"]] for row, one in zip(rows, rated, strict=True)],
+        [row["rating_shares"] if one else [1.0] for row, one in zip(rows, rated, strict=True)],
+    )
+    return {"rating_values": values, "rating_shares": shares}
 
 
 def batches_by_length(lengths: Sequence[int], batch_size: int, batch_tokens: int) -> Iterator[list[int]]:

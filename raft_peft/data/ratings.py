@@ -13,7 +13,6 @@ import torch
 
 from raft_peft.data.prompts import rows_error
 from raft_peft.grid import NumberGrid, meant_number, number_text
-from raft_peft.losses.label_shares import two_hot
 
 # Shares with three decimals may miss 1 by this much, and a little more in floating point.
 _TOLERANCE = 1.001e-3
@@ -149,22 +148,31 @@ def weights_of(ratings: Sequence[Ratings | None], first_row: int = 0) -> list[fl
     return [1.0 if one is None or one.count is None else float(one.count) for one in ratings]
 
 
-def label_shares(labels: Sequence[float], ratings: Sequence[Ratings | None], values: torch.Tensor) -> torch.Tensor:
-    """Labels as shares of the grid, each rating by itself, as a proper loss takes them.
+def padded_ratings(
+    values: Sequence[Sequence[float]], shares: Sequence[Sequence[float]]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The ratings of rows and their shares, float32, of shape (rows, ratings), filled up with shares of 0.
+
+    Args:
+        values: the ratings of each row; of a label that is one number, this alone.
+        shares: of these.
+    """
+    most = max(map(len, values))
+    # The padding repeats a rating of the row, since 0 may lie outside the grid.
+    rows = [[*row, *[row[0]] * (most - len(row))] for row in values]
+    parts = [[*row, *[0.0] * (most - len(row))] for row in shares]
+    return torch.tensor(rows, dtype=torch.float32), torch.tensor(parts, dtype=torch.float32)
+
+
+def rating_tensors(labels: Sequence[float], ratings: Sequence[Ratings | None]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Labels as the ratings and shares that a proper loss takes, as `padded_ratings` gives them.
 
     Args:
         labels: of each row, of ratings their mean.
         ratings: of each row; None for a row whose label is one number.
-        values: the numbers of the grid, two or more, of shape (grid,).
-
-    Returns:
-        Of shape (rows, grid), float32.
     """
-    shares = two_hot(torch.tensor(labels), values)
-    for row, one in enumerate(ratings):
-        if one is not None:
-            shares[row] = torch.tensor(one.shares) @ two_hot(torch.tensor(one.values), values)
-    return shares
+    rated = [(label,) if one is None else one.values for label, one in zip(labels, ratings, strict=True)]
+    return padded_ratings(rated, [(1.0,) if one is None else one.shares for one in ratings])
 
 
 def of_one_kind(labels: Sequence[Any]) -> list[Any]:

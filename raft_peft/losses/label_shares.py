@@ -48,6 +48,15 @@ def beyond_grid(target: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
     return (values.min() - target).clamp(min=0) + (target - values.max()).clamp(min=0)
 
 
+def mean_beyond_grid(ratings: torch.Tensor, shares: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+    """How far several ratings a row are beyond the ends of the grid on average, of shape (batch,).
+
+    Args:
+        ratings, shares, values: as in `mean_two_hot`.
+    """
+    return (beyond_grid(ratings, values) * shares).sum(1)
+
+
 def gaussian(target: torch.Tensor, values: torch.Tensor, deviation: float) -> torch.Tensor:
     """A Gaussian about each label, as shares of the grid (HL-Gauss, Imani and White, ICML 2018).
 

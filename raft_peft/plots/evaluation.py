@@ -29,16 +29,15 @@ def plot_evaluation(path: str | Path, evaluation: Evaluation, name: str) -> list
     found = evaluation.distributions
     if found is None:
         return [path]
-    probs = np.exp(found.log_probs - np.logaddexp.reduce(found.log_probs, axis=-1, keepdims=True))
+    distribution = found.distribution
+    probs = distribution.renormalized().probs.numpy()
     spread = path.with_stem(f"{path.stem}-uncertainty")
-    mean = probs @ found.values
-    deviations = np.sqrt((probs * (found.values - mean[:, None]) ** 2).sum(-1))
     plot_uncertainty(
         spread,
         found.values,
         probs,
         found.label_shares,
-        widths=2 * deviations if evaluation.widths is None else evaluation.widths,
+        widths=2 * distribution.std.numpy() if evaluation.widths is None else evaluation.widths,
         width_label=TWO_DEVIATIONS if evaluation.widths is None else "width of the calibrated interval",
         errors=np.abs(evaluation.predictions - evaluation.labels),
         title=name,

@@ -12,10 +12,11 @@ import numpy as np
 import torch
 
 from raft_peft.data.labels import LabelColumn, means_of, range_of_grid, ratings_among, read_targets, with_number
-from raft_peft.data.ratings import Ratings, label_shares
+from raft_peft.data.ratings import Ratings, rating_tensors
 from raft_peft.data.rows import each
 from raft_peft.distribution import GridDistribution
 from raft_peft.grid import NumberGrid
+from raft_peft.losses.label_shares import mean_two_hot
 from raft_peft.main_process import warn
 from raft_peft.methods import METHODS, MethodSettings
 from raft_peft.methods.readout import Reading, joined
@@ -203,7 +204,8 @@ def _temperature(
     distribution: GridDistribution, labels: np.ndarray, ratings: Sequence[Ratings | None] | None
 ) -> float:
     of_rows = [None] * len(labels) if ratings is None else ratings
-    return fitted_temperature(distribution, label_shares(labels.tolist(), of_rows, distribution.values.cpu()))
+    tensors = rating_tensors(labels.tolist(), of_rows)
+    return fitted_temperature(distribution, mean_two_hot(*tensors, distribution.values.cpu()))
 
 
 def _tails(distribution: GridDistribution, labels: np.ndarray) -> np.ndarray:

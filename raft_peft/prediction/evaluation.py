@@ -8,14 +8,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 
 from raft_peft.data.labels import LabelColumn, means_of, ratings_among, read_targets, with_number
-from raft_peft.data.ratings import Ratings, label_shares
+from raft_peft.data.ratings import Ratings, rating_tensors
 from raft_peft.data.rows import each, features_of
 from raft_peft.distribution import GridDistribution
 from raft_peft.grid import NumberGrid
-from raft_peft.losses.label_shares import beyond_grid
+from raft_peft.losses.label_shares import mean_beyond_grid, mean_two_hot
 from raft_peft.methods.readout import joined
 from raft_peft.metrics import (
     Evaluation,
@@ -104,13 +103,14 @@ def _distributions(
     if distribution is None or len(distribution.values) < 2:
         return None
     values = distribution.values
-    shares = label_shares(labels, ratings, values)
-    rated = np.array([one is not None for one in ratings])
-    beyond = beyond_grid(torch.tensor(labels), values).numpy()
-    for row, one in enumerate(ratings):
-        if one is not None:
-            beyond[row] = (torch.tensor(one.shares) @ beyond_grid(torch.tensor(one.values), values)).item()
-    return RowDistributions(values.numpy(), distribution.log_probs.numpy(), shares.numpy(), rated, beyond)
+    tensors = rating_tensors(labels, ratings)
+    return RowDistributions(
+        values.numpy(),
+        distribution.log_probs.numpy(),
+        mean_two_hot(*tensors, values).numpy(),
+        np.array([one is not None for one in ratings]),
+        mean_beyond_grid(*tensors, values).numpy(),
+    )
 
 
 def _noting_groups(

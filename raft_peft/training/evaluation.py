@@ -15,10 +15,11 @@ from transformers.trainer_utils import EvalLoopOutput, PredictionOutput
 
 from raft_peft.distribution import GridDistribution
 from raft_peft.grid import number_text
-from raft_peft.losses.label_shares import beyond_grid, mean_two_hot, two_hot
+from raft_peft.losses.label_shares import mean_beyond_grid, mean_two_hot
 from raft_peft.main_process import warn
 from raft_peft.methods.readout import Reading, Readout
 from raft_peft.metrics import (
+    DISTRIBUTION_METRICS,
     Evaluation,
     RowDistributions,
     grid_metrics,
@@ -32,20 +33,8 @@ logger = logging.getLogger(__name__)
 
 # An evaluation is remembered by these metrics, while those of a user's own are only logged.
 _KEPT_METRICS = (
-    *(
-        "rmse",
-        "mae",
-        "pearson",
-        "spearman",
-        "kendall",
-        "qwk",
-        "r2",
-        "rmse_of_mean",
-        "crps",
-        "nll",
-        "calibration_error",
-    ),
-    *("rater_distance", "central_90_coverage", "central_90_width", "grid_mass", "entropy"),
+    *("rmse", "mae", "pearson", "spearman", "kendall", "qwk", "r2", "rmse_of_mean"),
+    *(*DISTRIBUTION_METRICS, "grid_mass", "entropy"),
 )
 # Below this mean probability of the grid, predictions are all near 0 whatever the prompt.
 _SMALL_MASS = 0.5
@@ -103,16 +92,14 @@ def _shares_of_labels(
     batch: Mapping[str, torch.Tensor], values: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """The labels of a batch as shares of the grid, which of them are several ratings, and how far they are beyond."""
-    device = values.device
-    if "rating_values" not in batch:
-        labels = batch["labels"].to(device)
-        return two_hot(labels, values), torch.zeros(len(labels), device=device), beyond_grid(labels, values)
-    shares = batch["rating_shares"].to(device)
+    if "rating_values" in batch:
+        ratings, shares = batch["rating_values"].to(values.device), batch["rating_shares"].to(values.device)
+    else:
+        ratings = batch["labels"].to(values.device).unsqueeze(-1)
+        shares = torch.ones_like(ratings)
     # A plain number stands among rows with ratings as one rating.
-    rated = (shares > 0).sum(-1) > 1
-    ratings = batch["rating_values"].to(device)
-    beyond = (beyond_grid(ratings, values) * shares).sum(-1)
-    return mean_two_hot(ratings, shares, values), rated.float(), beyond
+    rated = ((shares > 0).sum(-1) > 1).float()
+    return mean_two_hot(ratings, shares, values), rated, mean_beyond_grid(ratings, shares, values)
 
 
 class RegressionPredictionOutput(PredictionOutput):

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from raft_peft import GridDistribution
-from raft_peft.data.ratings import Ratings, label_shares
-from raft_peft.losses.label_shares import two_hot
+from raft_peft.data.ratings import Ratings, rating_tensors
+from raft_peft.losses.label_shares import mean_two_hot, two_hot
 from raft_peft.prediction.temperature import fitted_temperature
 
 
@@ -26,10 +26,10 @@ def test_each_rating_counts():
     values = torch.tensor([1.0, 5.0])
     labels = [4.0, 4.0]
     ratings = [Ratings.of([5, 5, 5, 1]), None]
-    shares = label_shares(labels, ratings, values)
+    shares = mean_two_hot(*rating_tensors(labels, ratings), values)
     assert shares.tolist() == [[0.25, 0.75], [0.25, 0.75]]
     # Among the numbers 1, 4, 5 a plain 4 is itself, while the ratings are none of it.
-    shares = label_shares(labels, ratings, torch.tensor([4.0, 1.0, 5.0]))
+    shares = mean_two_hot(*rating_tensors(labels, ratings), torch.tensor([4.0, 1.0, 5.0]))
     assert shares.tolist() == [[0, 0.25, 0.75], [1, 0, 0]]
     assert fitted_temperature(GridDistribution(log_probs, values), torch.full((2, 2), 0.5)) > 20
 
