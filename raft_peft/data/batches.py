@@ -76,27 +76,37 @@ def _ratings_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
     return {"rating_values": values, "rating_shares": shares}
 
 
-def batches_by_length(lengths: Sequence[int], batch_size: int, batch_tokens: int) -> Iterator[list[int]]:
-    """Split prompts into batches of like length, the longest first, so that what needs most memory comes first.
+def batches_by_length(
+    lengths: Sequence[int], batch_size: int, batch_tokens: int, prompts: Sequence[int] | None = None
+) -> Iterator[list[int]]:
+    """Split rows into batches of like length, the longest first, so that what needs most memory comes first.
 
     >>> list(batches_by_length([2, 5, 3, 1], batch_size=3, batch_tokens=6))
     [[1], [2, 0], [3]]
+    >>> list(batches_by_length([2, 5, 3, 1], batch_size=4, batch_tokens=20, prompts=[1, 2, 2, 1]))
+    [[1, 2], [0, 3]]
 
     Args:
-        lengths: tokens of each prompt.
-        batch_size: the most prompts of a batch.
-        batch_tokens: the most tokens of a batch, with padding; a longer prompt is a batch of its own.
+        lengths: tokens of each row.
+        batch_size: the most prompts of a batch, where each row counts as its fullest; a row of more is a batch of its
+            own.
+        batch_tokens: the most tokens of a batch, with padding; a longer row is a batch of its own.
+        prompts: how many prompts are in each row, by which they are sorted first; by default one.
 
     Returns:
-        The indices of each batch's prompts.
+        The indices of each batch's rows.
     """
-    by_length = sorted(range(len(lengths)), key=lambda index: -lengths[index])
-    start = 0
-    while start < len(by_length):
-        longest = max(1, lengths[by_length[start]])
-        size = max(1, min(batch_size, batch_tokens // longest))
-        yield by_length[start : start + size]
-        start += size
+    counts = [1] * len(lengths) if prompts is None else prompts
+    batch: list[int] = []
+    for row in sorted(range(len(lengths)), key=lambda row: (-counts[row], -lengths[row])):
+        grown = [*batch, row]
+        longest = max(lengths[other] for other in grown)
+        if batch and (len(grown) * counts[batch[0]] > batch_size or len(grown) * longest > batch_tokens):
+            yield batch
+            grown = [row]
+        batch = grown
+    if batch:
+        yield batch
 
 
 def rows_that_count(

@@ -1,7 +1,8 @@
 """What tokens attend to: masks in the form that a model's layers take, and attention for prompts laid end to end.
 
 All but attention works on tokens one by one, and so on a flat sequence. For attention alone the tokens are put back
-into prompts of their own. What these begin with in common stands in the flat sequence once, and is shown to all.
+into rows, each a prompt or a group of prompts that share a beginning. What all begin with stands in the flat sequence
+once, and is shown to all.
 """
 
 from __future__ import annotations
@@ -75,11 +76,10 @@ class FlatSequences:
 
     Attributes:
         prefix: how many tokens at its beginning are common to all prompts.
-        flat_of_padded: where each token of each prompt is in what follows, anywhere for padding, of shape
-            (batch, length).
-        padded_of_flat: where each token of what follows is in the prompts, joined, of shape (tokens,).
-        masks: for each kind of layer what the prompts attend to in prefix and prompt, of shape
-            (batch, 1, length, prefix + length).
+        flat_of_padded: where each token of each row is in what follows, anywhere for padding, of shape (rows, length).
+        padded_of_flat: where each token of what follows is in the rows, joined, of shape (tokens,).
+        masks: for each kind of layer what the rows attend to in prefix and row, of shape (rows, 1, length, prefix +
+            length).
         prefix_masks: the same for the prefix alone, of shape (1, 1, prefix, prefix).
     """
 
@@ -123,13 +123,13 @@ def _attend(
         return own(module, query, key, value, attention_mask, **options)
     flat, prefix = flat_sequences, flat_sequences.prefix
     kind = FULL if options.get("sliding_window") is None else SLIDING
-    keys, values = _in_prompts(key, flat), _in_prompts(value, flat)
+    keys, values = _in_rows(key, flat), _in_rows(value, flat)
     if prefix:
         keys, values = (
             torch.cat([whole[:, :, :prefix].expand(len(own_part), -1, -1, -1), own_part], dim=2)
             for whole, own_part in ((key, keys), (value, values))
         )
-    attended, _ = own(module, _in_prompts(query, flat), keys, values, flat.masks[kind], **options)
+    attended, _ = own(module, _in_rows(query, flat), keys, values, flat.masks[kind], **options)
     attended = attended.flatten(0, 1).index_select(0, flat.padded_of_flat).unsqueeze(0)
     if prefix:
         first, _ = own(
@@ -142,8 +142,8 @@ def _attend(
     return attended, None
 
 
-def _in_prompts(states: torch.Tensor, flat: FlatSequences) -> torch.Tensor:
-    """From the flat sequence, (1, heads, tokens, dimension), to prompts, (batch, heads, length, dimension)."""
+def _in_rows(states: torch.Tensor, flat: FlatSequences) -> torch.Tensor:
+    """From the flat sequence, (1, heads, tokens, dimension), to rows, (rows, heads, length, dimension)."""
     tokens, places = states[0, :, flat.prefix :].transpose(0, 1), flat.flat_of_padded
     return tokens.index_select(0, places.flatten()).unflatten(0, places.shape).transpose(1, 2)
 

@@ -25,6 +25,7 @@ from raft_peft.forward.layouts import (
     Layout,
     Sequences,
     flat_sequences,
+    grouped_sequences,
     padded_sequences,
     path_sequences,
     tree_sequences,
@@ -101,13 +102,16 @@ class Layouts:
             return path_sequences
         return partial(padded_sequences if trie is None else tree_sequences, bidirectional=self.bidirectional)
 
-    def choose(self, model: Any, trie: Trie | None, prefix: PrefixCache | None = None) -> Layout:
+    def choose(
+        self, model: Any, trie: Trie | None, prefix: PrefixCache | None = None, *, grouped: bool = False
+    ) -> Layout:
         """The layout of a batch.
 
         Args:
             model: the model, without a wrapper.
             trie: of the grid; None where every number is one token.
             prefix: what all prompts of the batch begin with; only where the model `can_cache_prefixes`.
+            grouped: put prompts that share a beginning in one sequence, where the model `can_cache_prefixes`.
 
         Raises:
             ValueError: the trie needs more memory in training than there is, or cannot be read with this attention.
@@ -119,6 +123,8 @@ class Layouts:
             return padded
         if prefix is not None:
             return prefix.layout
+        if grouped and self._caches_prefixes:
+            return grouped_sequences
         if self.padding_free:
             return partial(flat_sequences, bidirectional=self.bidirectional)
         return padded
@@ -175,7 +181,7 @@ def why_not_a_tree(model: Any) -> str | None:
     config = model.config.get_text_config()
     if own_implementation(config) not in DENSE:
         return f"its attention implementation is {own_implementation(config)!r}"
-    trie = Trie.of([((1, 2, 3), (1, 4), (2, 5), (3,))] * 2).to(device_of(model.get_input_embeddings()))
+    trie = Trie.of([((1, 2, 3), (1, 4), (2, 5), (3,))] * 3).to(device_of(model.get_input_embeddings()))
     return _why_not_equal(model, trie, tree_sequences, path_sequences)
 
 
@@ -205,8 +211,10 @@ def _why_not_equal(model: Any, trie: Trie | None, layout: Layout, plain_layout: 
     if others:
         return f"it has layers of the kind {min(others)!r}"
     device = device_of(model.get_input_embeddings())
-    input_ids = torch.tensor([[0, 0, *_COMMON, 5, 6], [*_COMMON, 3, 4, 5, 6]], device=device)
-    attention_mask = torch.tensor([[0, 0, 1, 1, 1, 1], [1, 1, 1, 1, 1, 1]], device=device)
+    # All begin alike, and the last two share more.
+    prompts = [[0, 0, *_COMMON, 5, 6], [*_COMMON, 3, 4, 5, 6], [*_COMMON, 3, 4, 6, 5]]
+    input_ids = torch.tensor(prompts, device=device)
+    attention_mask = torch.tensor([[0, 0, 1, 1, 1, 1], [1] * 6, [1] * 6], device=device)
     own, other = _twin(model, own_implementation(config)), _twin(model, config._attn_implementation)
     try:
         with torch.no_grad(), torch.autocast(device.type, enabled=False):

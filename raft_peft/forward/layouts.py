@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from raft_peft.forward.attention import DENSE, FlatSequences, masks_of_layers, own_implementation
+from raft_peft.forward.forest import Forest, Groups, Padding, group_prompts, token_cost_of
 from raft_peft.grid.trie import NO_NODE, Trie
 
 
@@ -23,8 +24,8 @@ class Sequences:
             positions say it.
         position_ids: of shape (sequences, length); None where they are counted from the mask.
         keep: the positions whose logits are needed: how many of the last, or which.
-        nodes: where the root and each node are among these, the sequences of one prompt joined, of shape
-            (batch, 1 + nodes); None where the kept positions are the nodes, in order.
+        nodes: where the root and each node are among these, the sequences joined, of shape (batch, 1 + nodes); None
+            where the kept positions are the nodes, in order.
         prompts: where each token of the prompts is in the sequences, joined, anywhere for padding, of shape
             (batch, length); None where the sequences are the prompts.
         options: what else the forward takes.
@@ -40,12 +41,10 @@ class Sequences:
 
     def node_logits(self, logits: torch.Tensor) -> torch.Tensor:
         """From the logits of the kept positions to those of the root and each node, (batch, 1 + nodes, vocabulary)."""
-        if self.prompts is None:
-            return logits
-        logits = logits.reshape(len(self.prompts), -1, logits.shape[-1])
-        if self.nodes is None:
-            return logits
-        return logits.gather(1, self.nodes.unsqueeze(-1).expand(-1, -1, logits.shape[-1]))
+        vocabulary = logits.shape[-1]
+        if self.nodes is not None:
+            return logits.reshape(-1, vocabulary)[self.nodes]
+        return logits if self.prompts is None else logits.reshape(len(self.prompts), -1, vocabulary)
 
     def prompt_states(self, states: torch.Tensor) -> torch.Tensor:
         """From the output embeddings of the sequences to those of the prompts, (batch, length, hidden)."""
@@ -54,67 +53,6 @@ class Sequences:
 
 # From the model without a wrapper, prompts that are padded on the left, and the trie behind them, to sequences.
 Layout = Callable[[Any, torch.Tensor, torch.Tensor, Any], Sequences]
-
-
-@dataclass(frozen=True)
-class Tree:
-    """Prompts, padded on the left, with a trie behind each: tokens, positions, and what attends to what."""
-
-    input_ids: torch.Tensor
-    positions: torch.Tensor
-    real: torch.Tensor
-    attends: torch.Tensor
-
-    @classmethod
-    def of(
-        cls, input_ids: torch.Tensor, attention_mask: torch.Tensor, trie: Trie | None, *, bidirectional: bool = False
-    ) -> Tree:
-        batch, length = input_ids.shape
-        real = attention_mask.bool()
-        positions = positions_of(attention_mask)
-        if trie is not None:
-            input_ids = torch.cat([input_ids, trie.node_ids], dim=1)
-            positions = torch.cat([positions, attention_mask.sum(1, keepdim=True) + trie.depths - 1], dim=1)
-        size = input_ids.shape[1]
-        # Padding attends to itself, since every query needs something to attend to.
-        attends = torch.eye(size, dtype=torch.bool, device=real.device).repeat(batch, 1, 1)
-        prompt = real.unsqueeze(1)
-        if not bidirectional:
-            prompt = prompt & torch.ones(length, length, dtype=torch.bool, device=real.device).tril()
-        attends[:, :length, :length] |= prompt
-        if trie is not None:
-            attends[:, length:, :length] = real.unsqueeze(1)
-            attends[:, length:, length:] |= trie.ancestors
-            real = torch.cat([real, torch.ones_like(trie.node_ids, dtype=torch.bool)], dim=1)
-        return cls(input_ids, positions, real, attends)
-
-    def behind(self, prefix: int) -> torch.Tensor:
-        """Which tokens behind as many as the prefix has are real ones that are not of it.
-
-        Of shape (batch, tokens - prefix). In a prompt with padding, the prefix ends further right.
-        """
-        own = self.real & (self.positions >= prefix)
-        return own[:, prefix:]
-
-    def masks_behind(
-        self, model: Any, prefix: int, own: torch.Tensor, *, bidirectional: bool = False
-    ) -> dict[str, torch.Tensor]:
-        """For each kind of layer, what the tokens behind a common prefix attend to in prefix and prompt.
-
-        Of shape (batch, 1, tokens - prefix, tokens).
-        """
-        attends = self.attends[:, prefix:, prefix:] & own.unsqueeze(1)
-        attends |= torch.eye(attends.shape[1], dtype=torch.bool, device=own.device)
-        to_prefix = torch.ones(*own.shape, prefix, dtype=torch.bool, device=own.device)
-        positions = self.positions[:, prefix:]
-        of_prefix = torch.arange(prefix, device=own.device).expand(len(own), -1)
-        return masks_of_layers(
-            model,
-            torch.cat([to_prefix, attends], dim=2),
-            positions,
-            torch.cat([of_prefix, positions], dim=1),
-            bidirectional=bidirectional,
-        )
 
 
 def as_the_forward_takes_them(masks: dict[str, torch.Tensor]) -> torch.Tensor | dict[str, torch.Tensor]:
@@ -149,17 +87,32 @@ def tree_sequences(
         trie: of the grid.
         bidirectional: whether the tokens of the prompt attend to all of the prompt.
     """
-    tree = Tree.of(input_ids, attention_mask, trie, bidirectional=bidirectional)
-    masks = masks_of_layers(model, tree.attends, tree.positions, tree.positions, bidirectional=bidirectional)
-    batch, length = input_ids.shape
-    places = torch.arange(batch * tree.input_ids.shape[1], device=input_ids.device).view(batch, -1)
+    forest = Forest.of(input_ids, attention_mask, trie, bidirectional=bidirectional)
+    return _rows_of(forest, forest.masks(model, bidirectional=bidirectional), grouped=False)
+
+
+def grouped_sequences(
+    model: Any, input_ids: torch.Tensor, attention_mask: torch.Tensor, trie: Trie | None
+) -> Sequences:
+    """A sequence for each group of prompts that share a beginning, with this in it once, under a tree attention mask.
+
+    Takes what `tree_sequences` does, and None for a trie where every number is one token.
+    """
+    groups = groups_of(model, input_ids, attention_mask, trie=trie)
+    if trie is None and not groups.share:
+        return padded_sequences(model, input_ids, attention_mask)
+    forest = Forest.of(input_ids, attention_mask, trie, groups=groups)
+    return _rows_of(forest, forest.masks(model), grouped=True)
+
+
+def _rows_of(forest: Forest, masks: dict[str, torch.Tensor], *, grouped: bool) -> Sequences:
     return Sequences(
-        tree.input_ids,
+        forest.input_ids,
         as_the_forward_takes_them(masks),
-        tree.positions,
-        1 + trie.size,
-        None,
-        places[:, :length],
+        forest.positions,
+        forest.keep,
+        forest.kept_nodes if grouped else None,
+        forest.prompts,
     )
 
 
@@ -177,6 +130,7 @@ def path_sequences(model: Any, input_ids: torch.Tensor, attention_mask: torch.Te
     kept = torch.arange(count * (1 + depth), device=paths.device).view(count, 1 + depth)
     nodes = torch.zeros(batch, 2 + trie.size, dtype=torch.long, device=paths.device)  # the last for padding
     nodes.scatter_(1, (paths % (2 + trie.size)).flatten(1), kept[:, 1:].reshape(1, -1).expand(batch, -1))
+    nodes += kept.numel() * torch.arange(batch, device=paths.device).unsqueeze(1)
     places = torch.arange(input_ids.numel(), device=paths.device).view(batch, count, -1)
     return Sequences(
         input_ids,
@@ -198,48 +152,64 @@ def flat_sequences(
 ) -> Sequences:
     """All prompts end to end in one sequence, without padding, and what they begin with in common once.
 
-    Takes what `tree_sequences` does, and None for a trie where every number is one token. FlashAttention tells the
-    prompts apart by their positions, and takes neither a trie nor a beginning in common.
+    Takes what `tree_sequences` does, and None for a trie where every number is one token. What all prompts begin with
+    stands before them; what only some of them share, before these. FlashAttention tells the prompts apart by their
+    positions, and takes neither a trie nor a beginning in common.
     """
     config = model.config.get_text_config()
     if own_implementation(config) not in DENSE:
         return _flash_sequences(input_ids, attention_mask)
-    tree = Tree.of(input_ids, attention_mask, trie, bidirectional=bidirectional)
-    length = input_ids.shape[1]
-    prefix = 0 if bidirectional else _common_prefix(input_ids, attention_mask)
-    # In the prompts themselves the prefix is left out, as is the padding.
-    own, positions, ids = tree.behind(prefix), tree.positions[:, prefix:], tree.input_ids[:, prefix:]
-    flat_of_padded, padded_of_flat = _flattened(own)
-
+    prefix, groups = 0, None
+    if not bidirectional and len(input_ids) > 1:
+        prefix = _common_prefix(input_ids, attention_mask)
+        groups = groups_of(model, input_ids, attention_mask, prefix=prefix, trie=trie, padding="attention")
+    forest = Forest.of(input_ids, attention_mask, trie, prefix=prefix, groups=groups, bidirectional=bidirectional)
+    flat_of_padded, padded_of_flat = _flattened(forest.real)
     first = input_ids[0, attention_mask[0].bool()]
-    prefix_positions = torch.arange(prefix, device=own.device)
+    prefix_positions = torch.arange(prefix, device=first.device)
     # A mask of four dimensions is passed on to the attention as it is.
-    unused_mask = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=own.device)
+    unused_mask = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=first.device)
     flat = FlatSequences(
         prefix,
         flat_of_padded,
         padded_of_flat,
-        tree.masks_behind(model, prefix, own, bidirectional=bidirectional),
+        forest.masks(model, prefix, bidirectional=bidirectional),
         masks_of_layers(
             model,
-            torch.ones(1, prefix, prefix, dtype=torch.bool, device=own.device).tril(),
+            torch.ones(1, prefix, prefix, dtype=torch.bool, device=first.device).tril(),
             prefix_positions[None],
             prefix_positions[None],
         ),
     )
-    kept = own.shape[1] - (1 if trie is None else 1 + trie.size)
-    of_prompts = torch.where(tree.positions[:, :length] < prefix, tree.positions[:, :length], 0)
-    of_prompts[:, prefix:] = torch.where(
-        own[:, : length - prefix], prefix + flat_of_padded[:, : length - prefix], of_prompts[:, prefix:]
-    )
+    of_prompts, positions = prefix + flat_of_padded.flatten()[forest.prompts], positions_of(attention_mask)
     return Sequences(
-        torch.cat([first[:prefix], ids.flatten()[padded_of_flat]])[None],
+        torch.cat([first[:prefix], forest.input_ids.flatten()[padded_of_flat]])[None],
         unused_mask,
-        torch.cat([prefix_positions, positions.flatten()[padded_of_flat]])[None],
-        prefix + flat_of_padded[:, kept:].flatten(),
+        torch.cat([prefix_positions, forest.positions.flatten()[padded_of_flat]])[None],
+        prefix + flat_of_padded.flatten()[forest.nodes].flatten(),
         None,
-        of_prompts,
+        of_prompts.where(positions >= prefix, positions),
         {"flat_sequences": flat},
+    )
+
+
+def groups_of(
+    model: Any,
+    input_ids: torch.Tensor,
+    attention_mask: torch.Tensor,
+    *,
+    prefix: int = 0,
+    trie: Trie | None = None,
+    padding: Padding = "rows",
+) -> Groups:
+    """The groups in which a batch of prompts, padded on the left, costs least behind their common beginning."""
+    ids, lengths = input_ids.cpu().numpy(), attention_mask.sum(1).tolist()
+    return group_prompts(
+        [row[len(row) - length + prefix :] for row, length in zip(ids, lengths, strict=True)],
+        prefix=prefix,
+        token_cost=token_cost_of(model),
+        extra=0 if trie is None else trie.size,
+        padding=padding,
     )
 
 

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from transformers import Cache, DynamicCache, DynamicLayer
 
-from raft_peft.forward.layouts import Sequences, Tree, as_the_forward_takes_them
+from raft_peft.forward.forest import Forest
+from raft_peft.forward.layouts import Sequences, as_the_forward_takes_them, groups_of
 from raft_peft.forward.model import device_of, forward_parameters
 from raft_peft.grid.trie import Trie
 
@@ -34,18 +35,21 @@ class PrefixCache:
     def layout(
         self, model: Any, input_ids: torch.Tensor, attention_mask: torch.Tensor, trie: Trie | None = None
     ) -> Sequences:
-        """The layout of prompts that all begin with the prefix: what is behind it, and the trie, in one sequence each.
+        """The layout of prompts that all begin with the prefix: what is behind it, and the trie.
 
-        Takes what `tree_sequences` does, and None for a trie where every number is one token.
+        Each prompt is a sequence, or a group of prompts that share more than the prefix is one. Takes what
+        `tree_sequences` does, and None for a trie where every number is one token.
         """
         prefix = len(self.token_ids)
-        tree = Tree.of(input_ids, attention_mask, trie)
-        masks = tree.masks_behind(model, prefix, tree.behind(prefix))
+        groups = groups_of(model, input_ids, attention_mask, prefix=prefix, trie=trie)
+        forest = Forest.of(input_ids, attention_mask, trie, prefix=prefix, groups=groups)
         return Sequences(
-            tree.input_ids[:, prefix:],
-            as_the_forward_takes_them(masks),
-            tree.positions[:, prefix:],
-            1 if trie is None else 1 + trie.size,
+            forest.input_ids,
+            as_the_forward_takes_them(forest.masks(model, prefix)),
+            forest.positions,
+            forest.keep,
+            forest.kept_nodes,
+            forest.prompts,
             options={self._argument: self._cache},
         )
 

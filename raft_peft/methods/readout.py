@@ -204,6 +204,7 @@ class Readout:
         *,
         unwrapped: Any = None,
         prefix: PrefixCache | None = None,
+        grouped: bool = False,
         **kwargs: Any,
     ) -> HeadOutput:
         """The head's output on the final position of each row.
@@ -213,6 +214,7 @@ class Readout:
             batch: of the collator.
             unwrapped: the model, where the pass is carried out inside the forward of `model`, see `read_inside`.
             prefix: what all rows begin with, where it has been run.
+            grouped: whether rows that share more are run together, with that once.
             kwargs: passed on to the forward.
 
         Raises:
@@ -223,7 +225,7 @@ class Readout:
         grid_token_ids = batch["grid_token_ids"] if trie is None else trie.token_ids
         trie = trie if self.head.reads_grid else None
         options = {
-            "layout": self.layouts.choose(itself, trie, prefix),
+            "layout": self.layouts.choose(itself, trie, prefix, grouped=grouped),
             "hidden_states": self.head.reads_hidden_states,
             "constrained": self.settings.constrained,
             "max_nodes": None if trie is None or torch.is_grad_enabled() else nodes_at_once(itself, trie),

@@ -1,4 +1,4 @@
-"""Many prompts through a model: in batches of like length, their common beginning once, in parts that fit."""
+"""Many prompts through a model: in batches of like length, what they begin with once, in parts that fit."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 
 from raft_peft.data.batches import RegressionCollator, batches_by_length
 from raft_peft.data.prompts import EncodedPrompt
+from raft_peft.forward.forest import Groups, apart, group_prompts, token_cost_of
 from raft_peft.forward.memory import PartsThatFit
 from raft_peft.forward.model import device_of
 from raft_peft.forward.one_at_a_time import turn_of
@@ -60,13 +62,36 @@ class BatchRunner:
         readings: list[Reading] = []
         with self._inference():
             self._prefix = self._prefix_of(prompts)
-            known = 0 if self._prefix is None else len(self._prefix.token_ids)
-            lengths = [len(prompt.input_ids) - known for prompt in prompts]
-            for batch in batches_by_length(lengths, self.batch_size, self.batch_tokens):
-                readings += self._run_batch([prompts[index] for index in batch])
+            for batch, prefix in self._batches(prompts):
+                readings += self._run_batch([prompts[index] for index in batch], prefix)
                 order += batch
                 on_batch(len(batch))
         return joined(readings, torch.tensor(order).argsort())
+
+    def _batches(self, prompts: Sequence[EncodedPrompt]) -> Iterator[tuple[list[int], PrefixCache | None]]:
+        """The indices of each batch's prompts, and what is known of their beginning."""
+        known = 0 if self._prefix is None else len(self._prefix.token_ids)
+        behind = [np.array(prompt.input_ids[known:]) for prompt in prompts]
+        groups = self._groups(behind, known)
+        indices = [groups.order[group].tolist() for group in groups]
+        sizes = [sum(len(behind[index]) for index in group) for group in indices]
+        sizes = [size - int(groups.shared[group].sum()) for size, group in zip(sizes, groups, strict=True)]
+        for batch in batches_by_length(sizes, self.batch_size, self.batch_tokens, list(map(len, indices))):
+            members = [index for group in batch for index in indices[group]]
+            if len(members) <= self.batch_size:
+                yield members, self._prefix
+                continue
+            # One group that is more than a batch: its beginning is run once, and known to all of its batches.
+            beginning = common_prefix([prompts[index].input_ids for index in members])
+            prefix = PrefixCache(self.model, beginning)
+            for part in chunks(members, self.batch_size):
+                yield part, prefix
+
+    def _groups(self, prompts: Sequence[np.ndarray], prefix: int) -> Groups:
+        if len(prompts) == 1 or not self.readout.can_cache_prefixes(self.model):
+            return apart(len(prompts))
+        # Batches are of like length, so that hardly anything is padded.
+        return group_prompts(prompts, prefix=prefix, token_cost=token_cost_of(self.model), padding="nothing")
 
     @contextmanager
     def _inference(self) -> Iterator[None]:
@@ -94,15 +119,16 @@ class BatchRunner:
             return None
         return PrefixCache(self.model, token_ids) if self.readout.can_cache_prefixes(self.model) else None
 
-    def _run_batch(self, prompts: Sequence[EncodedPrompt]) -> list[Reading]:
+    def _run_batch(self, prompts: Sequence[EncodedPrompt], prefix: PrefixCache | None) -> list[Reading]:
         """The reading of a batch, in parts where the memory is not enough for the whole."""
         longest = max(len(prompt.input_ids) for prompt in prompts)
-        return self.parts.run(lambda some: self._run_part(prompts[some]), len(prompts), longest)
+        return self.parts.run(lambda some: self._run_part(prompts[some], prefix), len(prompts), longest)
 
-    def _run_part(self, prompts: Sequence[EncodedPrompt]) -> Reading:
+    def _run_part(self, prompts: Sequence[EncodedPrompt], prefix: PrefixCache | None) -> Reading:
         batch = self.collator([{"input_ids": p.input_ids, "grid_token_ids": p.grid_token_ids} for p in prompts])
         batch = {name: tensor.to(self._device) for name, tensor in batch.items()}
-        return self.readout.read(self.readout.read_head(self.model, batch, prefix=self._prefix), self.model, batch)
+        head = self.readout.read_head(self.model, batch, prefix=prefix, grouped=True)
+        return self.readout.read(head, self.model, batch)
 
 
 def autocast_dtype(name: str | torch.dtype | None) -> torch.dtype | None:

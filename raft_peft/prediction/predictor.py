@@ -257,7 +257,7 @@ class RegressionPredictor:
     ) -> Predictions:
         """Predict one number for each prompt.
 
-        Prompts of like length are run together, and what they all begin with once for all.
+        Prompts of like length are run together, and what several of them begin with once for all of these.
 
         Args:
             prompts: texts, chats (lists of messages), or rows (dicts with `prompt`, or the columns of the prompt
@@ -408,7 +408,7 @@ class RegressionPredictor:
         batch_size: int = 64,
         *,
         batch_tokens: int = 4096,
-        chunk_size: int = 4096,
+        chunk_size: int = 8192,
         first_row: int = 0,
         show_progress: bool | None = None,
     ) -> Iterator[Reading]:
@@ -417,7 +417,7 @@ class RegressionPredictor:
         Takes what `predict` takes.
 
         Args:
-            chunk_size: the prompts that are sorted by length together; their readings come together, in order.
+            chunk_size: the prompts that are sorted by beginning and length together, and read in order.
             first_row: the number of the first of them, for messages.
 
         Yields:
