@@ -156,6 +156,32 @@ def grid_metrics(log_probs: Numbers) -> dict[str, float]:
     return {"grid_mass": float(np.exp(log_probs).sum(-1).mean()), "entropy": float(entropy.mean())}
 
 
+def crps_by_row(
+    log_probs: Numbers, values: Numbers, label_shares: Numbers, beyond: Numbers | None = None
+) -> np.ndarray:
+    """The continuous ranked probability score of each row, in the unit of the labels, of shape (rows,).
+
+    Args:
+        log_probs, values, label_shares, beyond: as in [`distribution_metrics`].
+    """
+    _, p, shares, numbers = _in_order(log_probs, values, label_shares)
+    below, label_below = p.cumsum(-1)[:, :-1], shares.cumsum(-1)[:, :-1]
+    crps = ((below**2 - 2 * below * label_below + label_below) * np.diff(numbers)).sum(-1)
+    return crps + (0 if beyond is None else np.asarray(beyond, dtype=np.float64))
+
+
+def _in_order(
+    log_probs: Numbers, values: Numbers, label_shares: Numbers
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Log-probabilities given the grid, probabilities, shares, and the numbers, from the least number on."""
+    from scipy import special
+
+    numbers = np.asarray(values, dtype=np.float64)
+    order = np.argsort(numbers)
+    log_p = special.log_softmax(np.asarray(log_probs, dtype=np.float64)[:, order], axis=-1)
+    return log_p, np.exp(log_p), np.asarray(label_shares, dtype=np.float64)[:, order], numbers[order]
+
+
 def distribution_metrics(
     log_probs: Numbers,
     values: Numbers,
@@ -181,22 +207,15 @@ def distribution_metrics(
         the labels in the central interval of level 0.9, and `central_90_width`; and, of rows with ratings,
         `rater_distance`, the total variation distance from the ratings' distribution, 0 to 1.
     """
-    from scipy import special
-
-    numbers = np.asarray(values, dtype=np.float64)
-    order = np.argsort(numbers)
-    numbers = numbers[order]
-    log_p = special.log_softmax(np.asarray(log_probs, dtype=np.float64)[:, order], axis=-1)
-    p, shares = np.exp(log_p), np.asarray(label_shares, dtype=np.float64)[:, order]
+    log_p, p, shares, numbers = _in_order(log_probs, values, label_shares)
     below, label_below = p.cumsum(-1)[:, :-1], shares.cumsum(-1)[:, :-1]
     # A number that is ruled out costs nothing where no label is.
     costs = np.where(shares > 0, -shares * np.where(shares > 0, log_p, 0), 0)
     distribution = GridDistribution(torch.from_numpy(log_p), torch.from_numpy(numbers))
     low, high = (end.numpy() for end in distribution.interval(0.9))
     inside = (numbers >= low[:, None]) & (numbers <= high[:, None])
-    crps = ((below**2 - 2 * below * label_below + label_below) * np.diff(numbers)).sum(-1)
     metrics = {
-        "crps": (crps + (0 if beyond is None else np.asarray(beyond, dtype=np.float64))).mean(),
+        "crps": crps_by_row(log_probs, values, label_shares, beyond).mean(),
         "nll": costs.sum(-1).mean(),
         "calibration_error": np.mean([_calibration_error(*gap) for gap in zip(below.T, label_below.T, strict=True)]),
         "central_90_coverage": (shares * inside).sum(-1).mean(),
@@ -272,6 +291,10 @@ class RowDistributions:
         return RowDistributions(
             self.values, self.log_probs[rows], self.label_shares[rows], self.rated[rows], self.beyond[rows]
         )
+
+    def crps(self) -> np.ndarray:
+        """The score of each row, of shape (rows,); see [`crps_by_row`]."""
+        return crps_by_row(self.log_probs, self.values, self.label_shares, self.beyond)
 
     def metrics(self) -> dict[str, float]:
         """Those of `distribution_metrics`."""

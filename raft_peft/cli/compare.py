@@ -37,8 +37,9 @@ _ON_WHAT = (
     "max_train_samples",
     "max_eval_samples",
     "max_test_samples",
+    "drop_leaks",
 )
-_WHAT = ("suite", "quick", "methods", "encoder", "decisions", "seeds")
+_WHAT = ("suite", "quick", "methods", "baseline", "encoder", "decisions", "seeds", "train_sizes", "budget")
 
 
 def parser() -> Any:

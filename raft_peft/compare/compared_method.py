@@ -14,6 +14,9 @@ from raft_peft.methods.renormalization import renormalizes
 from raft_peft.training.number_tokens import INITS
 
 ENCODERS = ("encoder_cls", "encoder_mean")
+SEQUENCE_CLASSIFICATION = "sequence_classification"
+# They are trained by transformers' own `Trainer`, and know no grid.
+BASELINES = (*ENCODERS, SEQUENCE_CLASSIFICATION)
 
 # What a method of a comparison takes beside the settings of `MethodSettings`.
 _WEIGHTS = ("pretrained", "random")
@@ -26,7 +29,7 @@ class ComparedMethod:
 
     Attributes:
         label: as it was named.
-        name: of the method, or of an encoder baseline.
+        name: of the method, or of a baseline.
         options: its settings.
         grid: its own grid, in place of the comparison's.
         number_tokens: how the rows of new tokens start, one token for each number of the grid (the paper's Tables 17
@@ -50,18 +53,18 @@ class ComparedMethod:
         """
         label = label.strip()
         name, *parts = re.split(r":(?=\w+=)", label)
-        if name not in (*METHODS, *ENCODERS):
-            raise ValueError(f"There is no method {name!r}. Choose one of {', '.join((*METHODS, *ENCODERS))}.")
-        types = {"frozen": bool} if name in ENCODERS else _option_types()
+        if name not in (*METHODS, *BASELINES):
+            raise ValueError(f"There is no method {name!r}. Choose one of {', '.join((*METHODS, *BASELINES))}.")
+        types = _option_types(name)
         options: dict[str, Any] = {}
         for part in parts:
             option, _, text = part.partition("=")
             if option not in types:
-                raise ValueError(f"Method {name!r} has no option {option!r}. It has {', '.join(types)}.")
+                raise ValueError(f"Method {name!r} has no option {option!r}. It has {', '.join(types) or 'none'}.")
             options[option] = _value(option, text, types[option])
         own = {option: options.pop(option) for option in ("grid", "number_tokens", "token_rows") if option in options}
         method = cls(label, name, options, **own)
-        if name not in ENCODERS:
+        if not method.is_baseline:
             method._check(method.grid)
         return method
 
@@ -71,12 +74,12 @@ class ComparedMethod:
         Raises:
             ValueError: every prediction would be the same.
         """
-        if not self.is_encoder and self.grid is None:
+        if not self.is_baseline and self.grid is None:
             self._check(grid)
 
     def renormalizes(self, grid: NumberGrid) -> bool:
         """Whether it divides the probabilities by their sum over a grid."""
-        return not self.is_encoder and renormalizes(self._settings, grid)
+        return not self.is_baseline and renormalizes(self._settings, grid)
 
     @property
     def _settings(self) -> MethodSettings:
@@ -101,16 +104,20 @@ class ComparedMethod:
             raise ValueError(f"{self.label!r} sets the rows of its tokens twice. Use number_tokens=random alone.")
 
     @property
+    def is_baseline(self) -> bool:
+        return self.name in BASELINES
+
+    @property
     def is_encoder(self) -> bool:
         return self.name in ENCODERS
 
     @property
     def trains(self) -> bool:
-        return self.is_encoder or METHODS[self.name].trains
+        return self.is_baseline or METHODS[self.name].trains
 
     @property
     def reads_text(self) -> bool:
-        return not self.is_encoder and METHODS[self.name].reads_text
+        return not self.is_baseline and METHODS[self.name].reads_text
 
     @property
     def starts_at_random(self) -> bool:
@@ -152,7 +159,10 @@ def split_methods(text: str) -> list[str]:
     return labels
 
 
-def _option_types() -> dict[str, Any]:
+def _option_types(name: str) -> dict[str, Any]:
+    """What a method can be told beside its name, and the type of each."""
+    if name in BASELINES:
+        return {"frozen": bool} if name in ENCODERS else {}
     types = {setting.name: type(setting.default) for setting in fields(MethodSettings) if setting.name != "method"}
     without_default = {"renormalize": bool, "num_samples": int, "special_token": str}
     without_default |= {"distribution_loss": str, "distribution_weight": float}

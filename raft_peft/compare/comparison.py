@@ -4,30 +4,42 @@ from __future__ import annotations
 
 import json
 import logging
-import subprocess
-import sys
 import traceback
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
-from dataclasses import asdict, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from datasets import DatasetDict
 from tqdm.auto import tqdm
 
 from raft_peft.compare.compared_method import ComparedMethod
+from raft_peft.compare.execution import LOG, carry_out
+from raft_peft.compare.leaks import Leak, find_leaks
+from raft_peft.compare.overview import write_overview
 from raft_peft.compare.report import write_report
 from raft_peft.compare.results import RunResult, best_rate, finished_runs
 from raft_peft.compare.rows import check_dataset, digest, kept_rows, labels_of, load_rows
-from raft_peft.compare.run import COMPARISON, RESULT, Run, execute
+from raft_peft.compare.run import COMPARISON, RESULT, Run
+from raft_peft.compare.schedule import (
+    Planned,
+    Progress,
+    later_runs,
+    planned_runs,
+    rates_at_first,
+    settings_at,
+    train_sizes,
+)
 from raft_peft.compare.settings import EXTENSIBLE, CompareSettings
 from raft_peft.grid import NumberGrid
+from raft_peft.main_process import warn
 from raft_peft.methods.saved_folder import check_there_is
 from raft_peft.tasks import get_task
 
-DATA, RUNS, LOG, TABLE = "data", "runs", "log.txt", "table.md"
+logger = logging.getLogger(__name__)
+
+DATA, RUNS = "data", "runs"
 
 AnyGrid = Iterable[float] | Mapping[float, str] | NumberGrid
 
@@ -36,8 +48,9 @@ def compare_methods(settings: CompareSettings, dataset: DatasetDict | None = Non
     """Train and test every method, and write what came of it into `settings.output_dir`.
 
     Each method tries every learning rate with the first seed and takes the one with the lowest validation RMSE for the
-    other seeds. Each run is tested at its best step by validation RMSE, or its last. Runs that are done already are
-    not done again; one that fails is reported and leaves the others be. Several tasks have a folder each.
+    other seeds and for fewer training rows. Each run is tested at its best step by validation RMSE, or its last. Runs
+    that are done already are not done again; one that fails is reported and leaves the others be. Several tasks have a
+    folder each, and one that fails leaves the others be too.
 
     Args:
         settings: what is compared, and how.
@@ -45,8 +58,12 @@ def compare_methods(settings: CompareSettings, dataset: DatasetDict | None = Non
         grid: its numbers, in place of the task's or of `settings.grid`.
 
     Returns:
-        The table as Markdown, which is also written, as `table.md` and `table.csv`, beside `predictions/`, `pictures/`
-        and `runs/`.
+        The tables as Markdown, which are also written as `table.md`, beside `predictions/`, `pictures/` and `runs/`.
+        `table.csv` has a row for each line of the tables and number of training rows. `table.json` has these rows
+        under `summary`, each run by itself under `runs`, and under `differences` how each line differs from the
+        `baseline`: of each metric the `difference`, the ends `low` and `high` of its interval, and the `verdict`. For
+        several tasks, those in the folder above hold all: `table.csv` has a column `task`, and `table.json` the one
+        of each task under `tasks`.
 
     Raises:
         ValueError: no data or two; the folder holds another comparison; no run gave a result.
@@ -74,27 +91,73 @@ def compare_methods(settings: CompareSettings, dataset: DatasetDict | None = Non
         _opened(replace(settings, task=task, task_path=path, output_dir=folder), dataset, grid)
         for task, path, folder in zip(named, paths, folders, strict=True)
     ]
+    progress = Progress(run for one in comparisons for run in one.planned())
     if len(tasks) < 2:
-        return _compare(*comparisons[0])
-    tables = [f"## {task}\n\n{_compare(*one)}" for task, one in zip(tasks, comparisons, strict=True)]
-    text = "\n".join(tables)
-    (Path(settings.output_dir) / TABLE).write_text(text, encoding="utf-8")
-    return text
+        return _compare(comparisons[0], progress)
+    texts, failures = {}, {}
+    for task, one in zip(tasks, comparisons, strict=True):
+        try:
+            texts[task] = _compare(one, progress)
+        # A task that fails leaves the others alone, whatever the reason.
+        except Exception as error:
+            traceback.print_exc()
+            failures[task] = f"{type(error).__name__}: {error}"
+    return write_overview(Path(settings.output_dir), texts, failures)
 
 
-def _opened(
-    settings: CompareSettings, dataset: DatasetDict | None, grid: AnyGrid | None
-) -> tuple[CompareSettings, NumberGrid, DatasetDict]:
-    """A comparison on one dataset, whose folder holds its rows and settings."""
+@dataclass
+class _Opened:
+    """A comparison on one dataset, whose folder holds its rows and settings.
+
+    Attributes:
+        settings: of it, with one task at most.
+        grid: of the methods that have none of their own.
+        data: the rows of every run.
+        leaks: between test and training rows.
+    """
+
+    settings: CompareSettings
+    grid: NumberGrid
+    data: DatasetDict
+    leaks: Sequence[Leak]
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.settings.output_dir)
+
+    @property
+    def sizes(self) -> list[int | None]:
+        return train_sizes(self.settings, len(self.data["train"]))
+
+    def run_folder(self, method: ComparedMethod, size: int | None, rate: float | None, seed: int) -> Path:
+        """The folder of a run. What is not trained is the same for any number of training rows."""
+        rows = f"rows{size}-" if size is not None and method.trains else ""
+        rates = "" if rate is None else f"lr{rate:g}-"
+        return self.folder / RUNS / method.slug / f"{rows}{rates}seed{seed}"
+
+    def planned(self) -> Iterable[Planned]:
+        return planned_runs(self.settings, self.sizes)
+
+
+def _opened(settings: CompareSettings, dataset: DatasetDict | None, grid: AnyGrid | None) -> _Opened:
+    """Open the folder of a comparison, and say what is odd about its rows."""
     found = _grid_of(settings, dataset, grid)
     data = kept_rows(load_rows(settings) if dataset is None else dataset, settings)
+    data, leaks = find_leaks(data, drop=settings.drop_leaks)
     folder = Path(settings.output_dir)
     _open(folder, settings, found, data)
+    for leak in leaks:
+        cure = "" if leak.dropped else " Remove them with `drop_leaks=True`, or repair the splits."
+        warn(logger, f"{'' if settings.task is None else f'{settings.task}: '}{leak}{cure}")
+    all_rows = [size for size in settings.sizes() if size is not None and size >= len(data["train"])]
+    if all_rows:
+        named = ", ".join(map(str, all_rows))
+        tqdm.write(f"{named} training rows: there are {len(data['train'])}, and all are taken.")
     if not (folder / DATA).is_dir():
         unfinished = folder / f"{DATA}.unfinished"
         data.save_to_disk(str(unfinished))
         unfinished.rename(folder / DATA)
-    return settings, found, data
+    return _Opened(settings, found, data, leaks)
 
 
 def _grid_of(settings: CompareSettings, dataset: DatasetDict | None, grid: AnyGrid | None) -> NumberGrid:
@@ -118,26 +181,42 @@ def _grid_of(settings: CompareSettings, dataset: DatasetDict | None, grid: AnyGr
     return found
 
 
-def _compare(settings: CompareSettings, grid: NumberGrid, data: DatasetDict) -> str:
+def _compare(opened: _Opened, progress: Progress) -> str:
     """Do the runs that are not done, and write the report."""
-    folder = Path(settings.output_dir)
-    methods = settings.compared_methods()
-    planned = sum(_planned_runs(method, settings) for method in methods)
+    methods = opened.settings.compared_methods()
     failures: dict[str, str] = {}
-    with tqdm(total=planned, unit="run") as progress:
-        for method in methods:
-            progress.set_description(method.label)
-            for rate, seed in _rates_at_seed_0(method, settings):
-                _run(folder, settings, grid, method, rate, seed, failures)
-                progress.update()
-            rate = best_rate(finished_runs(folder / RUNS / method.slug))
-            for seed in range(1, settings.seeds if method.is_random else 1):
-                if rate is not None or not method.trains:
-                    _run(folder, settings, grid, method, rate, seed, failures)
-                progress.update()
+    *smaller, largest = opened.sizes
 
-    results = {method.label: finished_runs(folder / RUNS / method.slug) for method in methods}
-    return write_report(folder, settings, results, failures, train_labels=labels_of(data["train"]))
+    def run(method: ComparedMethod, size: int | None, rate: float | None, seed: int) -> None:
+        planned = Planned(opened.settings.task, method.label, size)
+        folder = opened.run_folder(method, size, rate, seed)
+        if (folder / RESULT).is_file():
+            progress.finish(planned, RunResult.load(folder).seconds)
+            return
+        reason = _run(opened, folder, method, size, rate, seed)
+        if reason is not None:
+            failures[f"{method.label}, {folder.name}"] = reason
+        progress.finish(planned, RunResult.load(folder).seconds if reason is None else None)
+        tqdm.write(str(progress))
+
+    for method in methods:
+        for rate in rates_at_first(method, opened.settings):
+            run(method, largest, rate, 0)
+        best = best_rate(finished_runs(opened.folder / RUNS / method.slug), largest)
+        for size, seed in later_runs(method, opened.settings, smaller, largest):
+            if best is not None or not method.trains:
+                run(method, size, best, seed)
+            else:
+                progress.finish(Planned(opened.settings.task, method.label, size), None)
+    results = {method.label: finished_runs(opened.folder / RUNS / method.slug) for method in methods}
+    return write_report(
+        opened.folder,
+        opened.settings,
+        results,
+        failures,
+        train_labels=labels_of(opened.data["train"]),
+        leaks=opened.leaks,
+    )
 
 
 def _open(folder: Path, settings: CompareSettings, grid: NumberGrid, data: DatasetDict) -> None:
@@ -148,7 +227,9 @@ def _open(folder: Path, settings: CompareSettings, grid: NumberGrid, data: Datas
     fixed["digest"] = {split: digest(rows) for split, rows in data.items()}
     path = folder / COMPARISON
     if path.is_file():
-        found = json.loads(path.read_text(encoding="utf-8"))
+        told = json.loads(path.read_text(encoding="utf-8"))
+        # A setting that a folder of an earlier version does not name was not there, and did what its default does.
+        found = {**{one.name: one.default for one in fields(settings)}, **told}
         other = [key for key in fixed if found.get(key) != fixed[key]]
         if other:
             raise ValueError(
@@ -160,81 +241,26 @@ def _open(folder: Path, settings: CompareSettings, grid: NumberGrid, data: Datas
     path.write_text(json.dumps(fixed, indent=2) + "\n", encoding="utf-8")
 
 
-def _rates_at_seed_0(method: ComparedMethod, settings: CompareSettings) -> list[tuple[float | None, int]]:
-    return [(rate, 0) for rate in settings.rates()] if method.trains else [(None, 0)]
-
-
-def _planned_runs(method: ComparedMethod, settings: CompareSettings) -> int:
-    return len(_rates_at_seed_0(method, settings)) + (settings.seeds - 1 if method.is_random else 0)
-
-
 def _run(
-    folder: Path,
-    settings: CompareSettings,
-    grid: NumberGrid,
-    method: ComparedMethod,
-    rate: float | None,
-    seed: int,
-    failures: dict[str, str],
-) -> None:
-    """Carry out one run, unless it is done."""
-    name = f"seed{seed}" if rate is None else f"lr{rate:g}-seed{seed}"
-    run_folder = folder / RUNS / method.slug / name
-    if (run_folder / RESULT).is_file():
-        return
+    opened: _Opened, folder: Path, method: ComparedMethod, size: int | None, rate: float | None, seed: int
+) -> str | None:
+    """Carry out one run. Returns why it failed, if it did."""
+    settings = opened.settings
     Run(
-        comparison=asdict(settings),
-        grid=list(grid if method.grid is None else method.grid),
-        data=str(folder / DATA),
+        comparison=asdict(settings_at(settings, size, len(opened.data["train"]))),
+        grid=list(opened.grid if method.grid is None else method.grid),
+        data=str(opened.folder / DATA),
         method=method.label,
         seed=seed,
         learning_rate=rate,
-    ).save(run_folder)
-    reason = (_do_here if settings.one_process else _do_in_process)(run_folder)
+        train_rows=size if method.trains else None,
+    ).save(folder)
+    name = f"{method.label}, {folder.name}"
+    reason = carry_out(folder, one_process=settings.one_process)
     if reason is not None:
-        failures[f"{method.label}, {name}"] = reason
-        tqdm.write(f"{method.label}, {name} failed: {reason} (see {run_folder / LOG})")
-        return
-    result = RunResult.load(run_folder)
+        tqdm.write(f"{name} failed: {reason} (see {folder / LOG})")
+        return reason
+    result = RunResult.load(folder)
     time = "" if result.train_seconds is None else f", trained {result.train_seconds / 60:.1f} minutes"
-    tqdm.write(
-        f"{method.label}, {name}: RMSE {result.metrics['rmse']:.3f}, Pearson {result.metrics['pearson']:.3f}{time}"
-    )
-
-
-def _do_in_process(folder: Path) -> str | None:
-    """Carry out a run in a process of its own. Returns why it failed, if it did."""
-    with (folder / LOG).open("w", encoding="utf-8") as log:
-        command = [sys.executable, "-m", "raft_peft.compare.run", str(folder)]
-        process = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT)
-    if process.returncode == 0:
-        return None
-    lines = (folder / LOG).read_text(encoding="utf-8", errors="replace").strip().splitlines()
-    return lines[-1] if lines else f"the process ended with code {process.returncode}"
-
-
-def _do_here(folder: Path) -> str | None:
-    """Carry out a run in this process. Returns why it failed, if it did."""
-    with (folder / LOG).open("w", encoding="utf-8") as log, _written_to(log):
-        try:
-            execute(folder)
-        # A run that fails leaves the others alone, whatever the reason.
-        except Exception as error:
-            traceback.print_exc()
-            return f"{type(error).__name__}: {error}"
+    tqdm.write(f"{name}: RMSE {result.metrics['rmse']:.3f}, Pearson {result.metrics['pearson']:.3f}{time}")
     return None
-
-
-@contextmanager
-def _written_to(log: TextIO) -> Iterator[None]:
-    """For the time of a `with` block, write to a file what would be printed or logged on the console."""
-    loggers = (logging.getLogger(name) for name in (None, "transformers", "datasets"))
-    handlers = [one for logger in loggers for one in logger.handlers if type(one) is logging.StreamHandler]
-    before = [(handler, handler.setStream(log)) for handler in handlers]
-    try:
-        with redirect_stdout(log), redirect_stderr(log):
-            yield
-    finally:
-        for handler, stream in before:
-            if stream is not None:
-                handler.setStream(stream)

@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
-import logging
-import math
-from collections.abc import Sequence
-from numbers import Real
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from datasets import Dataset, DatasetDict, Features, List, Value
+from datasets import Dataset, DatasetDict
 from torch import nn
 from torch.nn.functional import mse_loss
-from torch.utils.data import SequentialSampler
 from transformers import (
     AutoConfig,
     AutoModel,
     DataCollatorWithPadding,
-    EvalPrediction,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     Trainer,
@@ -29,16 +23,11 @@ from transformers import (
     set_seed,
 )
 
-from raft_peft.data.prompts import rows_error
-from raft_peft.data.ratings import as_one_number
+from raft_peft.compare.baselines import BaselineTrainer, metrics_of, tokenize_split, with_direction
+from raft_peft.compare.rows import SPLITS, check_dataset
 from raft_peft.methods.pretrained import open_tokenizer
-from raft_peft.metrics import regression_metrics
-
-logger = logging.getLogger(__name__)
 
 POOLINGS = ("cls", "mean")
-SPLITS = ("train", "validation", "test")
-_ERRORS = ("rmse", "mae", "loss")
 
 
 class EncoderRegressor(nn.Module):
@@ -111,12 +100,6 @@ class EncoderRegressor(nn.Module):
         return states[torch.arange(len(states), device=states.device), first]
 
 
-class _EncoderTrainer(Trainer):
-    def _get_eval_sampler(self, eval_dataset: Any) -> SequentialSampler | None:
-        """Rows in order, also where training groups them by length."""
-        return SequentialSampler(eval_dataset) if self.args.world_size <= 1 else None
-
-
 def encoder_trainer(
     model_name: str,
     dataset: DatasetDict,
@@ -153,9 +136,7 @@ def encoder_trainer(
     Raises:
         ValueError: rows, labels or a model that cannot be used; the message says what to do.
     """
-    missing = [split for split in SPLITS if split not in dataset]
-    if missing:
-        raise ValueError(f"The dataset has no {', '.join(missing)}. It needs the splits {', '.join(SPLITS)}.")
+    check_dataset(dataset)
     if AutoConfig.from_pretrained(model_name).is_encoder_decoder:
         raise ValueError(
             f"{model_name} has a decoder after its encoder, and the baseline reads the outputs of an encoder. Use an "
@@ -171,29 +152,17 @@ def encoder_trainer(
     limit = _limit(tokenizer, encoder, max_length)
     tokenized = {split: _tokenize(dataset[split], split, tokenizer, label_column, limit) for split in SPLITS}
     set_seed(args.seed)
-    trainer = _EncoderTrainer(
+    trainer = BaselineTrainer(
         EncoderRegressor(encoder, pooling=pooling, frozen=frozen, bias=float(np.mean(tokenized["train"]["label"]))),
-        _with_direction(args),
+        with_direction(args),
         data_collator=DataCollatorWithPadding(tokenizer),
         train_dataset=tokenized["train"],
         eval_dataset=tokenized["validation"],
         processing_class=tokenizer,
-        compute_metrics=_metrics,
+        compute_metrics=metrics_of,
         callbacks=None if callbacks is None else list(callbacks),
     )
     return trainer, tokenized["test"]
-
-
-def _metrics(evaluated: EvalPrediction) -> dict[str, float]:
-    return regression_metrics(evaluated.predictions, evaluated.label_ids)
-
-
-def _with_direction(args: TrainingArguments) -> TrainingArguments:
-    """The settings, with the least error as the best: `TrainingArguments` takes all but a loss for a score."""
-    args = copy.copy(args)
-    if args.metric_for_best_model is not None:
-        args.greater_is_better = not args.metric_for_best_model.endswith(_ERRORS)
-    return args
 
 
 @torch.no_grad()
@@ -240,60 +209,27 @@ def _tokenize(
     Raises:
         ValueError: a column is missing, the split is empty, or rows cannot be used.
     """
-    lacking = [column for column in ("prompt", label_column) if column not in dataset.column_names]
-    if lacking or len(dataset) == 0:
-        raise ValueError(
-            f"The {name} dataset has {len(dataset)} rows of the columns {dataset.column_names}. It needs at least one "
-            f"row, with `prompt` and the label in {label_column!r}: rename the columns, or set label_column."
-        )
-
-    def tokenize(batch: dict[str, list], indices: list[int]) -> dict[str, list]:
-        rows = list(zip(indices, batch["prompt"], batch[label_column], strict=True))
-        errors = [(row, reason) for row, prompt, label in rows if (reason := _fault(prompt, label, label_column))]
-        if errors:
-            raise rows_error(errors)
-        encoded = tokenizer(batch["prompt"], truncation=True, max_length=max_length)
-        empty = [row for row, ids in zip(indices, encoded["input_ids"], strict=True) if not ids]
-        if empty:
-            raise rows_error([(row, "the prompt has no tokens. Drop the row.") for row in empty])
-        return {**encoded, "label": [float(as_one_number(label)) for label in batch[label_column]]}
-
-    # Written out, since datasets would infer integers from a first batch of whole labels and cast the rest to them.
-    columns = {column: List(Value("int64")) for column in tokenizer("a")}
-    tokenized = dataset.map(
-        tokenize,
-        batched=True,
-        with_indices=True,
-        remove_columns=dataset.column_names,
-        features=Features({**columns, "label": Value("float64")}),
-        desc=f"Tokenizing {name} dataset",
+    return tokenize_split(
+        dataset,
+        name,
+        label_column=label_column,
+        read=_plain_text,
+        encode=lambda prompts: tokenizer(prompts, truncation=True, max_length=max_length),
+        columns=list(tokenizer("a")),
+        limit=max_length,
     )
-    full = sum(len(ids) >= max_length for ids in tokenized["input_ids"])
-    if full:
-        logger.warning(
-            "%d of the %d prompts of the %s dataset fill the %d tokens that the encoder gets; longer ones lost their "
-            "beginning.",
-            full,
-            len(tokenized),
-            name,
-            max_length,
-        )
-    return tokenized
 
 
-def _fault(prompt: Any, label: Any, label_column: str) -> str | None:
-    """Why a row cannot be used, and what to do; None where it can."""
+def _plain_text(row: Mapping[str, Any]) -> str:
+    """The prompt of a row.
+
+    Raises:
+        ValueError: it is no text.
+    """
+    prompt = row["prompt"]
     if not isinstance(prompt, str):
-        return (
+        raise ValueError(
             f"the prompt is a {type(prompt).__name__}, and an encoder reads plain text. Join the messages of the chat "
             "into one text."
         )
-    try:
-        label = as_one_number(label)
-    except ValueError as error:
-        return str(error)
-    if not isinstance(label, Real):
-        return f"the label {label!r} is not a number. Fill the column {label_column!r} with floats, or drop the row."
-    if not math.isfinite(label):
-        return f"the label is {label}. Drop the row or repair its label."
-    return None
+    return prompt

@@ -39,6 +39,12 @@ class RunResult:
         return self.metrics["train_seconds"]
 
     @property
+    def seconds(self) -> float:
+        """Of the whole run in seconds; of one from before this was kept, those of training and test."""
+        in_parts = (self.train_seconds or 0.0) + self.metrics.get("test_seconds", 0.0)
+        return float(self.metrics.get("seconds", in_parts))
+
+    @property
     def diverged(self) -> bool:
         """Whether it was trained, and no validation gave a number."""
         return self.run.learning_rate is not None and not math.isfinite(self.metrics["validation_rmse"] or math.nan)
@@ -50,7 +56,10 @@ class RunResult:
 
     @cached_property
     def curve(self) -> dict[str, np.ndarray]:
-        """Steps and validation RMSE, each of shape (evaluations,)."""
+        """Steps and validation RMSE, each of shape (evaluations,), and the seconds and tokens of training until then.
+
+        A run from before these were kept has none.
+        """
         return _read_columns(self.folder / CURVE)
 
     @property
@@ -82,20 +91,36 @@ def finished_runs(folder: Path) -> list[RunResult]:
     return sorted(runs, key=lambda result: result.run.seed)
 
 
-def best_rate(results: Iterable[RunResult]) -> float | None:
-    """The learning rate with the lowest validation RMSE at the first seed."""
-    tried = [result for result in results if result.run.seed == 0 and result.run.learning_rate is not None]
+def best_rate(results: Iterable[RunResult], largest: int | None = None) -> float | None:
+    """The learning rate with the lowest validation RMSE at the first seed.
+
+    Args:
+        results: of a method.
+        largest: the number of training rows at which the rates are tried; None for all of them.
+    """
+    trained = [result for result in results if result.run.learning_rate is not None]
+    tried = [result for result in trained if result.run.seed == 0 and result.run.train_rows == largest]
     usable = [result for result in tried if not result.diverged]
     if not usable:
         return None
     return min(usable, key=lambda result: result.metrics["validation_rmse"]).run.learning_rate
 
 
-def chosen_runs(results: Sequence[RunResult], seeds: int) -> list[RunResult]:
-    """One run a seed: those at the best learning rate."""
-    rate = best_rate(results)
-    of_seeds = [result for result in results if result.run.learning_rate == rate and result.run.seed < seeds]
-    return [result for result in of_seeds if not result.diverged]
+def chosen_runs(
+    results: Sequence[RunResult], seeds: int, *, train_rows: int | None = None, largest: int | None = None
+) -> list[RunResult]:
+    """One run a seed: those at the best learning rate.
+
+    Args:
+        results: of a method.
+        seeds: how many there are.
+        train_rows: that the runs were trained on, None for all. What is not trained is the same for any.
+        largest: as in [`best_rate`].
+    """
+    rate = best_rate(results, largest)
+    at_rate = [result for result in results if result.run.learning_rate == rate and result.run.seed < seeds]
+    of_size = [result for result in at_rate if rate is None or result.run.train_rows == train_rows]
+    return [result for result in of_size if not result.diverged]
 
 
 def steps_to_convergence(result: RunResult, tolerance: float = 0.02) -> float:

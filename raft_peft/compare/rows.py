@@ -109,6 +109,14 @@ def kept_rows(dataset: DatasetDict, settings: CompareSettings) -> DatasetDict:
     return DatasetDict(kept)
 
 
+def nested_rows(rows: Dataset, count: int | None, seed: int) -> Dataset:
+    """So many of the training rows, drawn by the seed of the splits; None for all, in their order.
+
+    Fewer rows are always among more. They are drawn, since the first rows of a file may be all of one kind.
+    """
+    return rows if count is None else rows.shuffle(seed=seed).select(range(count))
+
+
 def labels_of(rows: Dataset) -> list[float]:
     """The label of each row, of ratings their mean."""
     return [float(as_one_number(label)) for label in rows["label"]]

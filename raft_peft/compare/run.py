@@ -1,8 +1,9 @@
 """One run of a comparison, in a process of its own, so that its memory is its own and its failure too.
 
-    python -m raft_peft.compare.run FOLDER
+    python -m raft_peft.compare.run FOLDER [PARENT]
 
-reads `settings.json` in the folder and writes `predictions.csv`, `curve.csv` and at last `result.json`.
+reads `settings.json` in the folder and writes `predictions.csv`, `curve.csv` and at last `result.json`. With the
+process id of its parent, it ends when that does.
 """
 
 from __future__ import annotations
@@ -10,9 +11,11 @@ from __future__ import annotations
 import csv
 import json
 import math
+import os
 import resource
 import shutil
 import sys
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -25,11 +28,12 @@ from datasets import load_from_disk
 from transformers import TrainerCallback, set_seed
 
 from raft_peft.compare.compared_method import ComparedMethod
-from raft_peft.compare.rows import labels_of
+from raft_peft.compare.rows import labels_of, nested_rows
 from raft_peft.compare.settings import CompareSettings
 from raft_peft.compare.trainers import trainer_of
 from raft_peft.grid import number_text
 from raft_peft.metrics import DISTRIBUTION_METRICS, rail_metrics, regression_metrics
+from raft_peft.training.trainer import RegressionAwareTrainer
 
 COMPARISON = "comparison.json"
 SETTINGS, RESULT, PREDICTIONS, CURVE = "settings.json", "result.json", "predictions.csv", "curve.csv"
@@ -46,6 +50,7 @@ class Run:
         method: label of the method.
         seed: of the weights that are new, the order of the rows, and what is drawn.
         learning_rate: None where nothing is trained.
+        train_rows: how many rows it is trained on; None for all of them.
     """
 
     comparison: dict[str, Any]
@@ -54,6 +59,7 @@ class Run:
     method: str
     seed: int
     learning_rate: float | None
+    train_rows: int | None = None
 
     def save(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -64,28 +70,41 @@ class Run:
         return cls(**json.loads((folder / SETTINGS).read_text(encoding="utf-8")))
 
 
-class _StepTime(TrainerCallback):
-    """Seconds spent in training steps, without the evaluations between them."""
+class _Cost(TrainerCallback):
+    """What training costs: seconds in its steps, without the evaluations between them, and tokens without padding.
+
+    Attributes:
+        seconds, tokens: so far.
+        at_step: both, at each step that was validated.
+    """
 
     def __init__(self) -> None:
-        self.seconds = 0.0
+        self.seconds, self.tokens = 0.0, 0
+        self.at_step: dict[int, tuple[float, int]] = {}
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.started = time.monotonic()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.seconds += time.monotonic() - self.started
+        self.tokens = int(state.num_input_tokens_seen)
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.at_step[state.global_step] = self.seconds, self.tokens
 
 
 def execute(folder: Path) -> None:
     """Carry out the run whose settings lie in the folder."""
+    began = time.monotonic()
     run = Run.load(folder)
     trains = ComparedMethod.parse(run.method).trains
     settings = CompareSettings(**run.comparison)
     dataset = load_from_disk(run.data)
+    dataset["train"] = nested_rows(dataset["train"], run.train_rows, settings.split_seed)
     set_seed(run.seed)
-    step_time = _StepTime()
-    trainer, test = trainer_of(run, dataset, folder, step_time)
+    cost = _Cost()
+    trainer, test = trainer_of(run, dataset, folder, cost)
+    trainer.args.include_num_input_tokens_seen = "non_padding"
     if trains:
         trainer.train()
     started = time.monotonic()
@@ -94,9 +113,15 @@ def execute(folder: Path) -> None:
 
     labels = np.asarray(labels_of(dataset["test"]), dtype=np.float64)
     columns = _predictions(output, labels)
+    distributions = trainer.evaluations["test"].distributions if isinstance(trainer, RegressionAwareTrainer) else None
+    if distributions is not None:
+        columns["crps"] = distributions.crps()
     _write_columns(folder / PREDICTIONS, columns)
     curve = [(entry["step"], entry["eval_rmse"]) for entry in trainer.state.log_history if "eval_rmse" in entry]
-    _write_columns(folder / CURVE, {"step": [step for step, _ in curve], "rmse": [rmse for _, rmse in curve]})
+    costs = [cost.at_step.get(step, (math.nan, math.nan)) for step, _ in curve]
+    of_curve = [(step, rmse, *spent) for (step, rmse), spent in zip(curve, costs, strict=True)]
+    names = ("step", "rmse", "seconds", "tokens")
+    _write_columns(folder / CURVE, {name: [point[place] for point in of_curve] for place, name in enumerate(names)})
     if settings.save_models and trains:
         trainer.save_model(str(folder / "model"))
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
@@ -106,8 +131,11 @@ def execute(folder: Path) -> None:
         **(rail_metrics(columns["rail"], labels) if "rail" in columns else {}),
         **_of_distribution(output.metrics or {}),
         "validation_rmse": _validated(curve, settings.keep),
-        "train_seconds": step_time.seconds if trains else None,
+        "train_rows": len(dataset["train"]) if trains else None,
+        "train_tokens": cost.tokens if trains else None,
+        "train_seconds": cost.seconds if trains else None,
         "test_seconds": test_seconds,
+        "seconds": time.monotonic() - began,
         "peak_memory_bytes": _peak_memory(),
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         "parameters_trained": sum(p.numel() for p in trainer.model.parameters() if p.requires_grad) if trains else 0,
@@ -165,5 +193,25 @@ def _write_columns(path: Path, columns: Mapping[str, Any]) -> None:
         writer.writerows(zip(*columns.values(), strict=True))
 
 
+def end_with(parent: int, *, every: float = 1.0) -> None:
+    """End this process when its parent has ended, also where that was killed.
+
+    Else it would go on, and the comparison, called again, would do the same run in the same folder.
+
+    Args:
+        parent: the process id of the parent.
+        every: seconds between two looks.
+    """
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(every)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 if __name__ == "__main__":
+    if len(sys.argv) > 2:
+        end_with(int(sys.argv[2]))
     execute(Path(sys.argv[1]))

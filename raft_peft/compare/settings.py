@@ -17,7 +17,13 @@ from raft_peft.tasks import get_task
 from raft_peft.training.recipes import RECIPES, STEPS_KEPT, check_warmup, get_recipe
 
 # The settings that may change when a comparison goes on: they ask for more runs, or for another report.
-EXTENSIBLE = ("methods", "seeds", "learning_rates", "decisions", "output_dir", "suite", "quick", "one_process")
+EXTENSIBLE = (
+    *("methods", "seeds", "learning_rates", "decisions", "output_dir", "suite", "quick", "one_process"),
+    *("baseline", "train_sizes"),
+)
+BUDGETS = ("steps", "epochs")
+# What people have without this library, and compare it with.
+USUAL_BASELINE = "sequence_classification"
 
 # Enough to see that everything works, and nothing that could be learned from.
 QUICK: Mapping[str, Any] = {
@@ -109,6 +115,27 @@ class CompareSettings:
         "Learning rates, with commas between them. Each method takes the best on validation at seed 0. By "
         f"default those of the recipe; for lora {','.join(f'{rate:g}' for rate in RECIPES['lora'].learning_rates)}."
     )
+    baseline: str | None = field(
+        default=None,
+        metadata={
+            "help": "The method that the others are compared with, one of `methods`. By default "
+            "sequence_classification, or else the first that is trained."
+        },
+    )
+    train_sizes: str = field(
+        default="all",
+        metadata={
+            "help": "Numbers of training rows, with commas between them, for a learning curve: 100,300,1000,all. The "
+            "rows of each are among those of the next."
+        },
+    )
+    budget: str = field(
+        default="steps",
+        metadata={
+            "help": "What all train_sizes get alike: steps (max_steps of them), or epochs (as many as max_steps are "
+            "over all rows)."
+        },
+    )
     recipe: str = _left_open(f"By default the suite's, or lora. {_listed(RECIPES)}.")
     max_steps: int = _left_open(f"Optimizer steps of each run; by default the recipe's, {RECIPES['lora'].max_steps}.")
     eval_steps: int = _left_open(f"Steps between validations; by default the recipe's, {RECIPES['lora'].eval_steps}.")
@@ -135,6 +162,13 @@ class CompareSettings:
     max_train_samples: int | None = field(default=None, metadata={"help": "Train on the first rows, this many."})
     max_eval_samples: int | None = field(default=None, metadata={"help": "Validate on the first rows, this many."})
     max_test_samples: int | None = field(default=None, metadata={"help": "Test on the first rows, this many."})
+    drop_leaks: bool = field(
+        default=False,
+        metadata={
+            "help": "Remove from the rows for training and validation those whose prompt is that of a test row. By "
+            "default they are counted and named."
+        },
+    )
     bf16: bool = field(default=False, metadata={"help": "Train and predict under bfloat16 autocast."})
     attn_implementation: str | None = field(
         default=None, metadata={"help": "Attention of the language model: sdpa, eager."}
@@ -161,6 +195,7 @@ class CompareSettings:
         for rule in self.decision_rules():
             check_rule(rule)
         self.rates()
+        self.sizes()
 
     def _fill_in(self) -> None:
         """Give what is left open its value."""
@@ -195,6 +230,8 @@ class CompareSettings:
                 raise ValueError(f"`{name}={limit}` must be 1 or more. Leave it out for all rows.")
         if self.keep not in STEPS_KEPT:
             raise ValueError(f"`keep={self.keep}` does not exist. Use {' or '.join(STEPS_KEPT)}.")
+        if self.budget not in BUDGETS:
+            raise ValueError(f"`budget={self.budget}` does not exist. Use {' or '.join(BUDGETS)}.")
         check_warmup(self.warmup_steps, self.max_steps)
 
     def _check_rows(self) -> None:
@@ -222,6 +259,10 @@ class CompareSettings:
         labels = [method.label for method in methods]
         if len(set(labels)) < len(labels):
             raise ValueError(f"`methods={self.methods}` names a method twice.")
+        if self.baseline is not None and not any(
+            self.baseline == label or self.baseline.startswith(f"{label}, ") for label in labels
+        ):
+            raise ValueError(f"`baseline={self.baseline}` is not compared. Use one of {'; '.join(labels)}.")
         with_lora = get_recipe(self.recipe).lora is not None
         if self.load_in_4bit and not with_lora:
             raise ValueError(
@@ -275,6 +316,31 @@ class CompareSettings:
 
     def decision_rules(self) -> list[str]:
         return [rule.strip() for rule in self.decisions.split(",")]
+
+    def baseline_label(self) -> str:
+        """The method, or the line of one, that the others are compared with."""
+        if self.baseline is not None:
+            return self.baseline
+        methods = self.compared_methods()
+        usual = [method for method in methods if method.name == USUAL_BASELINE]
+        trained = [method for method in methods if method.trains]
+        return next(iter([*usual, *trained, *methods])).label
+
+    def sizes(self) -> list[int | None]:
+        """The numbers of training rows; None for all.
+
+        Raises:
+            ValueError: they are no numbers above 0, or one is there twice.
+        """
+        texts = [text.strip() for text in self.train_sizes.split(",")]
+        if not all(text == "all" or (text.isdecimal() and int(text) > 0) for text in texts):
+            raise ValueError(
+                f"`train_sizes={self.train_sizes}` must be numbers above 0 or all, such as '100,300,all'."
+            )
+        sizes = [None if text == "all" else int(text) for text in texts]
+        if len(set(sizes)) < len(sizes):
+            raise ValueError(f"`train_sizes={self.train_sizes}` has a number twice.")
+        return sizes
 
     def rates(self) -> list[float]:
         try:

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from datasets import DatasetDict
 from peft import LoraConfig
-from transformers import AutoModelForCausalLM, TrainerCallback, TrainingArguments
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig, TrainerCallback, TrainingArguments
 
 from raft_peft.compare.compared_method import ComparedMethod
 from raft_peft.compare.encoders import encoder_trainer
+from raft_peft.compare.sequence_classification import sequence_classification_trainer
 from raft_peft.compare.settings import CompareSettings
 from raft_peft.data.labels import as_number
 from raft_peft.grid import NumberGrid
@@ -39,21 +40,30 @@ def trainer_of(run: Run, dataset: DatasetDict, folder: Path, callback: TrainerCa
     """
     settings, method = CompareSettings(**run.comparison), ComparedMethod.parse(run.method)
     arguments = _arguments(run, settings, method, folder)
-    if not method.is_encoder:
+    if not method.is_baseline:
         return _language_model(run, settings, method, arguments, dataset, callback), dataset["test"]
-    trainer, test = encoder_trainer(
-        str(settings.encoder),
-        dataset,
-        pooling=method.name.removeprefix("encoder_"),
-        frozen=method.options.get("frozen", False),
-        args=TrainingArguments(**arguments),
-        max_length=settings.max_length,
-        callbacks=[callback],
-    )
+    shared: dict[str, Any] = {
+        "args": TrainingArguments(**arguments),
+        "max_length": settings.max_length,
+        "callbacks": [callback],
+    }
+    if method.is_encoder:
+        pooling, frozen = method.name.removeprefix("encoder_"), method.options.get("frozen", False)
+        trainer, test = encoder_trainer(str(settings.encoder), dataset, pooling=pooling, frozen=frozen, **shared)
+    else:
+        trainer, test = sequence_classification_trainer(
+            settings.model,
+            dataset,
+            peft_config=_lora(settings),
+            quantization_config=_quantization(settings),
+            model_options=_model_options(settings),
+            **shared,
+        )
     if settings.gradient_checkpointing:
         # `Trainer` would look for it on the model around the encoder. Older versions have the other name alone.
-        encoder = trainer.model.encoder
-        (getattr(encoder, "activation_checkpointing_enable", None) or encoder.gradient_checkpointing_enable)()
+        model = trainer.model.encoder if method.is_encoder else trainer.model
+        enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+        enable({"use_reentrant": False})
     return trainer, test
 
 
@@ -99,14 +109,7 @@ def _language_model(
     dataset: DatasetDict,
     callback: TrainerCallback,
 ) -> RegressionAwareTrainer:
-    recipe = get_recipe(settings.recipe)
-    options: dict[str, Any] = {
-        "dtype": usual_dtype(quantized=settings.load_in_4bit),
-        **recipe.model_options(settings.model),
-    }
-    if settings.attn_implementation is not None:
-        options["attn_implementation"] = settings.attn_implementation
-    quantization = qlora()["quantization_config"] if settings.load_in_4bit else None
+    options, quantization = _model_options(settings), _quantization(settings)
     model, tokenizer, grid = settings.model, None, NumberGrid(dict(run.grid))
     if method.number_tokens is not None:
         model, tokenizer, grid = _with_number_tokens(method, settings.model, grid, options, quantization)
@@ -120,7 +123,6 @@ def _language_model(
         padding_free=settings.padding_free and method.trains and not METHODS[method.name].trains_text,
         model_init_kwargs=options or None,
     )
-    lora = recipe.lora if method.trains else None
     trainer = RegressionAwareTrainer(
         model,
         args,
@@ -129,13 +131,34 @@ def _language_model(
         train_dataset=dataset["train"],
         eval_dataset=dataset["validation"] if method.trains else None,
         quantization_config=quantization,
-        peft_config=None if lora is None else LoraConfig(**lora),
+        peft_config=_lora(settings) if method.trains else None,
         callbacks=[callback],
     )
     if method.token_rows == "random":
         encoded: Any = trainer.train_dataset
         start_rows_at_random(trainer.model, itertools.chain.from_iterable(encoded[0]["grid_token_ids"]))
     return trainer
+
+
+def _model_options(settings: CompareSettings) -> dict[str, Any]:
+    """The options with which the language model is opened."""
+    options = {
+        "dtype": usual_dtype(quantized=settings.load_in_4bit),
+        **get_recipe(settings.recipe).model_options(settings.model),
+    }
+    if settings.attn_implementation is not None:
+        options["attn_implementation"] = settings.attn_implementation
+    return options
+
+
+def _quantization(settings: CompareSettings) -> BitsAndBytesConfig | None:
+    return qlora()["quantization_config"] if settings.load_in_4bit else None
+
+
+def _lora(settings: CompareSettings) -> LoraConfig | None:
+    """The adapter of the recipe; None where it trains all weights."""
+    lora = get_recipe(settings.recipe).lora
+    return None if lora is None else LoraConfig(**lora)
 
 
 def _with_number_tokens(

@@ -85,10 +85,7 @@ class PromptEncoder:
         number_end: NumberEnd | None = None,
         processor: Any = None,
     ):
-        if max_length is not None and max_length < 2:
-            raise ValueError(
-                f"`max_length={max_length}` leaves no room for a prompt. Set it to 2 or more, or leave it out."
-            )
+        check_max_length(max_length)
         self.tokenizer = tokenizer
         self.grid = grid
         self.separator = separator
@@ -131,7 +128,7 @@ class PromptEncoder:
                 errors.append((number, str(resolved)))
                 continue
             prompt_ids = [*reading.ids_before, *resolved.prompt_ids]
-            input_ids = self._cut(prompt_ids)
+            input_ids = cut_beginning(prompt_ids, self.tokenizer, self.max_length)
             was_cut = len(input_ids) < len(prompt_ids)
             encoded.append(
                 EncodedPrompt(
@@ -199,16 +196,30 @@ class PromptEncoder:
         context = Context(text, separator, add_special_tokens=False)
         return _Reading(ids[: len(ids) - len(tail)], context, was_trimmed, is_in_thought(text))
 
-    def _cut(self, ids: list[int]) -> list[int]:
-        if self.max_length is None or len(ids) <= self.max_length:
-            return ids
-        # One token of the prompt's end remains at least.
-        leading = list(itertools.takewhile(self._is_special, ids[: self.max_length - 1]))
-        return leading + ids[len(ids) - self.max_length + len(leading) :]
 
-    def _is_special(self, token_id: int) -> bool:
-        without, text = (self.tokenizer.decode([token_id], skip_special_tokens=skip) for skip in (True, False))
+def check_max_length(max_length: int | None) -> None:
+    """Raise a ValueError where a limit leaves no token of a prompt."""
+    if max_length is not None and max_length < 2:
+        raise ValueError(
+            f"`max_length={max_length}` leaves no room for a prompt. Set it to 2 or more, or leave it out."
+        )
+
+
+def cut_beginning(ids: list[int], tokenizer: Any, max_length: int | None) -> list[int]:
+    """The tokens of a prompt without so much of its beginning that `max_length` are left, or all of them.
+
+    Leading special tokens stay.
+    """
+    if max_length is None or len(ids) <= max_length:
+        return ids
+
+    def is_special(token_id: int) -> bool:
+        without, text = (tokenizer.decode([token_id], skip_special_tokens=skip) for skip in (True, False))
         return without != text
+
+    # One token of the prompt's end remains at least.
+    leading = list(itertools.takewhile(is_special, ids[: max_length - 1]))
+    return leading + ids[len(ids) - max_length + len(leading) :]
 
 
 def rows_error(errors: Sequence[tuple[int, str]]) -> ValueError:

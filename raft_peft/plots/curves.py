@@ -11,7 +11,7 @@ import numpy.typing as npt
 from raft_peft.plots.panels import array_of, panels, range_of, save
 
 # Taken in turn with matplotlib's ten colours, so that no two of twenty lines are alike.
-_LINE_STYLES = ["-", "--", "-.", ":"]
+LINE_STYLES = ["-", "--", "-.", ":"]
 
 
 def plot_curves(
@@ -21,6 +21,7 @@ def plot_curves(
     x_label: str = "step",
     y_label: str = "validation RMSE",
     title: str = "",
+    log_x: bool = False,
 ) -> None:
     """Draw a quantity over the steps of training, one line a method (the paper's Figure 5).
 
@@ -32,6 +33,7 @@ def plot_curves(
         curves: a name and the runs of each method: steps and values, each of shape (evaluations,).
         x_label, y_label: what steps and values are.
         title: above the picture.
+        log_x: whether the axis of steps is logarithmic, with a mark at each step, as for numbers of training rows.
 
     Raises:
         ValueError: there are no curves, a method has no runs, its runs have no step in common, or steps and values
@@ -42,7 +44,7 @@ def plot_curves(
     lines = {name: _common_steps(name, runs) for name, runs in curves.items()}
     figure, (axis,) = panels([lines] if lines else [], size=(8.4, 4.8), title=title, x_label=x_label, y_label=y_label)
     for index, (name, (steps, values)) in enumerate(lines.items()):
-        color, style = f"C{index % 10}", _LINE_STYLES[index % len(_LINE_STYLES)]
+        color, style = f"C{index % 10}", LINE_STYLES[index % len(LINE_STYLES)]
         axis.plot(
             steps, values.mean(0), color=color, linestyle=style, linewidth=1.6, marker="o", markersize=3, label=name
         )
@@ -53,6 +55,11 @@ def plot_curves(
         axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axis.yaxis.set_major_formatter("{x:g}")
         axis.yaxis.set_minor_locator(NullLocator())
+    if log_x:
+        marks = np.unique(np.concatenate([steps for steps, _ in lines.values()]))
+        axis.set_xscale("log")
+        axis.set_xticks(marks, [f"{mark:,.0f}" for mark in marks])
+        axis.xaxis.set_minor_locator(NullLocator())
     figure.legend(frameon=False, loc="outside right upper", handlelength=3)
     save(figure, path)
 

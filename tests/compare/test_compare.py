@@ -7,16 +7,16 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset, DatasetDict, load_from_disk
+from safetensors.torch import load_file
 from scipy import stats
+from support.made_up_runs import begin, made_up_run
 
 from raft_peft import GridDistribution
 from raft_peft.cli.command import main
-from raft_peft.compare import CompareSettings, compare_methods
+from raft_peft.compare import CompareSettings, compare_methods, comparison
 from raft_peft.compare.report import write_report
-from raft_peft.compare.results import RunResult, best_rate, chosen_runs, ended_early, steps_to_convergence
-from raft_peft.compare.run import Run
+from raft_peft.compare.results import best_rate, chosen_runs, ended_early, steps_to_convergence
 from raft_peft.losses import CRPS
-from raft_peft.metrics import regression_metrics
 from raft_peft.tasks import TASKS
 
 GRID = range(5)
@@ -65,20 +65,22 @@ def read_csv(path):
         return list(csv.DictReader(file))
 
 
-def test_a_comparison_from_beginning_to_end(model_folder, dataset, tmp_path):
-    """Two methods, two learning rates, two seeds; then a run is lost, a method that fails is added, and it goes on."""
+def test_a_comparison_from_beginning_to_end(model_folder, tokenizer, dataset, tmp_path, capsys):
+    """Two methods, rates, seeds and sizes; then a run is lost, a method that fails is added, and it goes on."""
     folder = tmp_path / "out"
-    table = compare_methods(settings(model_folder, folder), dataset, GRID)
+    table = compare_methods(settings(model_folder, folder, train_sizes="12,all"), dataset, GRID)
     runs = {str(path.parent.relative_to(folder / "runs")) for path in folder.glob("runs/*/*/result.json")}
     tried = [
         json.loads((folder / "runs" / "raft" / f"lr{rate}-seed0" / "result.json").read_text())["validation_rmse"]
         for rate in ("0.001", "0.01")
     ]
     best = ("0.001", "0.01")[int(np.argmin(tried))]
-    assert runs == {"rail/seed0", "raft/lr0.001-seed0", "raft/lr0.01-seed0", f"raft/lr{best}-seed1"}
+    at_all = {"rail/seed0", "raft/lr0.001-seed0", "raft/lr0.01-seed0", f"raft/lr{best}-seed1"}
+    assert runs == at_all | {f"raft/rows12-lr{best}-seed{seed}" for seed in range(2)}
+    assert "6 of 6 runs are done." in capsys.readouterr().out
 
     # The table says what the predictions give.
-    lines = {line["method"]: line for line in read_csv(folder / "table.csv")}
+    lines = {line["method"]: line for line in read_csv(folder / "table.csv") if line["train_rows"] == "24"}
     assert set(lines) == {"rail", "rail, mode", "raft", "raft, mode", "mean of the training labels"}
     mean = np.mean(dataset["train"]["label"])
     errors = mean - np.array(dataset["test"]["label"])
@@ -95,7 +97,9 @@ def test_a_comparison_from_beginning_to_end(model_folder, dataset, tmp_path):
         )
         probs = torch.tensor([[float(row[f"p({y})"]) for y in GRID] for row in predictions])
         distribution = GridDistribution(probs.log(), torch.tensor(list(GRID)).float())
-        scores.append(CRPS()(distribution, torch.tensor(label)).mean().item())
+        of_rows = CRPS()(distribution, torch.tensor(label))
+        np.testing.assert_allclose([float(row["crps"]) for row in predictions], of_rows, atol=1e-5)
+        scores.append(of_rows.mean().item())
         by_seed.append((np.sqrt(np.mean((predicted - label) ** 2)), stats.pearsonr(predicted, label).statistic))
     assert float(lines["raft"]["rmse_mean"]) == pytest.approx(np.mean([rmse for rmse, _ in by_seed]), rel=1e-5)
     assert float(lines["raft"]["rmse_std"]) == pytest.approx(np.std([rmse for rmse, _ in by_seed], ddof=1), rel=1e-4)
@@ -108,6 +112,10 @@ def test_a_comparison_from_beginning_to_end(model_folder, dataset, tmp_path):
     assert {
         "prediction_and_truth.png",
         "validation_rmse.png",
+        "rmse_and_seconds.png",
+        "rmse_and_tokens.png",
+        "differences.png",
+        "learning_curve.png",
         "distributions_raft.png",
         "entropy_change.png",
         "uncertainty_raft.png",
@@ -117,6 +125,10 @@ def test_a_comparison_from_beginning_to_end(model_folder, dataset, tmp_path):
     assert lines["mean of the training labels"]["crps_mean"] == "nan"
     curve = read_csv(folder / "runs" / "raft" / "lr0.001-seed0" / "curve.csv")
     assert [float(point["step"]) for point in curve] == [0, 2, 4]
+    # Two steps of 16 rows are one pass over the 24, whose second batch holds the other 8.
+    tokens = sum(len(tokenizer(prompt)["input_ids"]) for prompt in dataset["train"]["prompt"])
+    assert [float(point["tokens"]) for point in curve] == [0, tokens, 2 * tokens]
+    assert 0 == float(curve[0]["seconds"]) < float(curve[1]["seconds"]) < float(curve[2]["seconds"])
     assert not list(folder.glob("runs/*/*/checkpoints"))
 
     written = {path: path.stat().st_mtime_ns for path in folder.glob("runs/*/*/result.json")}
@@ -190,6 +202,8 @@ def test_data_that_cannot_be_compared_on(options, message, dataset, tmp_path):
         ({"recipe": "full", "load_in_4bit": True}, "recipe 'full' trains all weights"),
         ({"max_test_samples": 0}, "`max_test_samples=0`"),
         ({"methods": "encoder_cls"}, "needs an encoder"),
+        ({"methods": "sequence_classification:grid=1,9;"}, "has no option 'grid'. It has none"),
+        ({"methods": "sequence_classification:init=random", "recipe": "full"}, "has no option 'init'. It has none"),
         ({"recipe": "secret"}, "There is no recipe 'secret'. Choose one of lora, full, paper_gemma2"),
         ({"seeds": 0}, "`seeds=0`"),
         ({"learning_rates": "fast"}, "must be numbers above 0"),
@@ -220,44 +234,12 @@ def test_methods_whose_names_differ_in_signs_alone_have_folders_of_their_own():
 class TestResults:
     """What the report makes of runs, from folders written by hand."""
 
-    GRID = (0.0, 1.0, 2.0)
-
-    def run(
-        self, folder, *, method="raft", seed=0, rate=1e-3, validation=1.0, probs=((0.2, 0.3, 0.1), (0.0, 0.2, 0.7))
-    ):
-        labels = [1.0, 2.0]
-        Run({}, [(y, str(y)) for y in self.GRID], "data", method, seed, rate).save(folder)
-        p = np.array(probs)
-        columns = {
-            "label": labels,
-            "prediction": p @ self.GRID,
-            **{f"p({y:g})": p[:, i] for i, y in enumerate(self.GRID)},
-        }
-        with (folder / "predictions.csv").open("w", newline="") as file:
-            csv.writer(file).writerows([list(columns), *zip(*columns.values(), strict=True)])
-        curve = [("step", "rmse"), (0, 4.0), (10, 1.01), (20, 1.0)] if np.isfinite(validation) else [("step", "rmse")]
-        with (folder / "curve.csv").open("w", newline="") as file:
-            csv.writer(file).writerows(curve)
-        metrics = regression_metrics(columns["prediction"], labels) if np.isfinite(validation) else {}
-        (folder / "result.json").write_text(
-            json.dumps(
-                {
-                    **metrics,
-                    "validation_rmse": validation,
-                    "train_seconds": 60.0,
-                    "peak_memory_bytes": 2**30,
-                    "device": "cpu",
-                }
-            )
-        )
-        return RunResult.load(folder)
-
     def test_the_best_rate_is_that_of_the_lowest_validation_at_seed_0(self, tmp_path):
         runs = [
-            self.run(tmp_path / "a", rate=1e-3, validation=2.0),
-            self.run(tmp_path / "b", rate=1e-2, validation=1.0),
-            self.run(tmp_path / "c", rate=1e-1, validation=float("nan")),
-            self.run(tmp_path / "d", rate=1e-3, validation=0.1, seed=1),
+            made_up_run(tmp_path / "a", rate=1e-3, validation=2.0),
+            made_up_run(tmp_path / "b", rate=1e-2, validation=1.0),
+            made_up_run(tmp_path / "c", rate=1e-1, validation=float("nan")),
+            made_up_run(tmp_path / "d", rate=1e-3, validation=0.1, seed=1),
         ]
         assert best_rate(runs) == 1e-2
         assert chosen_runs(runs, seeds=3) == [runs[1]]
@@ -273,9 +255,9 @@ class TestResults:
     def test_other_decisions_keep_the_methods_renormalisation(self, renormalize, tmp_path):
         label = f"raft:decision=mode:renormalize={str(renormalize).lower()}"
         folder = tmp_path / "runs" / "raft" / "a"
-        (tmp_path / "comparison.json").write_text(json.dumps({"rows": {"test": 2}}))
+        begin(tmp_path)
         options = settings("m", tmp_path, methods=label, seeds=1)
-        write_report(tmp_path, options, {label: [self.run(folder, method=label)]}, {}, train_labels=[1.0])
+        write_report(tmp_path, options, {label: [made_up_run(folder, method=label)]}, {}, train_labels=[1.0])
         lines = {line["method"]: line for line in read_csv(tmp_path / "table.csv")}
         # Means 0.3 + 0.2 = 0.5 and 0.2 + 1.4 = 1.6; divided by the masses 0.6 and 0.9, 0.8333 and 1.7778.
         means = [0.5 / 0.6, 1.6 / 0.9] if renormalize else [0.5, 1.6]
@@ -283,10 +265,10 @@ class TestResults:
         assert float(lines[f"{label}, mean"]["rmse_mean"]) == pytest.approx(expected, rel=1e-5)
 
     def test_a_method_that_diverged_is_named(self, tmp_path):
-        (tmp_path / "comparison.json").write_text(json.dumps({"rows": {"test": 2}}))
+        begin(tmp_path)
         results = {
-            "raft": [self.run(tmp_path / "runs" / "raft" / "lr1-seed0", rate=1.0, validation=float("nan"))],
-            "mbr": [self.run(tmp_path / "runs" / "mbr" / "lr1-seed0", method="mbr", rate=1.0)],
+            "raft": [made_up_run(tmp_path / "runs" / "raft" / "lr1-seed0", rate=1.0, validation=float("nan"))],
+            "mbr": [made_up_run(tmp_path / "runs" / "mbr" / "lr1-seed0", method="mbr", rate=1.0)],
         }
         text = write_report(
             tmp_path, settings("m", tmp_path, methods="raft,mbr"), results, {}, train_labels=[0.0, 2.0]
@@ -296,7 +278,7 @@ class TestResults:
         assert "| > 20" in text and "had not converged" in text
         # The mean of the training labels is 1, and the labels are 1 and 2: an RMSE of sqrt(1 / 2).
         assert "| mean of the training labels | 0.707" in text
-        assert text.count("**") == 2 * 4  # the best row, by each metric
+        assert text.count("**") == 2 * 6  # the best row, by each metric
         with pytest.raises(ValueError, match="No run of the comparison gave a result"):
             write_report(
                 tmp_path, settings("m", tmp_path, methods="raft"), {"raft": results["raft"]}, {}, train_labels=[0.0]
@@ -312,6 +294,12 @@ def test_other_rows_do_not_go_on_with_a_comparison(model_folder, dataset, tmp_pa
         compare_methods(options, other, GRID)
     moved = tmp_path / "moved"
     folder.rename(moved)
+    # A folder from before a setting was there goes on with its default.
+    told = json.loads((moved / "comparison.json").read_text())
+    older = {name: value for name, value in told.items() if name not in ("budget", "drop_leaks")}
+    (moved / "comparison.json").write_text(json.dumps(older))
+    with pytest.raises(ValueError, match="holds a comparison with another drop_leaks: False, not True"):
+        compare_methods(settings(model_folder, moved, methods="rail", seeds=1, drop_leaks=True), dataset, GRID)
     assert "| rail" in compare_methods(settings(model_folder, moved, methods="rail", seeds=1), dataset, GRID)
 
 
@@ -339,14 +327,35 @@ class TestOwnRows:
     def test_a_comparison_on_files(self, model_folder, tmp_path, capsys):
         files = ("--train_file", self.write(tmp_path / "train.csv", 20))
         tests = ("--test_file", self.write(tmp_path / "test.csv", 5, 100))
-        assert main(self.command(model_folder, tmp_path, *files, *tests)) == 0
+        training = ("--max_steps", "2", "--eval_steps", "2", "--learning_rates", "1e-2", "--save_models", "true")
+        methods = ("--methods", "rail,sequence_classification", *training)
+        assert main(self.command(model_folder, tmp_path, *files, *tests, *methods)) == 0
         said = capsys.readouterr().out
         assert f"Held out of {files[1]} by seed 0: 3 rows for validation; 17 are left to train on." in said
         assert "| mean of the training labels |" in said and "(17 train, 3 validation, 5 test)" in said
         data = load_from_disk(str(tmp_path / "out" / "data"))
         assert data["test"][1] == {"prompt": "Rate the item 101 from 0 to 4:", "label": 3.5}
+        assert "| sequence_classification |" in said.replace("*", "")
+        predictions = read_csv(tmp_path / "out" / "predictions" / "sequence_classification" / "seed0.csv")
+        assert [float(row["label"]) for row in predictions] == data["test"]["label"]
+        (saved,) = (tmp_path / "out" / "runs" / "sequence_classification").glob("*/model/adapter_model.safetensors")
+        assert "base_model.model.score.weight" in load_file(saved)
         prompts = [{row["prompt"] for row in data[split]} for split in ("train", "validation")]
         assert not prompts[0] & prompts[1] and len(prompts[0] | prompts[1]) == 20
+
+    def test_rows_in_common_with_the_test_are_named_and_can_be_dropped(self, model_folder, tmp_path, capsys, caplog):
+        files = ("--train_file", self.write(tmp_path / "train.csv", 20), "--eval_file")
+        files += (self.write(tmp_path / "eval.csv", 3, 200), "--test_file", self.write(tmp_path / "test.csv", 5, 17))
+        assert main(self.command(model_folder, tmp_path, *files)) == 0
+        said = capsys.readouterr().out
+        common = "3 of the 20 train rows have the prompt of a test row (3 of 5), such as row 17 that of test row 0"
+        assert common in caplog.text and "Remove them with `--drop_leaks true`" in caplog.text
+        assert f"Rows in common: {common}" in said and "`--drop_leaks true` removes them" in said
+        dropped = self.command(model_folder, tmp_path / "dropped", *files, "--drop_leaks", "true")
+        assert main(dropped) == 0
+        assert "(17 train, 3 validation, 5 test)" in capsys.readouterr().out
+        (leak,) = json.loads((tmp_path / "dropped" / "out" / "table.json").read_text())["leaks"]
+        assert (leak["rows"], leak["of_rows"], leak["dropped"]) == (3, 20, True)
 
     @pytest.mark.parametrize(
         ("options", "message"),
@@ -372,7 +381,9 @@ class TestOwnRows:
         assert "has 2 rows, too few to hold some out for validation and test" in capsys.readouterr().err
 
 
-def test_several_tasks_have_a_folder_and_a_table_each(model_folder, tmp_path, monkeypatch):
+def test_several_tasks_have_a_folder_each_and_one_that_fails_leaves_the_others(
+    model_folder, tmp_path, monkeypatch, capsys
+):
     monkeypatch.setitem(TASKS, "synthetic_again", TASKS["synthetic"])
     folder = tmp_path / "out"
     options = settings(
@@ -389,6 +400,18 @@ def test_several_tasks_have_a_folder_and_a_table_each(model_folder, tmp_path, mo
     assert text == (folder / "table.md").read_text()
     assert text.index("## synthetic\n") < text.index("## synthetic_again\n")
     assert (folder / "synthetic_again" / "table.csv").is_file()
+    assert text.startswith("## RMSE on all tasks\n") and "| synthetic_again" in text.splitlines()[2]
+    said = capsys.readouterr()
+    assert "2 of 2 runs are done." in said.out
+
+    report = comparison.write_report
+
+    def failing(at, *arguments, **options):
+        return 1 / 0 if at.name == "synthetic" else report(at, *arguments, **options)
+
+    monkeypatch.setattr(comparison, "write_report", failing)
+    text = compare_methods(options)
+    assert "- synthetic failed: ZeroDivisionError: division by zero" in text and "## synthetic_again\n" in text
 
 
 class TestCommandLine:

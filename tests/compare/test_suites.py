@@ -1,7 +1,6 @@
 """The paper's tables as suites: what they compare, and each of them at a tiny size."""
 
 import csv
-import gc
 
 import pytest
 from conftest import make_tiny_llama
@@ -9,9 +8,10 @@ from datasets import Dataset, DatasetDict
 
 from raft_peft.compare import CompareSettings, compare_methods
 from raft_peft.compare.compared_method import ComparedMethod, split_methods
+from raft_peft.compare.lines import METRICS, Line
 from raft_peft.compare.settings import QUICK
 from raft_peft.compare.suites import SUITES, get_suite
-from raft_peft.compare.table import METRICS, Row, as_markdown
+from raft_peft.compare.table import predictions_table
 from raft_peft.tasks import TASKS
 from raft_peft.training.recipes import RECIPES
 
@@ -111,17 +111,9 @@ def folders(tmp_path_factory):
     return {recipe: tmp_path_factory.mktemp(recipe) for recipe in RECIPES}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def little_garbage():
-    """Each run collects garbage twice, which takes longer than the run where many modules are loaded."""
-    gc.freeze()
-    yield
-    gc.unfreeze()
-
-
 @pytest.mark.parametrize("name", SUITES)
 def test_each_suite_runs(name, model_folder, folders, monkeypatch):
-    monkeypatch.setattr("raft_peft.compare.report._draw", lambda *_: None)
+    monkeypatch.setattr("raft_peft.compare.report.draw_pictures", lambda *_: None)
     dataset = DatasetDict(train=rows(8, 0), validation=rows(3, 100), test=rows(3, 200))
     suite = get_suite(name)
     folder = folders[suite.recipe]
@@ -139,8 +131,9 @@ def test_each_suite_runs(name, model_folder, folders, monkeypatch):
 
 
 def test_a_table_shows_the_papers_figures_beside_ours(tmp_path):
-    row = Row("raft", [{"rmse": 1.0, "mae": 0.5, "pearson": 0.9, "spearman": 0.8}], [])
-    text = as_markdown([row, Row("rail", [dict.fromkeys(METRICS, float("nan"))], [])], {"raft": "2B 0.47 ± 0.01"})
+    line = Line("raft", [{"rmse": 1.0, "mae": 0.5, "pearson": 0.9, "spearman": 0.8}], [])
+    other = Line("rail", [dict.fromkeys(METRICS, float("nan"))], [])
+    text = predictions_table([line, other], {"raft": "2B 0.47 ± 0.01"})
     head, _, first, second = text.splitlines()
     assert head.split("|")[-2].strip() == "RMSE in the paper"
     assert first.split("|")[-2].strip() == "2B 0.47 ± 0.01"

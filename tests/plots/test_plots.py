@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 import torch
 from matplotlib import image
-from matplotlib.figure import Figure
 
 from raft_peft.plots import plot_curves, plot_distributions, plot_entropy_change, plot_predictions
 
@@ -15,20 +14,6 @@ EVEN = np.full((20, 6), 1 / 12)  # half of the probability lies off the grid
 SURE = np.eye(6)[TARGET.round().astype(int)]
 STEPS = [0, 10, 20]
 TWELVE = [f"method:option={n}" for n in range(12)]
-
-
-@pytest.fixture
-def figures(monkeypatch):
-    """The figures that were saved, in order."""
-    saved = []
-
-    def save(figure, path, **options):
-        original(figure, path, **options)
-        saved.append(figure)
-
-    original = Figure.savefig
-    monkeypatch.setattr(Figure, "savefig", save)
-    return saved
 
 
 def titles(figure):
