@@ -8,12 +8,13 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := true
 
-.PHONY: demo test test-slow test-oldest test-newest lint unit bench docs audit build clean
+.PHONY: demo test test-slow test-oldest test-newest lint unit bench results docs audit build clean
 
 demo: $(VENV)/.demo  ## fine-tune SmolLM2 on the paper's synthetic task and draw what it learned
 	$(BIN)/python examples/demo.py
 
-test: lint unit  ## everything that CI runs
+test: $(VENV)/.test  ## everything that CI runs; the type checker uses one core, beside the tests
+	$(MAKE) --jobs=2 lint unit
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
@@ -45,6 +46,11 @@ FAST_TESTS := $(FAST_PARTS:%=tests/%) tests/system/test_upstream_hooks.py
 bench: $(VENV)/.bench  ## time and memory beside the alternatives, written to docs/performance.md (two hours on two cores)
 	$(BIN)/python examples/embedded_model.py
 	$(BIN)/python benchmarks/report.py --models build/models
+
+results: $(VENV)/.bench  ## methods compared on the real data in DATA, written to docs/results.md (days on two cores; QUICK=1: minutes)
+	$(if $(DATA),,$(error DATA is not set. Name the folder of the rows: make results DATA=../data))
+	$(BIN)/python examples/embedded_model.py
+	$(BIN)/python benchmarks/results --models build/models --data $(DATA) --output $(or $(OUTPUT),build/results) $(if $(ONLY),--only $(ONLY)) $(if $(QUICK),--quick)
 
 docs: $(VENV)/.docs  ## the documentation, into build/site; a warning is an error
 	PYTHONPATH=docs/site NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict

@@ -21,7 +21,14 @@ from datasets import Dataset
 from peft import LoraConfig
 from transformers import HfArgumentParser
 
-from raft_peft import GridDistribution, NumberGrid, RegressionAwareConfig, RegressionAwareTrainer, decisions
+from raft_peft import (
+    GridDistribution,
+    NumberGrid,
+    RegressionAwareConfig,
+    RegressionAwareTrainer,
+    RegressionPredictor,
+    decisions,
+)
 from raft_peft.compare.compared_method import ComparedMethod, split_methods
 from raft_peft.data.ratings import Ratings, rating_tensors
 from raft_peft.losses.label_shares import mean_two_hot
@@ -113,10 +120,18 @@ def distributions(
     lora = LoraConfig(r=16, lora_alpha=32, target_modules="all-linear")
     trainer = RegressionAwareTrainer(args.model, settings, grid=grid, train_dataset=train, peft_config=lora)
     trainer.train()
-    found = {"values": trainer.readout.values.numpy()}
+    # Read as probabilities, also where the method would write text.
+    predictor = RegressionPredictor(
+        trainer.model,
+        trainer.processing_class,
+        grid,
+        method="rail" if method.name == "ce" else method.name,
+        autocast="bfloat16" if settings.bf16 else None,
+        **({} if method.name == "ce" else method.options),
+    )
+    found = {"values": predictor.readout.values.numpy()}
     for name in ("held_out", "test"):
-        encoder_rows = rows[name].select_columns("prompt")
-        found[name] = trainer.predict(encoder_rows).distribution.log_probs.numpy()
+        found[name] = predictor.predict_distribution(rows[name]["prompt"], batch_size=16).log_probs.numpy()
     return found
 
 

@@ -87,4 +87,5 @@ def test_the_page_is_written_from_the_figures():
 def test_every_script_is_in_the_readme():
     readme = (ROOT / "benchmarks" / "README.md").read_text(encoding="utf-8")
     scripts = {path.name for path in (ROOT / "benchmarks").glob("*.py")}
-    assert set(re.findall(r"^\| `(\w+\.py)`", readme, flags=re.MULTILINE)) == scripts
+    scripts |= {f"{path.parent.name}/" for path in (ROOT / "benchmarks").glob("*/__main__.py")}
+    assert set(re.findall(r"^\| `(\w+(?:\.py|/))`", readme, flags=re.MULTILINE)) == scripts
