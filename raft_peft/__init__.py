@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from raft_peft.quiet import hush_libraries
 
 if TYPE_CHECKING:
+    from raft_peft.data.questions.columns import questions_from_columns
     from raft_peft.distribution import GridDistribution
     from raft_peft.grid import NumberGrid
     from raft_peft.planning import plan_memory
@@ -42,6 +43,7 @@ __all__ = [
     "predict_file",
     "push_to_hub",
     "qlora",
+    "questions_from_columns",
 ]
 
 # Loaded when first asked for, so that importing the package loads neither torch nor transformers.
@@ -60,6 +62,7 @@ _MODULES = {
     "predict_file": "raft_peft.prediction.files",
     "push_to_hub": "raft_peft.prediction.sharing",
     "qlora": "raft_peft.training.quantization",
+    "questions_from_columns": "raft_peft.data.questions.columns",
 }
 
 

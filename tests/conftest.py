@@ -1,12 +1,14 @@
 """Small models and tokenizers made on the spot, and real ones from the package index."""
 
+import functools
+import gc
 from pathlib import Path
 
 import pytest
 import torch
+from support.real_tokenizers import real_tokenizer
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import (
-    AutoTokenizer,
     Gemma2Config,
     Gemma2ForCausalLM,
     LlamaConfig,
@@ -25,14 +27,21 @@ CHAT_TEMPLATE = (
 )
 
 
+def pytest_collection_finish() -> None:
+    # Every training ends with a garbage collection, which would look at all that the libraries loaded each time.
+    gc.collect()
+    gc.freeze()
+
+
 def as_hugging_face(tokenizer: Tokenizer, **options) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, unk_token="<unk>", pad_token="<pad>", eos_token="<eos>", **options
     )
 
 
-def make_byte_level() -> PreTrainedTokenizerFast:
-    """GPT-2 style: " 3" is the one token `Ġ3`."""
+@functools.cache
+def trained_byte_level() -> str:
+    """The tokenizer as JSON, since training it takes longer than reading it."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -40,7 +49,12 @@ def make_byte_level() -> PreTrainedTokenizerFast:
         vocab_size=420, special_tokens=SPECIAL, initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
     )
     tokenizer.train_from_iterator(CORPUS, trainer)
-    return as_hugging_face(tokenizer)
+    return tokenizer.to_str()
+
+
+def make_byte_level() -> PreTrainedTokenizerFast:
+    """GPT-2 style: " 3" is the one token `Ġ3`."""
+    return as_hugging_face(Tokenizer.from_str(trained_byte_level()))
 
 
 def make_sentencepiece() -> PreTrainedTokenizerFast:
@@ -138,8 +152,8 @@ def smollm2() -> Path:
 
 
 @pytest.fixture(scope="session")
-def smollm2_tokenizer(smollm2):
-    return AutoTokenizer.from_pretrained(smollm2)
+def smollm2_tokenizer():
+    return real_tokenizer("SmolLM2")
 
 
 @pytest.fixture(scope="session")
@@ -149,8 +163,8 @@ def gemma3() -> Path:
 
 
 @pytest.fixture(scope="session")
-def gemma3_tokenizer(gemma3):
-    return AutoTokenizer.from_pretrained(gemma3)
+def gemma3_tokenizer():
+    return real_tokenizer("Gemma 3")
 
 
 @pytest.fixture

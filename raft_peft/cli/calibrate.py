@@ -32,7 +32,7 @@ For a model that was not trained, a few dozen rows are enough to learn a map fro
 
 
 def parser() -> ArgumentParser:
-    from raft_peft.prediction.interval_kinds import INTERVALS
+    from raft_peft.prediction.intervals.kinds import INTERVALS
     from raft_peft.prediction.label_map import LABEL_MAPS
 
     parser = parser_of("calibrate", "ROWS --model FOLDER", HELP)

@@ -128,6 +128,8 @@ def share(text: str) -> float:
 def open_predictor(options: Namespace) -> RegressionPredictor:
     """The model of the options, ready to predict."""
     from raft_peft.grid import NumberGrid
+    from raft_peft.methods.saved_folder import hub_options
+    from raft_peft.prediction.opening import check_grid_is_known
     from raft_peft.prediction.predictor import RegressionPredictor
 
     names = [setting.name for setting in fields(MethodFields) if hasattr(options, setting.name)]
@@ -140,6 +142,7 @@ def open_predictor(options: Namespace) -> RegressionPredictor:
     if options.quantization is not None:
         given["quantization_config"] = _quantization_config(options.quantization)
     try:
+        check_grid_is_known(options.model, grid, hub_options(given))
         return RegressionPredictor.from_pretrained(options.model, grid, **given)
     except OSError as error:
         if options.model in str(error):

@@ -112,7 +112,7 @@ def batches_by_length(
 def rows_that_count(
     accelerator: Any, batch: dict[str, torch.Tensor], dataset_rows: int | None, tp_size: int = 1
 ) -> torch.Tensor:
-    """Which rows of the batch that was fetched last are not repeated ones, bools of shape (batch,).
+    """Which examples of the batch that was fetched last are not of repeated rows, bools of shape (batch,).
 
     The last batches of an epoch are filled with rows of its beginning. They would weigh twice, and the run would
     depend on the number of processes.
@@ -123,9 +123,11 @@ def rows_that_count(
         dataset_rows: the rows of an epoch; None where they are not known, or the last of them are dropped.
         tp_size: the processes that share their rows.
     """
-    rows = len(batch["input_ids"])
+    # Several questions are of one row.
+    row_of = batch.get("row", torch.arange(len(batch["input_ids"])))
+    rows = int(row_of[-1]) + 1
     processes = accelerator.num_processes // tp_size
-    counts = torch.ones(rows, dtype=torch.bool)
+    counts = torch.ones(len(row_of), dtype=torch.bool)
     if processes == 1 or not accelerator.gradient_state.end_of_dataloader:
         return counts
     # Accelerate knows it too, but not in an epoch that training goes on in the middle of
@@ -133,4 +135,4 @@ def rows_that_count(
     if remainder <= 0:
         return counts
     first = accelerator.process_index // tp_size * rows
-    return torch.arange(first, first + rows) < remainder
+    return first + row_of.cpu() < remainder

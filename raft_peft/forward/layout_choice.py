@@ -223,6 +223,8 @@ def _why_not_equal(model: Any, trie: Trie | None, layout: Layout, plain_layout: 
     # Whatever an architecture makes of what it does not know.
     except Exception as error:
         return f"its forward does not take them ({type(error).__name__}: {error})"
+    if not torch.isfinite(expected).all():
+        return "the model gives no numbers"
     tolerance = 1e-3 if model.dtype == torch.float32 else 5e-2
     if not torch.allclose(found, expected, rtol=tolerance, atol=tolerance * float(expected.std())):
         return "its numbers change with them"

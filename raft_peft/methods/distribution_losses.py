@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 NUMBER_TOKEN_WEIGHT = 0.3
 
 # The power of the labels' unit in which a loss is measured, where it has one.
-_UNITS = {"raft": 2, "crps": 1}
+UNITS = {"raft": 2, "crps": 1}
 
 # The cross-entropy is over the whole vocabulary. The others do not see what is off the grid.
 DISTRIBUTION_LOSSES: dict[str, Callable[[MethodSettings], losses.DistributionLoss | losses.LossSum]] = {
@@ -83,5 +83,5 @@ def resolve_distribution_weight(settings: MethodSettings, values: Sequence[float
     if settings.distribution_loss is None or settings.distribution_weight is not None or len(values) < 2:
         return
     scale = (max(values) - min(values)) / 4
-    power = _UNITS.get(settings.method, 0) - _UNITS.get(settings.distribution_loss, 0)
+    power = UNITS.get(settings.method, 0) - UNITS.get(settings.distribution_loss, 0)
     settings.distribution_weight = scale**power

@@ -52,7 +52,7 @@ class RaftConfig(MethodSettings):
     """The contents of `raft_config.json`: those of [`MethodSettings`], and these.
 
     Attributes:
-        values: the numbers of the grid.
+        values: the numbers of the grid; empty where it was trained on typed questions.
         texts: the text of each number.
         token_ids: the token ids of each number as first resolved in training, or None where no row was seen.
         token_texts: what the tokenizer decoded these ids to.
@@ -75,6 +75,9 @@ class RaftConfig(MethodSettings):
         prompt_template: what the prompts were written by, a text or messages with columns in braces; None where they
             came as they are.
         prompt_shape: what the prompts of training had in common; None where it is not known.
+        questions: the typed questions that all rows of training asked in the same words, by their ids.
+        question_template: how typed questions were written; None where the rows had one number. There are no values
+            then.
         versions: the versions of the libraries that wrote the folder.
     """
 
@@ -96,6 +99,8 @@ class RaftConfig(MethodSettings):
     train_rows: int | None = None
     prompt_template: str | list[dict[str, str]] | None = None
     prompt_shape: str | list[dict[str, str]] | None = None
+    questions: dict[str, dict[str, Any]] | None = None
+    question_template: str | dict[str, Any] | None = None
     versions: dict[str, str] = field(default_factory=installed_versions)
 
     @classmethod
@@ -157,6 +162,11 @@ class RaftConfig(MethodSettings):
             prompt_template=prompt_template,
             prompt_shape=prompt_shape,
         )
+
+    @property
+    def asks_questions(self) -> bool:
+        """Whether it was trained on typed questions, and so has no grid."""
+        return self.question_template is not None
 
     @property
     def grid(self) -> NumberGrid:
@@ -255,7 +265,9 @@ class RaftConfig(MethodSettings):
                 raise ValueError(f"it has {len(self.values)} values and {len(part)} {name}")
         if self.max_length is not None and self.max_length < 2:
             raise ValueError(f"max_length={self.max_length} leaves no room for a prompt")
-        if len(self.grid) != len(self.values):
+        if not self.values and not self.asks_questions:
+            raise ValueError("it has no values")
+        if self.values and len(self.grid) != len(self.values):
             raise ValueError("it has a value twice")
 
     def check_tokens(self, tokenizer: Any) -> None:

@@ -35,7 +35,7 @@ class BatchRunner:
     Attributes:
         model: a causal language model.
         readout: the method at work on it.
-        collator: makes the batches.
+        collate: makes a batch of encoded prompts.
         parts: runs a batch in parts where the memory is not enough for the whole.
         autocast: the dtype in which products are computed; None for that of the weights.
         batch_size: the most prompts in a forward pass.
@@ -44,12 +44,17 @@ class BatchRunner:
 
     model: Any
     readout: Readout
-    collator: RegressionCollator
+    collate: Callable[[Sequence[Any]], dict[str, torch.Tensor]]
     parts: PartsThatFit
     autocast: torch.dtype | None
     batch_size: int
     batch_tokens: int
     _prefix: PrefixCache | None = field(default=None, init=False)
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "batch_tokens"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"`{name}={getattr(self, name)}` must be 1 or more.")
 
     def run(self, prompts: Sequence[EncodedPrompt], on_batch: Callable[[int], object]) -> Reading:
         """The reading of a chunk of prompts on the CPU, in their order.
@@ -125,10 +130,15 @@ class BatchRunner:
         return self.parts.run(lambda some: self._run_part(prompts[some], prefix), len(prompts), longest)
 
     def _run_part(self, prompts: Sequence[EncodedPrompt], prefix: PrefixCache | None) -> Reading:
-        batch = self.collator([{"input_ids": p.input_ids, "grid_token_ids": p.grid_token_ids} for p in prompts])
+        batch = self.collate(prompts)
         batch = {name: tensor.to(self._device) for name, tensor in batch.items()}
         head = self.readout.read_head(self.model, batch, prefix=prefix, grouped=True)
         return self.readout.read(head, self.model, batch)
+
+
+def collate_prompts(collator: RegressionCollator, prompts: Sequence[EncodedPrompt]) -> dict[str, torch.Tensor]:
+    """A batch of encoded prompts."""
+    return collator([{"input_ids": p.input_ids, "grid_token_ids": p.grid_token_ids} for p in prompts])
 
 
 def autocast_dtype(name: str | torch.dtype | None) -> torch.dtype | None:
@@ -149,6 +159,8 @@ def chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:
     >>> list(chunks("abcde", 2))
     [['a', 'b'], ['c', 'd'], ['e']]
     """
+    if size < 1:
+        raise ValueError(f"`chunk_size={size}` must be 1 or more.")
     iterator = iter(items)
     while chunk := list(itertools.islice(iterator, size)):
         yield chunk

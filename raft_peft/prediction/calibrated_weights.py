@@ -8,6 +8,9 @@ from typing import Any
 
 import torch
 
+from raft_peft.data.prompt_template import PromptTemplate
+from raft_peft.data.prompts import PromptEncoder
+from raft_peft.methods import MethodSettings
 from raft_peft.methods.saved_folder import HEAD_NAME
 from raft_peft.prediction.calibration import Calibration
 
@@ -30,6 +33,24 @@ def calibrated_weights(model: Any, head: torch.nn.Module) -> dict[str, Any]:
         "weights": weights_digest(
             {**_own_weights(model), **{f"{HEAD_NAME}.{n}": p for n, p in head.named_parameters()}}
         ),
+    }
+
+
+def calibrated_settings(
+    settings: MethodSettings,
+    encoder: PromptEncoder,
+    template: PromptTemplate | None,
+    model: Any,
+    head: torch.nn.Module,
+) -> dict[str, Any]:
+    """What a calibration depends on: the settings with which numbers are read, and the weights."""
+    return {
+        **settings.reading_settings(),
+        "separator": encoder.separator,
+        "max_length": encoder.max_length,
+        "grid": [list(pair) for pair in encoder.grid],
+        "prompt_template": template and template.template,
+        **calibrated_weights(model, head),
     }
 
 

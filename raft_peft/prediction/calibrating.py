@@ -21,9 +21,9 @@ from raft_peft.main_process import warn
 from raft_peft.methods import METHODS, MethodSettings
 from raft_peft.methods.readout import Reading, joined
 from raft_peft.prediction.calibration import USUAL_LEVEL, Calibration
-from raft_peft.prediction.conformal import spreads, tails
 from raft_peft.prediction.groups import check_count, grouped
-from raft_peft.prediction.interval_kinds import INTERVALS
+from raft_peft.prediction.intervals.conformal import spreads, tails
+from raft_peft.prediction.intervals.kinds import INTERVALS
 from raft_peft.prediction.label_map import check_kind, cross_fitted_errors, fitted
 from raft_peft.prediction.temperature import fitted_temperature
 

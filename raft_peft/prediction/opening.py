@@ -51,7 +51,7 @@ def open_saved(
 
     Args:
         name: a folder or Hub repository.
-        grid: the numbers; None for those that were saved.
+        grid: the numbers; None for those that were saved, if any.
         settings: of a predictor, instead of those that were saved.
         head: of the user's own; None for the method's.
         dtype, quantization_config, device_map: as in `open_as_trained`.
@@ -64,20 +64,17 @@ def open_saved(
     check_there_is(name, hub)
     saved = RaftConfig.find(name, hub)
     takes_saved_grid = grid is None
-    if grid is None:
-        if saved is None:
-            raise ValueError(
-                f"{name!r} has no {RAFT_CONFIG_NAME}, so its grid is not known. Pass the numbers, such as "
-                "`grid=[1, 2, 3, 4, 5]`, or a folder that RegressionAwareTrainer.save_model wrote."
-            )
+    if grid is None and saved is not None and saved.values:
         grid = saved.grid
-    grid = NumberGrid(grid)
+    numbers = None if grid is None else NumberGrid(grid)
     tokenizer = open_tokenizer(name, trust_remote_code=options.get("trust_remote_code", False), **hub)
     if saved is not None:
         if takes_saved_grid:
             saved.check_tokens(tokenizer)
         settings = settings_beside_saved(name, saved, settings, head)
-    check_grid(check_settings(settings), grid, head)
+    of_method = check_settings(settings)
+    if numbers is not None:
+        check_grid(of_method, numbers, head)
     model = open_as_trained(
         name,
         tokenizer,
@@ -88,8 +85,31 @@ def open_saved(
         device_map=device_map,
         **options,
     )
-    head = open_head(name, hub, saved, model, tokenizer, grid, settings, head)
-    return {**settings, "model": model, "tokenizer": tokenizer, "grid": grid, "head": head}
+    if numbers is not None:
+        head = open_head(name, hub, saved, model, tokenizer, numbers, settings, head)
+    return {**settings, "model": model, "tokenizer": tokenizer, "grid": numbers, "head": head}
+
+
+def check_grid_is_known(name: str, grid: Any, hub: Mapping[str, Any]) -> None:
+    """Refuse to predict numbers with a model whose grid is neither given nor saved.
+
+    Raises:
+        ValueError: it was saved without any, or for typed questions.
+    """
+    if grid is not None:
+        return
+    check_there_is(name, hub)
+    saved = RaftConfig.find(name, hub)
+    if saved is None:
+        raise ValueError(
+            f"{name!r} has no {RAFT_CONFIG_NAME}, so its grid is not known. Pass the numbers, such as "
+            "`grid=[1, 2, 3, 4, 5]`, or a folder that RegressionAwareTrainer.save_model wrote."
+        )
+    if not saved.values:
+        raise ValueError(
+            f"{name!r} was trained on typed questions, and has no grid to predict numbers from. Pass the numbers, "
+            "such as `grid=[1, 2, 3, 4, 5]`, or ask it questions in Python, with `RegressionPredictor.decide`."
+        )
 
 
 def check_settings(settings: Mapping[str, Any]) -> MethodSettings:
@@ -119,6 +139,7 @@ def settings_beside_saved(name: str, saved: RaftConfig, asked: Mapping[str, Any]
     warn_of_another_template(asked.get("prompt_template"), saved.prompt_template)
     as_saved = saved.settings_for(asked.get("method"), num_samples=asked.get("num_samples"))
     of_model = {"autocast": saved.autocast, "grid_token_ids": saved.token_ids, **saved.form_of_prompts()}
+    of_model |= {"questions": saved.questions, "question_template": saved.question_template}
     return {**as_saved, **of_model, **asked}
 
 

@@ -15,7 +15,8 @@ from transformers.pipelines import PIPELINE_REGISTRY
 from raft_peft.data.rows import each
 from raft_peft.grid import NumberGrid
 from raft_peft.methods.readout import Reading
-from raft_peft.methods.saved_folder import TASK
+from raft_peft.methods.saved_folder import TASK, hub_options
+from raft_peft.prediction.opening import check_grid_is_known
 from raft_peft.prediction.predictor import RegressionPredictor
 
 # What `Pipeline` tells apart itself: one prompt, and several.
@@ -102,6 +103,7 @@ class TextRegressionPipeline(Pipeline):
             options = dict(model.options)
             if device is not None:
                 options["device_map"] = {"": _device(device)}
+            check_grid_is_known(model.name, grid, hub_options(options))
             self.predictor = RegressionPredictor.from_pretrained(model.name, grid, **settings, **options)
         elif grid is None:
             raise ValueError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Unpack, overload
 
@@ -18,9 +19,6 @@ from raft_peft.data.prompt_template import PromptTemplate
 from raft_peft.data.prompts import PromptEncoder
 from raft_peft.data.remarks import Remarks
 from raft_peft.distribution import GridDistribution
-from raft_peft.forward.cpu_precision import warn_where_bf16_is_emulated
-from raft_peft.forward.memory import PartsThatFit
-from raft_peft.forward.model import device_of
 from raft_peft.grid import NumberGrid, number_text
 from raft_peft.heads import Head
 from raft_peft.methods import METHODS, MethodSettings
@@ -29,8 +27,8 @@ from raft_peft.methods.readout import Reading, Readout
 from raft_peft.methods.renormalization import resolve_renormalize
 from raft_peft.methods.saved_folder import hub_options
 from raft_peft.prediction.applied_calibration import AppliedCalibration
-from raft_peft.prediction.batching import BatchRunner, autocast_dtype, chunks
-from raft_peft.prediction.calibrated_weights import calibrated_weights, usable_calibration
+from raft_peft.prediction.batching import BatchRunner, chunks, collate_prompts
+from raft_peft.prediction.calibrated_weights import calibrated_settings, usable_calibration
 from raft_peft.prediction.calibrating import calibrate
 from raft_peft.prediction.calibration import Calibration
 from raft_peft.prediction.opening import open_saved
@@ -44,10 +42,11 @@ from raft_peft.prediction.predictions import (
     predictions_and_distribution,
     predictions_of,
 )
+from raft_peft.prediction.questions import AnsweringPredictor, Questions
 from raft_peft.prediction.temperature import refuse_one_number
 
 
-class RegressionPredictor:
+class RegressionPredictor(AnsweringPredictor):
     """Predicts numbers with a language model, as it was trained or zero-shot.
 
     ```python
@@ -58,7 +57,8 @@ class RegressionPredictor:
     Args:
         model: a causal language model, with or without an adapter.
         tokenizer: its tokenizer.
-        grid: the numbers that it may answer with, as for [`RegressionAwareTrainer`].
+        grid: the numbers that it may answer with, as for [`RegressionAwareTrainer`]. None to `decide` typed questions
+            alone.
         separator: text between prompt and number; None for the default, see [`RegressionAwareConfig`].
         max_length: the most tokens of a prompt; a longer one loses its beginning. None for no limit.
         head: a head of yours, for a model that was trained with it; or of a trainer, as `trainer.readout.head`.
@@ -67,6 +67,7 @@ class RegressionPredictor:
             `"float32"` and None for that of the weights.
         prompt_template: writes the prompts of rows that have its columns, see [`RegressionAwareConfig`].
         prompt_shape: what the prompts of training had in common; a warning says where those here do not have it.
+        questions, question_template: see [`AnsweringPredictor`].
         settings: of [`MethodSettings`]: `method`, `decision`, `renormalize` and so on.
 
     Raises:
@@ -78,7 +79,7 @@ class RegressionPredictor:
         self,
         model: Any,
         tokenizer: Any,
-        grid: Iterable[float] | Mapping[float, str] | NumberGrid,
+        grid: Iterable[float] | Mapping[float, str] | NumberGrid | None = None,
         *,
         separator: str | None = None,
         max_length: int | None = None,
@@ -87,34 +88,28 @@ class RegressionPredictor:
         autocast: str | torch.dtype | None = None,
         prompt_template: str | Sequence[Mapping[str, str]] | PromptTemplate | None = None,
         prompt_shape: Any = None,
+        questions: Questions | None = None,
+        question_template: Any = None,
         **settings: Any,
     ):
-        self.settings = MethodSettings(**settings)
-        self.settings.check_method()
-        self.grid = NumberGrid(grid)
-        resolve_renormalize(self.settings, self.grid, head)
-        check_grid(self.settings, self.grid, head)
-        self.model = model.eval()
-        self.tokenizer = tokenizer
-        self._encoder = PromptEncoder(
-            tokenizer,
-            self.grid,
-            separator=separator,
-            max_length=max_length,
-            number_end=self.settings.end_of_numbers(tokenizer),
-        )
+        of_method = MethodSettings(**settings)
+        of_method.check_method()
+        self._grid = None if grid is None else NumberGrid(grid)
+        if self._grid is not None:
+            resolve_renormalize(of_method, self._grid, head)
+            check_grid(of_method, self._grid, head)
+        super().__init__(model, tokenizer, of_method, max_length, autocast, questions, question_template)
+        self.prompt_form = PromptForm(PromptTemplate.of(prompt_template), prompt_shape)
+        self.calibration: Calibration | None = None
+        self._collator = RegressionCollator(pad_token_id=self._pad_token_id)
+        if self._grid is None:
+            return
+        end = self.settings.end_of_numbers(tokenizer)
+        self._encoder = PromptEncoder(tokenizer, self.grid, separator=separator, max_length=max_length, number_end=end)
         ids = None if grid_token_ids is None else tuple(map(tuple, grid_token_ids))
         self.readout = Readout(model, tokenizer, self.grid, self.settings, grid_token_ids=ids, head=head)
         self.readout.refuse_untrained()
         self.readout.head.eval()
-        self.prompt_form = PromptForm(PromptTemplate.of(prompt_template), prompt_shape)
-        self.calibration: Calibration | None = None
-        self._parts = PartsThatFit()
-        self._autocast = autocast_dtype(autocast)
-        if self._autocast == torch.bfloat16 and device_of(model.get_input_embeddings()).type == "cpu":
-            warn_where_bf16_is_emulated("Set `autocast='float32'`.")
-        pad_token_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-        self._collator = RegressionCollator(pad_token_id=pad_token_id or 0)
 
     @classmethod
     def from_pretrained(
@@ -144,7 +139,8 @@ class RegressionPredictor:
 
         Args:
             folder_or_model: a folder or Hub repository, with a `raft_config.json` or with `grid`.
-            grid: the numbers, for a model without `raft_config.json`; or instead of the saved ones.
+            grid: the numbers, for a model without `raft_config.json`, or instead of the saved ones. Without any,
+                typed questions can be answered.
             dtype: of the weights. By default as in training; for zero-shot, as the model was saved.
             quantization_config: such as a `BitsAndBytesConfig`. By default as in training; False for none.
             device_map: by default all on the GPU where there is one, else on the CPU.
@@ -158,7 +154,7 @@ class RegressionPredictor:
                 is passed on to the model's `from_pretrained`, such as `attn_implementation`, `revision` or `token`.
 
         Raises:
-            ValueError: no `raft_config.json` and no grid; a `raft_config.json` that does not fit the tokenizer; a head
+            ValueError: a `raft_config.json` that does not fit the tokenizer; a head
                 that is missing or does not fit.
         """
         asked = {
@@ -190,6 +186,20 @@ class RegressionPredictor:
         predictor = cls(**opened)
         predictor.calibration = Calibration.find(name, hub_options(model_kwargs))
         return predictor
+
+    @property
+    def grid(self) -> NumberGrid:
+        """The numbers that it may answer a prompt with.
+
+        Raises:
+            ValueError: it was made without any.
+        """
+        if self._grid is None:
+            raise ValueError(
+                "This predictor has no grid. Pass the numbers to predict, such as `grid=[1, 2, 3, 4, 5]`. Without "
+                "one it only answers typed questions, with `decide`."
+            )
+        return self._grid
 
     @property
     def texts(self) -> tuple[str, ...]:
@@ -355,24 +365,14 @@ class RegressionPredictor:
         return usable_calibration(self.calibration, self._calibrated_settings())
 
     def _calibrated_settings(self) -> dict[str, Any]:
-        """What a calibration depends on: the settings, and the weights."""
-        return {
-            **self.settings.reading_settings(),
-            "separator": self._encoder.separator,
-            "max_length": self._encoder.max_length,
-            "grid": [list(pair) for pair in self.grid],
-            "prompt_template": self.prompt_form.template and self.prompt_form.template.template,
-            **calibrated_weights(self.model, self.readout.head),
-        }
+        return calibrated_settings(
+            self.settings, self._encoder, self.prompt_form.template, self.model, self.readout.head
+        )
 
     def remarks(self) -> Remarks:
         """What says, once of each kind, what is odd about prompts and labels that are used."""
-        return Remarks(
-            "",
-            self._encoder,
-            limited_by_grid=METHODS[self.settings.method].limited_by_grid,
-            renormalize=self.readout.renormalize,
-        )
+        limited = METHODS[self.settings.method].limited_by_grid
+        return Remarks("", self._encoder, limited_by_grid=limited, renormalize=self.readout.renormalize)
 
     def predict_distribution(
         self,
@@ -424,15 +424,13 @@ class RegressionPredictor:
             A [`Reading`] of each chunk, on the CPU: `predictions` of shape (chunk,), and `distribution` over the whole
             vocabulary, None where the method gives a number alone.
         """
-        for name, value in (("batch_size", batch_size), ("batch_tokens", batch_tokens), ("chunk_size", chunk_size)):
-            if value < 1:
-                raise ValueError(f"`{name}={value}` must be 1 or more.")
+        assert self.grid
         total = len(prompts) if isinstance(prompts, Sized) else None
         show_progress = (total is None or total > batch_size) if show_progress is None else show_progress
         runner = BatchRunner(
             model=self.model,
             readout=self.readout,
-            collator=self._collator,
+            collate=partial(collate_prompts, self._collator),
             parts=self._parts,
             autocast=self._autocast,
             batch_size=batch_size,

@@ -1,4 +1,7 @@
-"""Datasets of the paper: rows of `prompt` and `label`, with the grid they are scored on. One task a file."""
+"""Datasets of the paper: rows of `prompt` and `label`, with the grid they are scored on. One task a file.
+
+Tasks of typed questions are in a table of their own, since their rows bring their values along.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from datasets import DatasetDict
 
-__all__ = ["TASKS", "Task", "get_task"]
+__all__ = ["QUESTION_TASKS", "TASKS", "QuestionTask", "Task", "get_question_task", "get_task"]
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,22 @@ class Task:
     description: str
 
 
+@dataclass(frozen=True)
+class QuestionTask:
+    """A dataset of typed questions under a name.
+
+    Attributes:
+        name: the name it is asked for by.
+        load: from the path of local files (None for the task's default source) to its splits, with the columns
+            `state`, `questions` and `targets`.
+        description: one line on what is asked of what.
+    """
+
+    name: str
+    load: Callable[[str | Path | None], DatasetDict]
+    description: str
+
+
 def get_task(name: str) -> Task:
     """The task of this name.
 
@@ -42,6 +61,17 @@ def get_task(name: str) -> Task:
     if name not in TASKS:
         raise ValueError(f"There is no task {name!r}. Choose one of: {', '.join(TASKS)}.")
     return TASKS[name]
+
+
+def get_question_task(name: str) -> QuestionTask:
+    """The task of typed questions of this name.
+
+    Raises:
+        ValueError: there is none. The message lists the names there are.
+    """
+    if name not in QUESTION_TASKS:
+        raise ValueError(f"There is no task of typed questions {name!r}. Choose one of: {', '.join(QUESTION_TASKS)}.")
+    return QUESTION_TASKS[name]
 
 
 # The loaders import `datasets`, so each is imported when it is called.
@@ -87,6 +117,12 @@ def _load_synthetic(path: str | Path | None, seed: int) -> DatasetDict:
     )
 
 
+def _load_typed_decisions(path: str | Path | None) -> DatasetDict:
+    from raft_peft.tasks.typed_decisions import load_typed_decisions
+
+    return load_typed_decisions(path)
+
+
 _STARS = range(1, 6)
 
 TASKS = {
@@ -104,5 +140,14 @@ TASKS = {
         Task("amazon_music", _STARS, partial(_load_amazon_reviews, "music"), "stars of a music review"),
         Task("movielens_1m", _STARS, _load_movielens, "stars of a movie, from the user's earlier ratings"),
         Task("synthetic", range(10), _load_synthetic, "Original #1, a function of one number, scaled to 0 to 9"),
+    )
+}
+
+QUESTION_TASKS = {
+    task.name: task
+    for task in (
+        QuestionTask(
+            "typed_decisions", _load_typed_decisions, "five questions on each case of a workflow, with distributions"
+        ),
     )
 }

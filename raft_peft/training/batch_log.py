@@ -12,32 +12,50 @@ from raft_peft.distribution import GridDistribution
 
 
 def batch_totals(
-    batch: Mapping[str, torch.Tensor], losses: torch.Tensor, distribution: GridDistribution | None
+    batch: Mapping[str, torch.Tensor],
+    losses: torch.Tensor,
+    distribution: GridDistribution | None,
+    predictions: torch.Tensor | None = None,
+    *,
+    middle: float = 0.0,
 ) -> dict[str, torch.Tensor]:
     """Sums over the rows of a batch that count, by name, each a float32 scalar.
 
     Args:
-        batch: `attention_mask` of shape (batch, length), and where some rows do not count, `counts` of shape (batch,).
+        batch: `attention_mask` of shape (batch, length); beside predictions, `labels` of shape (batch,); and where
+            some rows do not count, `counts` of shape (batch,).
         losses: of shape (batch,).
         distribution: of the same rows, if any.
+        predictions: of the same rows, of shape (batch,), if any.
+        middle: is subtracted from predictions and labels, so that float32 is enough for the sums of their squares.
 
     Returns:
         `tokens` of the prompts; `with_grid`, how many rows have a distribution; the sums of its `grid_mass` and of its
-        `entropy`, in nats; and how many losses are `not_finite`.
+        `entropy`, in nats; how many losses are `not_finite`; and what [`RowSums`] takes: how many `rows` have a
+        prediction, and the sums of `prediction`, `label`, their squares and the `squared_error`.
     """
     tokens = batch["attention_mask"].sum(1)
-    one = torch.ones_like(tokens)
-    none = torch.zeros_like(losses)
-    counted = batch.get("counts", one)
+    one, none = torch.ones_like(losses), torch.zeros_like(losses)
     with torch.no_grad():
+        prediction = none if predictions is None else predictions - middle
+        label = none if predictions is None else batch["labels"].to(losses.device) - middle
         of_rows = {
-            "tokens": tokens,
+            "tokens": tokens.to(losses.device),
             "with_grid": none if distribution is None else one,
             "grid_mass": none if distribution is None else distribution.mass,
             "entropy": none if distribution is None else distribution.entropy,
             "not_finite": ~torch.isfinite(losses),
+            "rows": none if predictions is None else one,
+            "prediction": prediction,
+            "prediction_squared": prediction.square(),
+            "label": label,
+            "label_squared": label.square(),
+            "squared_error": (prediction - label).square(),
         }
-    return {name: (values.to(tokens.device) * counted).sum().float() for name, values in of_rows.items()}
+        stacked = torch.stack([values.to(losses.device, torch.float32) for values in of_rows.values()])
+        if "counts" in batch:
+            stacked = torch.where(batch["counts"].to(losses.device), stacked, 0)
+        return dict(zip(of_rows, stacked.sum(1), strict=True))
 
 
 def over_processes(totals: Mapping[str, torch.Tensor], accelerator: Any) -> dict[str, float]:

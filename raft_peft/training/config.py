@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 # The first is TRL's name. transformers renamed it, and older versions do not have the second.
 _CHECKPOINTING = ("gradient_checkpointing", "activation_checkpointing")
-_LOWER_IS_BETTER = ("rmse", "mae", "loss", "crps", "nll", "calibration_error", "rater_distance")
+_LOWER_IS_BETTER = ("rmse", "mae", "loss", "crps", "nll", "calibration_error", "rater_distance", "kl", "brier", "ece")
 
 # Each of these settings of SFTConfig speaks of tokens, or of a loss over them. Beside its name stand the value that
 # can be honoured, and what to do instead of another.
@@ -68,6 +68,10 @@ class RegressionAwareConfig(MethodSettings, SFTConfig):
             are predicted by it.
         chat: whether the template, or the column `prompt`, becomes the message of a user.
         system: a system message before it, which may name columns, too; with it there is a chat.
+        question_template: how typed questions are written, see [`QuestionTemplate`]: vllm (the default), sglang, or a
+            dict. It is saved, and questions are asked by it.
+        question_weights: what each typed question counts in the mean of the loss, by its id, `{"tone": 2}`; by
+            default 1.
         separator: text between the prompt and the number. None puts one space after a plain prompt that does not
             end in white space, and nothing after a chat template's generation prompt.
         non_finite_loss: stop (the default), which saves the weights of the step before and names the rows, or skip,
@@ -149,6 +153,19 @@ class RegressionAwareConfig(MethodSettings, SFTConfig):
     system: str | None = field(
         default=None,
         metadata={"help": "A system message before the prompt. It may also name columns in braces."},
+    )
+    question_template: dict | str | None = field(
+        default=None,
+        metadata={
+            "help": "How typed questions are written: vllm (the default) or sglang, in the words of these servers. In "
+            "Python also a dict, see QuestionTemplate."
+        },
+    )
+    question_weights: dict | str | None = field(
+        default=None,
+        metadata={
+            "help": "What a typed question counts in the loss, by its id, as JSON: '{\"tone\": 2}'. By default 1."
+        },
     )
     separator: str | None = field(
         default=None,

@@ -116,6 +116,16 @@ class RunDatasets:
                 self._limits.check_dataset(dataset)
 
 
+def ask_questions(dataset: Any) -> bool:
+    """Whether the rows of a dataset, or of several by name, have typed questions."""
+    if isinstance(dataset, Mapping):
+        return any(map(ask_questions, dataset.values()))
+    if not isinstance(dataset, Dataset | IterableDataset):
+        return False
+    columns = dataset.column_names or list(next(iter(dataset), {}))
+    return "questions" in columns
+
+
 def check_not_empty(train_dataset: AnyDataset | None, eval_dataset: EvalDataset | None) -> None:
     """Raise a ValueError that names what is no dataset, or has no rows, before a model is loaded for it."""
     evaluated = eval_dataset if isinstance(eval_dataset, dict) else {"eval": eval_dataset}

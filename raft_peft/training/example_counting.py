@@ -11,17 +11,21 @@ from torch.utils.data import DataLoader, SequentialSampler
 
 from raft_peft.data.batches import rows_that_count
 from raft_peft.distribution import GridDistribution
+from raft_peft.grid import NumberGrid
 from raft_peft.training.batch_log import BatchLog, batch_totals, over_processes
 from raft_peft.training.config import temporarily
-from raft_peft.training.fault_tolerance import FaultTolerantTrainer
+from raft_peft.training.fault_tolerance.collapse import CollapseCallback
+from raft_peft.training.fault_tolerance.trainer import FaultTolerantTrainer
 
 
 class ExampleCountingTrainer(FaultTolerantTrainer):
     """A trainer whose loss is a mean over the examples of an optimizer step, and whose evaluations are of every row.
 
     Overridden are the number that a step's loss is divided by, the log, and what goes over the rows of an evaluation.
-    A subclass calls `_note_batch` and `_mean_over_examples` in `compute_loss`.
+    A subclass has a `grid`, and calls `_note_batch` and `_mean_over_examples` in `compute_loss`.
     """
+
+    grid: NumberGrid
 
     # `Trainer` would divide the loss by the batches of the step, and `_mean_over_examples` divides it already.
     loss_is_scaled_for_ga = True
@@ -29,6 +33,8 @@ class ExampleCountingTrainer(FaultTolerantTrainer):
     def __init__(self, *args: Any, **kwargs: Any):
         self._batch_log = BatchLog()
         super().__init__(*args, **kwargs)
+        self._collapse = CollapseCallback(self.grid.values)
+        self.add_callback(self._collapse)
 
     def _get_num_items_in_batch(
         self, batch_samples: list[dict[str, torch.Tensor]], device: torch.device
@@ -75,7 +81,11 @@ class ExampleCountingTrainer(FaultTolerantTrainer):
         return losses.sum() / num_items_in_batch * (self.accelerator.num_processes // self.get_tp_size())
 
     def _note_batch(
-        self, batch: dict[str, torch.Tensor], losses: torch.Tensor, distribution: GridDistribution | None
+        self,
+        batch: dict[str, torch.Tensor],
+        losses: torch.Tensor,
+        distribution: GridDistribution | None,
+        predictions: torch.Tensor | None,
     ) -> None:
         """Count what all processes saw, and remember the rows where a loss of any of them is not a number.
 
@@ -83,9 +93,13 @@ class ExampleCountingTrainer(FaultTolerantTrainer):
             batch: of this process.
             losses: of its rows, of shape (batch,).
             distribution: of its rows, whose mass and entropy are logged; None where they say nothing.
+            predictions: of its rows, of shape (batch,); None where training makes none.
         """
-        totals = over_processes(batch_totals(batch, losses, distribution), self.accelerator)
+        totals = over_processes(
+            batch_totals(batch, losses, distribution, predictions, middle=self._collapse.middle), self.accelerator
+        )
         self._batch_log.add(totals, tp_size=self.get_tp_size())
+        self._collapse.add(totals)
         if totals["not_finite"]:
             not_finite = ~torch.isfinite(losses)
             if "counts" in batch:

@@ -162,7 +162,8 @@ def is_ours(folder: str | Path) -> bool:
 
 def save_card(facts: CardFacts, folder: str | Path) -> None:
     """Write the card into a folder, and beside it predictions over the truth, where there was an evaluation."""
-    pictures = _draw(facts.evaluations, Path(folder))
+    # Answers to several questions are numbers of several scales, and no one picture.
+    pictures = [] if facts.config.asks_questions else _draw(facts.evaluations, Path(folder))
     model_card(facts, pictures).save(Path(folder) / CARD_NAME)
 
 
@@ -184,6 +185,8 @@ def model_card(facts: CardFacts, pictures: Sequence[str] = ()) -> ModelCard:
         trained=bool(facts.training),
         zero_shot=not facts.training and facts.adapter is None,
         facts=_facts(facts),
+        asks_questions=facts.config.asks_questions,
+        questions=json.dumps(facts.config.questions, ensure_ascii=False, indent=2) if facts.config.questions else None,
         prompt_text=text,
         prompt_literal=literal,
         evaluated=list(facts.evaluations),
@@ -201,6 +204,11 @@ def model_card(facts: CardFacts, pictures: Sequence[str] = ()) -> ModelCard:
 
 def _how_it_reads(config: RaftConfig) -> str:
     method = METHODS[config.method]
+    if config.asks_questions:
+        return (
+            "It answers typed questions about a text, several at once: scores by the expected level, yes and no by "
+            "the probability of yes, numbers by their expectation, and choices by the likeliest option."
+        )
     if method.reads_text:
         return "It answers a prompt in text, from which the number is parsed."
     if method.limited_by_grid:
@@ -239,24 +247,45 @@ def _metadata(facts: CardFacts) -> ModelCardData:
 
 def _facts(facts: CardFacts) -> list[tuple[str, str]]:
     config = facts.config
+    quantization = (config.quantization or {}).get("quant_method")
+    rows = {
+        **(_facts_of_questions(config) if config.asks_questions else _facts_of_grid(config)),
+        "Trained weights": (facts.adapter or "all") if facts.training else None,
+        "Base model in training": f"quantized ({quantization})" if quantization else config.dtype,
+        # Messages are shown below, as JSON.
+        "Prompt template": f"`{config.prompt_template}`" if isinstance(config.prompt_template, str) else None,
+        "Longest prompt": f"{config.max_length} tokens; {_what_is_cut(config)}" if config.max_length else None,
+    }
+    return [(name, value.replace("|", "\\|")) for name, value in rows.items() if value is not None]
+
+
+def _what_is_cut(config: RaftConfig) -> str:
+    return "a longer state loses its end" if config.asks_questions else "a longer one loses its start"
+
+
+def _facts_of_questions(config: RaftConfig) -> dict[str, str | None]:
+    asked = ", ".join(f"{name} ({one['type']})" for name, one in (config.questions or {}).items())
+    return {
+        "Questions": asked or "differ from row to row",
+        "Template of questions": f"`{config.question_template}`",
+        "Method": f"`{config.method}`, {config.distribution_loss} for the distribution"
+        if config.distribution_loss
+        else f"`{config.method}`",
+    }
+
+
+def _facts_of_grid(config: RaftConfig) -> dict[str, str | None]:
     grid = config.grid
     if all(as_number(text) == value for value, text in grid):
         numbers = grid.texts
     else:
         numbers = tuple(f"{number_text(value)} as {text!r}" for value, text in grid)
     shown = numbers if len(numbers) <= 12 else (*numbers[:3], "...", *numbers[-2:])
-    quantization = (config.quantization or {}).get("quant_method")
-    rows = {
+    return {
         "Grid": f"{', '.join(shown)} ({len(numbers)} numbers)" if len(numbers) > 1 else f"{shown[0]} alone",
         "Method": f"`{config.method}` (the paper's {METHODS[config.method].source})",
         "Renormalized over the grid": "yes" if config.renormalize else None,
-        "Trained weights": (facts.adapter or "all") if facts.training else None,
-        "Base model in training": f"quantized ({quantization})" if quantization else config.dtype,
-        # Messages are shown below, as JSON.
-        "Prompt template": f"`{config.prompt_template}`" if isinstance(config.prompt_template, str) else None,
-        "Longest prompt": f"{config.max_length} tokens; a longer one loses its start" if config.max_length else None,
     }
-    return [(name, value.replace("|", "\\|")) for name, value in rows.items() if value is not None]
 
 
 def _prompt(shape: Any | None, template: Any | None) -> tuple[str | None, str]:

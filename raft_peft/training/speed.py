@@ -31,7 +31,7 @@ def choose_for_speed(trainer: Any) -> None:
     but not to 4 bits by bitsandbytes; with `activation_offloading`; and for a stream of rows.
 
     `padding_free` is on if the run is on a CPU, and the method and the model can use it. On a GPU it is off: there a
-    small model was slower with it.
+    small model was slower with it. With several questions a row it is on everywhere, since it computes each text once.
 
     Of several processes all choose the same.
 
@@ -39,16 +39,16 @@ def choose_for_speed(trainer: Any) -> None:
         trainer: a `RegressionAwareTrainer` with its model, its datasets and its readout.
     """
     args, chosen = trainer.args, []
-    if args.gradient_checkpointing is None:
-        checkpointing, reason = _choose_checkpointing(trainer)
-        set_checkpointing(args, checkpointing)
-        chosen.append(f"`gradient_checkpointing={checkpointing}`, since {reason}")
-        if not checkpointing and isinstance(trainer.model, PeftModel):
-            # TRL lets gradients flow to the embeddings, which checkpointing alone needs.
-            trainer.model.disable_input_require_grads()
     if args.padding_free is None:
         args.padding_free = _pays_without_padding(trainer) and trainer.readout.layouts.take_padding_free(trainer.model)
         chosen.append(f"`padding_free={args.padding_free}`")
+    if args.gradient_checkpointing is None:
+        checkpointing, reason = _choose_checkpointing(trainer)
+        set_checkpointing(args, checkpointing)
+        chosen.insert(0, f"`gradient_checkpointing={checkpointing}`, since {reason}")
+        if not checkpointing and isinstance(trainer.model, PeftModel):
+            # TRL lets gradients flow to the embeddings, which checkpointing alone needs.
+            trainer.model.disable_input_require_grads()
     if chosen and trainer.train_dataset is not None and trainer.is_world_process_zero():
         logger.info("Chosen for speed: %s.", "; ".join(chosen))
 
@@ -96,7 +96,7 @@ def _why_unknown(trainer: Any) -> str | None:
 def _pays_without_padding(trainer: Any) -> bool:
     """Whether to lay rows end to end where the model can read them so."""
     return (
-        trainer.args.device.type == "cpu"
+        (trainer.args.device.type == "cpu" or trainer.asks_questions)
         and trainer.train_dataset is not None
         and not METHODS[trainer.args.method].trains_text
         and not trainer.runs_in_step_with_others

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+import pyarrow as pa  # type: ignore[import-untyped]
 import pyarrow.compute as pc  # type: ignore[import-untyped]
 import torch
 from datasets import Dataset
@@ -14,6 +15,7 @@ from datasets import Dataset
 from raft_peft.data.batches import RegressionCollator
 from raft_peft.forward.completion import read_completion
 from raft_peft.forward.final_position import read_final_position
+from raft_peft.forward.forest import group_prompts
 from raft_peft.grid.trie import Trie
 from raft_peft.methods.readout import Readout
 
@@ -21,6 +23,8 @@ from raft_peft.methods.readout import Readout
 _OPTIMIZER_BYTES = 8
 # The most tokens of a row on which activations are measured. Those of longer rows follow from shorter ones.
 _MEASURED = 128
+# What a token costs where prompts are to share it, whatever that costs in the attention.
+_ALWAYS = 1 << 40
 # Encoded rows that are looked at together.
 _SLICE = 4096
 
@@ -36,7 +40,7 @@ def bytes_of_step(trainer: Any) -> float:
         trainer: a `RegressionAwareTrainer` whose model is on its device, with an encoded dataset and a readout.
     """
     args, model, readout = trainer.args, trainer.model, trainer.readout
-    row, length = _longest(trainer.train_dataset)
+    row, length, prompts = _longest(trainer.train_dataset, shares=bool(args.padding_free))
     multiple = args.pad_to_multiple_of or 1
     collate = RegressionCollator(pad_token_id=0)
 
@@ -50,7 +54,8 @@ def bytes_of_step(trainer: Any) -> float:
             return kept_bytes(model, lambda: _forward(readout, model, batch))
 
     with _as_in_training(model, args.device):
-        activations = extrapolated(kept, args.per_device_train_batch_size, -(-length // multiple) * multiple)
+        rows = args.per_device_train_batch_size * prompts
+        activations = extrapolated(kept, rows, -(-length // multiple) * multiple)
     trained = [weight for weight in model.parameters() if weight.requires_grad]
     return activations + sum(weight.nbytes + _OPTIMIZER_BYTES * weight.numel() for weight in trained)
 
@@ -101,13 +106,30 @@ def _forward(readout: Readout, model: Any, batch: Mapping[str, torch.Tensor]) ->
     return read_final_position(model, *rows, trie, layout=layout, hidden_states=head.reads_hidden_states)
 
 
-def _longest(dataset: Dataset) -> tuple[dict[str, Any], int]:
-    """The longest of encoded rows, without its label, and the tokens of its prompt."""
+def _longest(dataset: Dataset, *, shares: bool) -> tuple[dict[str, Any], int, int]:
+    """The longest of encoded prompts, without its label, its tokens, and how many of them are in a row.
+
+    A row of typed questions has a prompt for each. Where these share their beginning, they are one prompt of all of
+    their distinct tokens.
+    """
     columns = dataset.select_columns(["input_ids"]).with_format("arrow")
-    lengths = np.concatenate([pc.list_value_length(part["input_ids"]) for part in columns.iter(_SLICE)])
-    place = int(lengths.argmax())
-    row = dataset.with_format(None)[place]
-    return {name: row[name] for name in ("input_ids", "grid_token_ids", "target_ids") if name in row}, lengths[place]
+    parts = [part["input_ids"].combine_chunks() for part in columns.iter(_SLICE)]
+    names = [name for name in ("input_ids", "grid_token_ids", "target_ids") if name in dataset.column_names]
+    whole = dataset.with_format(None)
+    if not pa.types.is_list(parts[0].type.value_type):
+        lengths = np.concatenate([pc.list_value_length(part) for part in parts])
+        place = int(lengths.argmax())
+        return {name: whole[place][name] for name in names}, int(lengths[place]), 1
+    # Of the row that has the most tokens.
+    tokens = np.concatenate([[sum(map(len, row)) for row in part.to_pylist()] for part in parts])
+    row = whole[int(tokens.argmax())]
+    prompts = [np.array(ids) for ids in row["input_ids"]]
+    at = max(range(len(prompts)), key=lambda index: len(prompts[index]))
+    found = {name: row[name][at] for name in names}
+    if not shares:
+        return found, len(prompts[at]), len(prompts)
+    shared = group_prompts(prompts, prefix=0, token_cost=_ALWAYS).shared
+    return found, sum(map(len, prompts)) - int(shared.sum()), 1
 
 
 @contextmanager

@@ -6,9 +6,7 @@ saved. What a hook does stands in the module that it calls.
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -26,7 +24,6 @@ from transformers import (
     TrainingArguments,
 )
 from transformers.trainer_utils import EvalLoopOutput
-from trl.trainer.utils import get_config_model_id
 
 from raft_peft.data.batches import RegressionCollator
 from raft_peft.data.dataset import ENCODED_COLUMNS, first_rows
@@ -36,13 +33,9 @@ from raft_peft.forward.model import attach_reading
 from raft_peft.grid import NumberGrid
 from raft_peft.heads import Head
 from raft_peft.losses import DistributionLoss, Loss, LossSum
-from raft_peft.main_process import warn
 from raft_peft.methods.grid_check import check_grid
-from raft_peft.methods.head_origin import state_to_save
 from raft_peft.methods.readout import Readout
 from raft_peft.methods.renormalization import resolve_renormalize
-from raft_peft.methods.saved_folder import HEAD_FILE, RaftConfig
-from raft_peft.methods.saving import copy_beside_weights, save_beside_weights
 from raft_peft.metrics import Evaluation
 from raft_peft.training.batch_reading import BatchReader
 from raft_peft.training.config import (
@@ -53,7 +46,7 @@ from raft_peft.training.config import (
     refuse_token_callables,
     refuse_training_on_nothing,
 )
-from raft_peft.training.datasets import EvalDataset, RunDatasets, check_not_empty
+from raft_peft.training.datasets import EvalDataset, RunDatasets, ask_questions, check_not_empty
 from raft_peft.training.evaluation import (
     RegressionPredictionOutput,
     RowsRead,
@@ -64,8 +57,6 @@ from raft_peft.training.evaluation import (
     prediction_rows,
     warn_where_flat,
 )
-from raft_peft.training.example_counting import ExampleCountingTrainer
-from raft_peft.training.model_card import CardFacts, is_ours, save_card
 from raft_peft.training.model_init import (
     as_trl_takes_it,
     checked_model,
@@ -74,14 +65,15 @@ from raft_peft.training.model_init import (
     reloadable,
 )
 from raft_peft.training.quantization import trained_tensors
-from raft_peft.training.resuming import check_resumed
+from raft_peft.training.saving import SavingTrainer
 from raft_peft.training.speed import choose_for_speed
-from raft_peft.training.trained_weights import refuse_untrainable, saved_as_trained
+from raft_peft.training.trained_weights import refuse_untrainable
 
-logger = logging.getLogger(__name__)
+# Those arguments that give rows.
+_DATASETS = ("train_dataset", "eval_dataset")
 
 
-class RegressionAwareTrainer(ExampleCountingTrainer):
+class RegressionAwareTrainer(SavingTrainer):
     """Fine-tunes a language model to predict a number (RAFT, Lukasik et al., ICLR 2025).
 
     By default the prediction is the expectation of a grid of numbers under the model's next-token distribution, the
@@ -122,16 +114,23 @@ class RegressionAwareTrainer(ExampleCountingTrainer):
         ValueError: settings, rows, labels, a grid or a model that cannot be used; the message says what to do.
     """
 
-    _tag_names = ["trl", "raft", "regression"]  # noqa: RUF012 - read by TRL
-    _dataset_name: str | None = None
-    _best_is_loaded = False
+    # Whether its rows have typed questions.
+    asks_questions = False
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> RegressionAwareTrainer:
+        # Rows of typed questions are trained on by a subclass, as `Path` makes a path of this system.
+        if cls is RegressionAwareTrainer and any(ask_questions(kwargs.get(name)) for name in _DATASETS):
+            from raft_peft.training.questions.trainer import QuestionTrainer
+
+            cls = QuestionTrainer
+        return super().__new__(cls)
 
     def __init__(
         self,
         model: str | PreTrainedModel,
         args: RegressionAwareConfig | TrainingArguments | None = None,
         *,
-        grid: Iterable[float] | Mapping[float, str] | NumberGrid,
+        grid: Iterable[float] | Mapping[float, str] | NumberGrid | None = None,
         head: Head | None = None,
         loss: Loss | DistributionLoss | LossSum | None = None,
         data_collator: DataCollator | None = None,
@@ -151,10 +150,7 @@ class RegressionAwareTrainer(ExampleCountingTrainer):
         refuse_token_callables(compute_loss_func, preprocess_logits_for_metrics, formatting_func)
         args = RegressionAwareConfig.of(args, model)
         refuse_offloading_without_accelerator(args)
-        self.grid = NumberGrid(grid)
-        resolve_renormalize(args, self.grid, head)
-        check_grid(args, self.grid, head)
-        loss = loss_to_train_on(args, loss, self.grid)
+        loss = self._settle_method(args, grid, head, loss)
         check_not_empty(train_dataset, eval_dataset)
         name = model if isinstance(model, str) else None
         model, processing_class = checked_model(
@@ -169,7 +165,7 @@ class RegressionAwareTrainer(ExampleCountingTrainer):
         # `super().__init__` adds the adapter, and encodes the datasets through `_prepare_dataset`.
         # So what this method reads is set before, and what needs the model or an encoded row is made after.
         # TRL demands a training dataset, and zero-shot prediction has none.
-        self._datasets = RunDatasets(self.grid, args, loss)
+        self._datasets = self._make_datasets(args, loss)
         self._datasets.check_fits(model)
         trained_before = trained_tensors(model)
         with as_trl_takes_it(model, args, named=name is not None):
@@ -192,9 +188,7 @@ class RegressionAwareTrainer(ExampleCountingTrainer):
         if train_dataset is None:
             self.train_dataset = None
         if data_collator is None:
-            self.data_collator = RegressionCollator(
-                pad_token_id=self._tokenizer.pad_token_id, pad_to_multiple_of=args.pad_to_multiple_of
-            )
+            self.data_collator = self._make_collator(self._tokenizer.pad_token_id, args.pad_to_multiple_of)
         self._attach_readout(head, loss)
         prepare_head(self.readout, self.model, args, self.accelerator, folder=name, optimizer=optimizers[0])
         choose_for_speed(self)
@@ -202,6 +196,26 @@ class RegressionAwareTrainer(ExampleCountingTrainer):
         # The last evaluation of each name, such as "eval" or "test".
         self.evaluations: dict[str, Evaluation] = {}
         self._table: tuple[str, list[dict[str, Any]]] | None = None
+
+    # What is trained on rows of prompt and label. Rows of questions have other parts, see `QuestionTrainer`.
+
+    def _settle_method(self, args: RegressionAwareConfig, grid: Any, head: Head | None, loss: Any) -> Any:
+        """Set the grid, and what the settings leave open; returns the loss."""
+        if grid is None:
+            raise ValueError(
+                "There is no grid: pass the numbers that the model may answer with, such as `grid=[1, 2, 3, 4, 5]`. "
+                "Only rows with typed `questions` need none."
+            )
+        self.grid = NumberGrid(grid)
+        resolve_renormalize(args, self.grid, head)
+        check_grid(args, self.grid, head)
+        return loss_to_train_on(args, loss, self.grid)
+
+    def _make_datasets(self, args: RegressionAwareConfig, loss: Any) -> RunDatasets:
+        return RunDatasets(self.grid, args, loss)
+
+    def _make_collator(self, pad_token_id: int, multiple: int | None) -> RegressionCollator:
+        return RegressionCollator(pad_token_id=pad_token_id, pad_to_multiple_of=multiple)
 
     def _attach_readout(self, head: Head | None, loss: Loss | DistributionLoss | LossSum | None) -> None:
         """Set the method to work on the model: from here on, the trainer can read batches."""
@@ -272,7 +286,9 @@ class RegressionAwareTrainer(ExampleCountingTrainer):
             # Where a head's probabilities sum to 1 over the grid by themselves, its mass says nothing of the model.
             if not isinstance(distribution, GridDistribution) or self.readout.head.sums_to_one:
                 distribution = None
-            self._note_batch(inputs, losses.detach(), distribution)
+            with torch.no_grad():
+                predictions = None if head.output is None else self.readout.expectation(head.output)
+            self._note_batch(inputs, losses.detach(), distribution, predictions)
         loss = self._mean_over_examples(losses, inputs, num_items_in_batch)
         if self.aux_loss_enabled:
             batches = 1 if num_items_in_batch is None else self.current_gradient_accumulation_steps
@@ -313,8 +329,11 @@ class RegressionAwareTrainer(ExampleCountingTrainer):
     ) -> EvalLoopOutput:
         """As `Trainer.evaluation_loop`, and remember what was found in `evaluations`."""
         output = super().evaluation_loop(dataloader, *args, metric_key_prefix=metric_key_prefix, **kwargs)
-        if output.label_ids is None:
-            return output
+        if output.label_ids is not None:
+            self._remember(output, dataloader, metric_key_prefix)
+        return output
+
+    def _remember(self, output: EvalLoopOutput, dataloader: DataLoader, metric_key_prefix: str) -> None:
         evaluation = evaluation_of(output, f"{metric_key_prefix}_", self._step_of_weights, self.readout)
         # The key is taken out first, so that the last one of the dict is the latest.
         self.evaluations.pop(metric_key_prefix, None)
@@ -325,7 +344,6 @@ class RegressionAwareTrainer(ExampleCountingTrainer):
             texts = self._tokenizer.batch_decode(prompts, skip_special_tokens=True)
             rows = prediction_rows(texts, output.label_ids, output.predictions, self.readout.values.tolist())
             self._table = (f"{metric_key_prefix}_predictions", rows)
-        return output
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """As `SFTTrainer.evaluate`, and send a table of predictions to those who log."""
@@ -352,93 +370,3 @@ class RegressionAwareTrainer(ExampleCountingTrainer):
         encoded = self._datasets.encode(test_dataset, metric_key_prefix, require_label=False)
         output = super().predict(encoded, ignore_keys=ignore_keys, metric_key_prefix=metric_key_prefix)
         return RegressionPredictionOutput.of(output, self.readout.values)
-
-    # Saving
-
-    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
-        # The head has a file of its own, so that the model's folder stays an ordinary one.
-        head, state_dict = state_to_save(self.model, self.readout.head, state_dict)
-        folder = output_dir if output_dir is not None else self.args.output_dir
-        # PEFT writes a card of its own, so whose card it is has to be asked before.
-        writes_card = is_ours(folder)
-        with saved_as_trained(self.model), self.args.pickled_without_tokens():
-            super()._save(output_dir, state_dict)
-        if self.args.should_save:
-            save_beside_weights(folder, self._raft_config(), head)
-            if writes_card:
-                self._save_card(folder)
-
-    def create_model_card(
-        self, model_name: str | None = None, dataset_name: str | None = None, tags: str | list[str] | None = None
-    ) -> None:
-        """Write the model card into `output_dir`, as every save does; see `SFTTrainer.create_model_card`."""
-        if self.is_world_process_zero():
-            self._dataset_name = dataset_name or self._dataset_name
-            if is_ours(self.args.output_dir):
-                self._save_card(self.args.output_dir, model_name, [tags] if isinstance(tags, str) else tags or [])
-
-    def _save_card(self, folder: str, model_name: str | None = None, tags: Sequence[str] = ()) -> None:
-        # A run must not end for its card, with other processes waiting for this one.
-        try:
-            facts = CardFacts.of_run(
-                folder,
-                self.model,
-                self._raft_config(),
-                self.args,
-                name=model_name,
-                repository=self.hub_model_id,
-                dataset_name=self._dataset_name,
-                steps=self._step_of_weights,
-                epoch=self.state.epoch or 0,
-                evaluations=self.evaluations,
-                prompt_shape=self._datasets.prompt_shape,
-                tags=(*self._tag_names, *tags),
-            )
-            save_card(facts, folder)
-        except Exception as error:
-            warn(logger, f"The model card of {folder} could not be written: {error!r}. The model itself is saved.")
-
-    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        # `Trainer` copies only the files that it knows of from the checkpoint.
-        if self.is_world_process_zero():
-            copy_beside_weights(checkpoint_folder, self.args.output_dir)
-        with self.args.pickled_without_tokens():
-            super()._push_from_checkpoint(checkpoint_folder)
-
-    def _check_resumed(self, checkpoint: str) -> None:
-        check_resumed(checkpoint, self._raft_config(), self.readout.head, self._tokenizer, self.model)
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        super()._load_from_checkpoint(resume_from_checkpoint, model)
-        self._load_head(resume_from_checkpoint)
-
-    def _load_best_model(self) -> None:
-        super()._load_best_model()
-        self._best_is_loaded = True
-        self._load_head(self.state.best_model_checkpoint)
-
-    @property
-    def _step_of_weights(self) -> int:
-        best = self.state.best_global_step if self._best_is_loaded else None
-        return self.state.global_step if best is None else best
-
-    def _load_head(self, checkpoint: str) -> None:
-        # Where the model is sharded, the engine's own state holds the head too, and has been loaded.
-        if self.readout.has_parameters and not self._is_sharded:
-            self.readout.load_head(Path(checkpoint) / HEAD_FILE)
-
-    def _raft_config(self) -> RaftConfig:
-        return RaftConfig.of_model(
-            self.model,
-            self._tokenizer,
-            self.grid,
-            self.args,
-            grid_token_ids=self._datasets.grid_token_ids,
-            head=self._custom_head,
-            separator=self.args.separator,
-            max_length=self.args.max_length,
-            base_model=get_config_model_id(self.model.config),
-            mixed_precision=self.accelerator.mixed_precision,
-            train_rows=len(self.train_dataset) if isinstance(self.train_dataset, Dataset) else None,
-            **self._datasets.form_of_prompts(),
-        )

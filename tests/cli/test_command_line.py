@@ -232,6 +232,7 @@ def test_a_file_is_not_continued_with_other_columns(model, rows, tmp_path, capsy
     assert len(list(read_rows(target))) == 5
 
 
+@pytest.mark.parametrize("rows", [".jsonl"], indirect=True)
 def test_reader_that_has_seen_enough(model, rows):
     command = [sys.executable, "-m", "raft_peft.cli", "predict", rows, "--model", model, "--grid", "0..4"]
     command += ["--prompt-template", f'"{TEMPLATE}"', "--chunk-size", "1"]

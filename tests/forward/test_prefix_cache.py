@@ -121,7 +121,7 @@ def test_not_where_the_architecture_cannot(family, tokenizer):
     np.testing.assert_allclose(found, np.concatenate([predictor.predict([prompt]) for prompt in PROMPTS]), atol=1e-5)
 
 
-@pytest.mark.parametrize("folder", ["smollm2", "gemma3"])
+@pytest.mark.parametrize("folder", ["smollm2", pytest.param("gemma3", marks=pytest.mark.slow)])
 def test_real_models(folder, request):
     predictor = RegressionPredictor.from_pretrained(request.getfixturevalue(folder), grid=GRID, dtype="float32")
     assert predictor.readout.can_cache_prefixes(predictor.model)

@@ -113,8 +113,7 @@ def test_an_end_that_the_tokenizer_does_not_know(word_level):
         resolve(NumberGrid([1, 2]), word_level, "score is", number_end=end)
 
 
-def test_the_end_of_turn_of_gemma(gemma3_tokenizer):
-    tokenizer = deepcopy(gemma3_tokenizer)
-    tokenizer.chat_template = GEMMA
-    end = NumberEnd.of("end_of_turn", tokenizer)
-    assert tokenizer.convert_ids_to_tokens(end.token_id) == "<end_of_turn>"
+def test_the_end_of_turn_of_gemma(gemma3_tokenizer, monkeypatch):
+    monkeypatch.setattr(gemma3_tokenizer, "chat_template", GEMMA)
+    end = NumberEnd.of("end_of_turn", gemma3_tokenizer)
+    assert gemma3_tokenizer.convert_ids_to_tokens(end.token_id) == "<end_of_turn>"

@@ -1,12 +1,14 @@
 """Chunks of prompts in batches."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
 
 from raft_peft import RegressionPredictor
 from raft_peft.prediction import batching
-from raft_peft.prediction.batching import BatchRunner, autocast_dtype, chunks
+from raft_peft.prediction.batching import BatchRunner, autocast_dtype, chunks, collate_prompts
 
 GRID = [0, 1, 2, 3, 4]
 BEGINNING = "Rate the quality of what follows from 0 to 4 and answer with a number: "
@@ -61,7 +63,7 @@ class TestCommonBeginning:
         return BatchRunner(
             model=predictor.model,
             readout=predictor.readout,
-            collator=predictor._collator,
+            collate=partial(collate_prompts, predictor._collator),
             parts=predictor._parts,
             autocast=None,
             batch_size=2,

@@ -128,9 +128,10 @@ class TestFromPretrained:
         with pytest.raises(FileNotFoundError, match="There is no folder"):
             RegressionPredictor.from_pretrained(name, grid=GRID)
 
-    def test_a_grid_is_needed(self, folder):
-        with pytest.raises(ValueError, match=r"has no raft_config.json.*Pass the numbers, such as `grid="):
-            RegressionPredictor.from_pretrained(folder)
+    def test_a_grid_is_needed_to_predict(self, folder):
+        predictor = RegressionPredictor.from_pretrained(folder)
+        with pytest.raises(ValueError, match=r"This predictor has no grid.*such as `grid="):
+            predictor.predict(["the score is"])
 
     def test_an_adapter_for_another_task(self, tiny_llama, tokenizer, tmp_path):
         get_peft_model(tiny_llama, LoraConfig()).save_pretrained(tmp_path / "adapter")

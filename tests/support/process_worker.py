@@ -6,6 +6,7 @@ The folder holds the model; a job is a dict of `name`, `per_step`, the rows of a
 and arguments of the trainer and its settings.
 """
 
+import gc
 import json
 import os
 import sys
@@ -67,7 +68,7 @@ def run(folder: Path, job: dict, processes: int, rank: int) -> None:
         train_dataset=Dataset.from_list(ROWS),
         peft_config=lora if job.get("lora", True) else None,
     )
-    trainer.train(resume_from_checkpoint=job.get("resume", False))
+    trainer.train(resume_from_checkpoint=str(folder / job["from"]) if "from" in job else False)
     metrics = trainer.evaluate(Dataset.from_list(ROWS))
     predictions = trainer.predict(Dataset.from_list(ROWS)).predictions.tolist()
     trainer.save_model()
@@ -80,6 +81,8 @@ def run(folder: Path, job: dict, processes: int, rank: int) -> None:
 def main() -> None:
     folder, jobs = Path(sys.argv[1]), json.loads(sys.argv[2])
     processes, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
+    # Every job ends with a garbage collection, which would look at all that the libraries loaded each time.
+    gc.freeze()
     for job in jobs:
         run(folder, job, processes, rank)
 

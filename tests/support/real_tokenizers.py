@@ -10,7 +10,7 @@ from tokenizers import Tokenizer, models
 from transformers import AutoTokenizer, LlamaTokenizer, PreTrainedTokenizerFast
 from transformers.convert_slow_tokenizer import SentencePieceExtractor, TikTokenConverter
 
-from examples.embedded_model import embedded_gemma3, embedded_model
+from examples.embedded_model import embedded_gemma3_tokenizer, embedded_model
 
 PACKAGES = Path(__file__).parents[2] / "build" / "tokenizer_packages"
 CHAT_TEMPLATE = (
@@ -36,7 +36,7 @@ def smollm2():
 
 
 def gemma3():
-    return AutoTokenizer.from_pretrained(embedded_gemma3())
+    return AutoTokenizer.from_pretrained(embedded_gemma3_tokenizer())
 
 
 def llama3():
@@ -79,7 +79,5 @@ REAL_TOKENIZERS: dict[str, Callable] = {
 
 @functools.cache
 def real_tokenizer(name: str):
-    tokenizer = REAL_TOKENIZERS[name]()
-    if tokenizer.chat_template is None:
-        tokenizer.chat_template = CHAT_TEMPLATE
-    return tokenizer
+    """The tokenizer of a model, of which there is one for all tests, since reading it takes seconds."""
+    return REAL_TOKENIZERS[name]()

@@ -49,6 +49,11 @@ OF_DEEPSPEED = [
 OF_FSDP = [job for job in JOBS if job["name"] in ("raft", "several", "logits_mlp", "pooled", "ce", "qlora")]
 
 
+# Beside those, one that has been saved in the middle of an epoch, and one that goes on from there, as after a kill.
+SAVED = {"name": "saved", "settings": {"save_strategy": "steps", "save_steps": 3}}
+RESUMED = {"name": "resumed", "from": "saved/0/checkpoint-3"}
+
+
 def run_worker(folder, jobs, command, **environment):
     jobs = [{"per_step": PER_STEP, **job} for job in jobs]
     command = [sys.executable, *command, str(WORKER), str(folder), json.dumps(jobs)]
@@ -113,17 +118,22 @@ def compare(one_process, folder, job, processes, atol=1e-5):
     np.testing.assert_allclose(loaded, alone["predictions"], atol=2e-5)
 
 
-@pytest.mark.parametrize(("processes", "jobs"), [(2, JOBS), (3, OF_THREE)])
-def test_ddp(one_process, tmp_path, processes, jobs):
-    launch(copied_model(one_process, tmp_path), jobs, processes, "ddp.yaml")
+@pytest.mark.parametrize(("processes", "jobs", "more"), [(2, JOBS, [SAVED, RESUMED]), (3, OF_THREE, [])])
+def test_ddp(one_process, tmp_path, processes, jobs, more):
+    launch(copied_model(one_process, tmp_path), [*jobs, *more], processes, "ddp.yaml")
     for job in jobs:
         compare(one_process, tmp_path, job, processes)
     assert "MULTI_CPU" in results(tmp_path, "raft")[0]["engine"]
+    # The repeated rows at the end of an epoch count no more than they did where training goes on in its middle.
+    for job in more:
+        found, alone = results(tmp_path, job["name"])[0], results(one_process, "raft")[0]
+        np.testing.assert_allclose(found["losses"], alone["losses"], atol=1e-5)
+        np.testing.assert_allclose(found["predictions"], alone["predictions"], atol=2e-5)
 
 
 @pytest.mark.parametrize(
     ("processes", "state", "jobs"),
-    [(2, "FULL_STATE_DICT", OF_FSDP), (3, "FULL_STATE_DICT", OF_FSDP[:1]), (2, "SHARDED_STATE_DICT", OF_FSDP[:1])],
+    [(2, "FULL_STATE_DICT", OF_FSDP), (3, "SHARDED_STATE_DICT", OF_FSDP[:1])],
 )
 def test_fsdp2(one_process, tmp_path, processes, state, jobs):
     arguments = ["--fsdp_state_dict_type", state]
@@ -144,18 +154,6 @@ def test_deepspeed(one_process, tmp_path, stage, processes):
     for job in OF_DEEPSPEED:
         compare(one_process, tmp_path, job, processes, atol=2e-5)  # its AdamW rounds otherwise
     assert "DEEPSPEED" in results(tmp_path, "raft")[0]["engine"]
-
-
-def test_going_on_in_the_middle_of_an_epoch(one_process, tmp_path):
-    """As after a kill: the repeated rows at its end count no more than they did."""
-    job = {"name": "raft", "settings": {"save_strategy": "steps", "save_steps": 3}}
-    launch(copied_model(one_process, tmp_path), [job], 2, "ddp.yaml")
-    folder = tmp_path / "raft" / "0"
-    shutil.rmtree(folder / "checkpoint-6")
-    launch(tmp_path, [{**job, "resume": str(folder / "checkpoint-3")}], 2, "ddp.yaml")
-    resumed, alone = results(tmp_path, "raft")[0], results(one_process, "raft")[0]
-    np.testing.assert_allclose(resumed["losses"], alone["losses"], atol=1e-5)
-    np.testing.assert_allclose(resumed["predictions"], alone["predictions"], atol=2e-5)
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)

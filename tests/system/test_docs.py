@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 import raft_peft
 from raft_peft.methods import METHODS
@@ -27,6 +28,7 @@ RUN_BELOW = {
     "docs/grids.md",
     "docs/methods.md",
     "docs/migrating.md",
+    "docs/questions.md",
     "docs/quickstart.md",
     "docs/troubleshooting.md",
     "docs/uncertainty.md",
@@ -40,13 +42,27 @@ NOT_RUN = {
 }
 
 
-def run_code(page, smollm2, folder, monkeypatch, **smaller):
+@pytest.fixture(scope="module")
+def small(smollm2, tmp_path_factory):
+    """A folder with SmolLM2's architecture and tokenizer, but few weights, which are random."""
+    sizes = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
+    config = AutoConfig.from_pretrained(smollm2, num_key_value_heads=2, **sizes)
+    config.head_dim = 16
+    folder = tmp_path_factory.mktemp("small")
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(smollm2).save_pretrained(folder)
+    return folder
+
+
+def run_code(page, model, folder, monkeypatch, **smaller):
     """Run all Python blocks of a page one after the other, and give the names they leave.
 
-    `smaller` maps what stands in the code to what is run in its place, so that it takes seconds.
+    `model` is the folder of the model in place of the one that the page names. `smaller` maps what stands in the code
+    to what is run in its place, so that it takes seconds.
     """
     code = "\n".join(PYTHON.findall((ROOT / page).read_text(encoding="utf-8")))
-    for written, run in {"HuggingFaceTB/SmolLM2-135M-Instruct": str(smollm2), **smaller}.items():
+    for written, run in {"HuggingFaceTB/SmolLM2-135M-Instruct": str(model), **smaller}.items():
         assert written in code
         code = code.replace(written, run)
     monkeypatch.chdir(folder)
@@ -68,8 +84,9 @@ def test_readme(smollm2, tmp_path, monkeypatch):
     assert (tmp_path / "stars-raft" / "raft_config.json").is_file()
 
 
-def test_methods(smollm2, tmp_path, monkeypatch):
-    names = run_code("docs/methods.md", smollm2, tmp_path, monkeypatch)
+def test_methods(small, tmp_path, monkeypatch):
+    smaller = {"LastTokenHead(576)": "LastTokenHead(64)"}
+    names = run_code("docs/methods.md", small, tmp_path, monkeypatch, **smaller)
     distribution = names["GridDistribution"](torch.tensor([[0.5, 0.5]]).log(), torch.tensor([0.0, 2.0]))
     loss = names["VariancePenalised"]()(distribution, torch.tensor([2.0]))
     assert loss.item() == pytest.approx(1.1)  # mean 1, variance 1: (2 - 1)^2 + 0.1 x 1
@@ -85,13 +102,13 @@ def test_grids(smollm2, tmp_path, monkeypatch):
     assert (tmp_path / "similarity-tokens" / "adapter_model.safetensors").stat().st_size < 50_000_000
 
 
-def test_quickstart(smollm2, tmp_path, monkeypatch):
+def test_quickstart(small, tmp_path, monkeypatch):
     smaller = {
         "load_synthetic(480": "load_synthetic(2",
         "load_synthetic(60": "load_synthetic(3",
         "num_train_epochs=2": "max_steps=1",
     }
-    names = run_code("docs/quickstart.md", smollm2, tmp_path, monkeypatch, **smaller)
+    names = run_code("docs/quickstart.md", small, tmp_path, monkeypatch, **smaller)
     assert names["numbers"].shape == (3,)
     assert names["distribution"].probs.shape == (3, 10)
 
@@ -106,9 +123,22 @@ def test_dataset_formats(smollm2, tmp_path, monkeypatch, capsys):
     assert ends[2].endswith("<|im_start|>assistant")  # the chat ends where the answer begins
 
 
-def test_migrating(smollm2, tmp_path, monkeypatch):
+def test_questions(small, tmp_path, monkeypatch, capsys):
+    smaller = {"num_train_epochs=3": "max_steps=1"}
+    names = run_code("docs/questions.md", small, tmp_path, monkeypatch, **smaller)
+    assert names["answers"].keys() == {"urgency", "refund", "team", "days"}
+    assert names["many"][0].keys() == names["answers"].keys()
+    assert names["dataset"].column_names == ["state", "questions", "targets"]
+    assert len(names["emotions"]) == 2
+    shown = [line[4:] for line in (ROOT / "docs/questions.md").read_text(encoding="utf-8").splitlines()]
+    message = names["template"].content(names["template"].state_text(names["row"].state), names["row"].questions[2])
+    assert set(message.splitlines()) <= set(shown)
+    assert "(((10407,), (10539,)), ((4607,), (5230,)))" in capsys.readouterr().out
+
+
+def test_migrating(small, tmp_path, monkeypatch):
     smaller = {'report_to="none"': 'report_to="none", max_steps=1'}
-    names = run_code("docs/migrating.md", smollm2, tmp_path, monkeypatch, **smaller)
+    names = run_code("docs/migrating.md", small, tmp_path, monkeypatch, **smaller)
     assert names["scores"].shape == (4,)
     assert (names["scores"] > 0).all()
     assert (names["scores"] < 5).all()
@@ -122,15 +152,15 @@ def test_decisions(smollm2, tmp_path, monkeypatch):
     assert others == pytest.approx([0.434, 1, 2, 0.375], abs=1e-3)
 
 
-def test_distributed_training(smollm2, tmp_path, monkeypatch):
+def test_distributed_training(small, tmp_path, monkeypatch):
     smaller = {"num_train_epochs=3, save_steps=50": "max_steps=1, save_steps=1"}
-    names = run_code("docs/distributed_training.md", smollm2, tmp_path, monkeypatch, **smaller)
+    names = run_code("docs/distributed_training.md", small, tmp_path, monkeypatch, **smaller)
     assert names["trainer"].state.global_step == 1
     assert (tmp_path / "stars-long" / "checkpoint-1" / "trainer_state.json").is_file()
 
 
-def test_troubleshooting(smollm2, tmp_path, monkeypatch):
-    names = run_code("docs/troubleshooting.md", smollm2, tmp_path, monkeypatch)
+def test_troubleshooting(small, tmp_path, monkeypatch):
+    names = run_code("docs/troubleshooting.md", small, tmp_path, monkeypatch)
     assert 0 < names["distribution"].mass.item() <= 1
 
 

@@ -1,10 +1,12 @@
 """Training that is killed at random moments, and goes on as if it had not been."""
 
+import gc
 import json
 import multiprocessing
 import os
 import random
 import signal
+import sys
 import time
 
 import pytest
@@ -13,7 +15,7 @@ from datasets import Dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from raft_peft import RegressionPredictor
-from raft_peft.training.checkpoints import last_whole_checkpoint, why_not_whole
+from raft_peft.training.fault_tolerance.checkpoints import last_whole_checkpoint, why_not_whole
 
 STEPS = 24
 
@@ -26,6 +28,9 @@ def train(base, folder, begun):
 
     torch.set_num_threads(1)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+    # A process that is killed so often has no time for the pictures of model cards and the garbage of its libraries.
+    sys.modules["matplotlib"] = None
+    gc.freeze()
     rows = [{"prompt": f"Rate item {3 * n} from 0 to 4, the score is", "label": (n % 9) / 2} for n in range(29)]
     torch.manual_seed(0)
     trainer = RegressionAwareTrainer(

@@ -4,11 +4,13 @@ import io
 import json
 import pickle
 import re
+import shutil
 import zipfile
 from pathlib import Path
 
 import pytest
 import torch
+from conftest import make_byte_level, make_tiny_llama
 from support.training import lora, make
 
 from raft_peft import RegressionPredictor
@@ -27,14 +29,26 @@ class Bomb:
         return open, (self.path, "w")
 
 
-@pytest.fixture
-def folder(tiny_llama, tokenizer, tmp_path, rows):
-    tiny_llama.save_pretrained(tmp_path / "base")
-    tokenizer.save_pretrained(tmp_path / "base")
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A folder with a base model and a run."""
+    folder, tokenizer = tmp_path_factory.mktemp("trained"), make_byte_level()
+    make_tiny_llama(tokenizer).save_pretrained(folder / "base")
+    tokenizer.save_pretrained(folder / "base")
+    rows = [{"prompt": f"Rate item {index} from 0 to 4, the score is", "label": 0.5 * index} for index in range(8)]
     options = {"max_steps": 2, "method": "logits_mlp", "save_strategy": "steps", "save_steps": 2}
-    trainer = make(str(tmp_path / "base"), tokenizer, tmp_path / "out", rows, options=options, peft_config=lora())
+    trainer = make(str(folder / "base"), tokenizer, folder / "out", rows, options=options, peft_config=lora())
     trainer.train()
     trainer.save_model()
+    return folder
+
+
+@pytest.fixture
+def folder(trained, tmp_path):
+    """A copy of the run beside a copy of its base model, which a test may change."""
+    shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
+    for path in (tmp_path / "out").rglob("*.json"):
+        path.write_text(path.read_text().replace(str(trained), str(tmp_path)))
     return tmp_path / "out"
 
 

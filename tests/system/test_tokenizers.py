@@ -7,7 +7,7 @@ when they are decoded. Where no cut does that for all numbers, there must be the
 from itertools import product
 
 import pytest
-from support.real_tokenizers import REAL_TOKENIZERS, real_tokenizer
+from support.real_tokenizers import CHAT_TEMPLATE, REAL_TOKENIZERS, real_tokenizer
 
 from raft_peft import NumberGrid
 from raft_peft.data.prompts import PromptEncoder
@@ -100,8 +100,9 @@ def test_plain_prompts(name, grid, record_property):
 
 @pytest.mark.parametrize("grid", GRIDS.values(), ids=GRIDS)
 @pytest.mark.parametrize("name", REAL_TOKENIZERS)
-def test_chats(name, grid, record_property):
+def test_chats(name, grid, record_property, monkeypatch):
     tokenizer = real_tokenizer(name)
+    monkeypatch.setattr(tokenizer, "chat_template", tokenizer.chat_template or CHAT_TEMPLATE)
     resolved = []
     for text in ENDS.values():
         messages = [{"role": "user", "content": text}]

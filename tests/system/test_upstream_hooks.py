@@ -52,11 +52,12 @@ def table(text):
 
 # What a class of ours replaces in one of theirs, and what calls or reads it there, if not users or PyTorch do.
 OVERRIDDEN = table("""
-compare/encoders.py
+compare/baselines.py
     Trainer._get_eval_sampler | Trainer.get_eval_dataloader | keeps rows in order
 compare/run.py
     TrainerCallback.on_step_begin | Trainer._run_epoch | takes the time
     TrainerCallback.on_step_end | Trainer._run_epoch | takes the time
+    TrainerCallback.on_evaluate | Trainer.evaluate | keeps what training has cost until then
 forward/prefix_cache.py
     DynamicLayer.update | Cache.update | puts the prefix before every prompt
 planning/stand_ins.py
@@ -87,13 +88,28 @@ training/example_counting.py
     Trainer._get_num_items_in_batch | Trainer.get_batch_samples | counts examples in place of tokens
     Trainer.loss_is_scaled_for_ga | Trainer.training_step | the mean over the step is taken already
     Trainer.log | Trainer._maybe_log_save_evaluate | adds what was seen of the batches
-training/fault_tolerance.py
+training/fault_tolerance/collapse.py
+    TrainerCallback.on_train_begin | transformers.trainer_callback:CallbackHandler.on_train_begin | begins anew
+    TrainerCallback.on_step_end | transformers.trainer_callback:CallbackHandler.on_step_end | looks for a collapse
+    TrainerCallback.on_train_end | transformers.trainer_callback:CallbackHandler.on_train_end | says it again
+training/fault_tolerance/trainer.py
     Trainer.train | | goes on from a whole checkpoint
     Trainer._run_epoch | Trainer._inner_training_loop | takes no step beyond the last
     Trainer._get_grad_norm | Trainer._run_epoch | stops before a step into NaN
     Trainer.save_model | Trainer._save_checkpoint | names a full disk, and saves whole what is sharded
     trl:SFTTrainer._save_checkpoint | Trainer._maybe_log_save_evaluate | names a full disk
     Trainer._save_rng_state | Trainer._save_checkpoint | lets all processes finish before the last file is written
+training/questions/trainer.py
+    Trainer._set_signature_columns_if_needed | Trainer._remove_unused_columns | keeps the encoded columns
+    trl:SFTTrainer.prediction_step | Trainer.evaluation_loop | gives the questions of each row
+    Trainer.predict | | encodes the rows
+training/saving.py
+    Trainer._save | Trainer.save_model | saves the head
+    Trainer._push_from_checkpoint | Trainer._save_checkpoint | uploads raft_config.json too, and no token
+    Trainer._load_from_checkpoint | Trainer.train | loads the head
+    Trainer._load_best_model | Trainer._finalize_training | loads the head
+    trl:SFTTrainer.create_model_card | trl:SFTTrainer._save_checkpoint | writes a card of its own
+    trl:SFTTrainer._tag_names | trl:SFTTrainer.__init__ | tags the model
 training/trainer.py
     trl:SFTTrainer._prepare_dataset | trl:SFTTrainer.__init__ | encodes prompts
     Trainer._set_signature_columns_if_needed | Trainer._remove_unused_columns | keeps the encoded columns
@@ -103,12 +119,6 @@ training/trainer.py
     Trainer.evaluation_loop | Trainer.evaluate | remembers what was found
     trl:SFTTrainer.evaluate | Trainer._evaluate | sends a table
     Trainer.predict | | encodes the rows
-    Trainer._save | Trainer.save_model | saves the head
-    Trainer._push_from_checkpoint | Trainer._save_checkpoint | uploads raft_config.json too, and no token
-    Trainer._load_from_checkpoint | Trainer.train | loads the head
-    Trainer._load_best_model | Trainer._finalize_training | loads the head
-    trl:SFTTrainer.create_model_card | trl:SFTTrainer._save_checkpoint | writes a card of its own
-    trl:SFTTrainer._tag_names | trl:SFTTrainer.__init__ | tags the model
 """)
 
 # What is read, called or set, and the parameters that it is given.
@@ -154,7 +164,7 @@ prediction/pipeline.py
     accelerate:dispatch_model.hf_device_map | | leaves a model where it was placed
 training/batch_reading.py
     accelerate.utils:extract_model_from_parallel | model keep_torch_compile | finds the model under its wrappers
-training/checkpoints.py
+training/fault_tolerance/checkpoints.py
     transformers.trainer:TRAINER_STATE_NAME | | is the last file written, and so says that a checkpoint is whole
 training/config.py
     trl.trainer.utils:get_config_model_id | config | names the base
@@ -164,7 +174,7 @@ training/evaluation.py
     transformers.integrations:TensorBoardCallback.tb_writer | | sends a table
 training/example_counting.py
     Trainer.is_distributed_loading_by_transformers | | keeps processes at batches of one size
-training/fault_tolerance.py
+training/fault_tolerance/trainer.py
     trl:SFTTrainer._tokenizer | | shows prompts
     Trainer._get_learning_rate | | is in the message of a step into NaN
     Trainer._get_output_dir | trial | finds the checkpoints
@@ -180,11 +190,17 @@ training/number_tokens.py
     peft.tuners.trainable_tokens.layer:TrainableTokensLayer.token_indices | | the same
     peft.utils:ModulesToSaveWrapper | | holds all rows
     peft:PeftModel.save_pretrained | save_embedding_layers | saves these rows alone
+training/questions/trainer.py
+    trl:SFTTrainer._tokenizer | | is without the processor around it
+    trl:SFTTrainer.aux_loss_enabled | | asks a mixture of experts for its loss
+    Trainer._signature_columns | | keeps the encoded columns
+training/saving.py
+    trl:SFTTrainer._tokenizer | | is without the processor around it
+    trl.trainer.utils:get_config_model_id | config | names the base
 training/trainer.py
     trl:SFTTrainer._tokenizer | | is without the processor around it
     trl:SFTTrainer.aux_loss_enabled | | asks a mixture of experts for its loss
     trl:SFTTrainer.router_aux_loss_coef | | weighs that loss
-    trl.trainer.utils:get_config_model_id | config | names the base
     Trainer._signature_columns | | keeps the encoded columns
     Trainer._prepare_inputs | inputs | moves a batch to the device
     Trainer.compute_loss_context_manager | | reads under autocast
@@ -194,6 +210,7 @@ training/trainer.py
 # What is looked for as text: the words of a message, and names that are passed on or asked for in quotes.
 WORDS = [
     ("transformers.models.auto.auto_factory", "Unrecognized configuration class", "prediction/opening.py"),
+    ("transformers.trainer", "accepts_loss_kwargs", "compare/sequence_classification.py"),
     ("transformers.pipelines", "_from_pipeline", "prediction/pipeline.py"),
     ("transformers.pipelines", "code_revision", "prediction/pipeline.py"),
     ("peft.tuners.lora.model", "is_loaded_in_4bit", "planning/stand_ins.py"),
@@ -213,6 +230,7 @@ OF_OTHERS = {
     "_apply",
     "_argument_group_name",
     "_buffers",
+    "_exit",
     "_modules",
     "_parameters",
     "torch._subclasses.fake_tensor",
@@ -220,7 +238,7 @@ OF_OTHERS = {
     "torch.utils._pytree",
 }
 # What the package itself gives to objects of the libraries.
-OURS = {"_own_forward"}
+OURS = {"_note_batch", "_own_forward", "_raft_config"}
 
 PACKAGE = Path(raft_peft.__file__).parent
 

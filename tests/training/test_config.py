@@ -26,6 +26,8 @@ def test_names_do_not_collide_with_those_of_trl():
         "prompt_template",
         "chat",
         "system",
+        "question_template",
+        "question_weights",
         "separator",
         "non_finite_loss",
         "init",

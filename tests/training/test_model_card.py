@@ -205,7 +205,7 @@ def test_few_or_equal_prompts_are_not_shown(tiny_llama, tokenizer, tmp_path):
 
 def test_a_card_that_cannot_be_written_does_not_end_the_run(tiny_llama, tokenizer, tmp_path, monkeypatch, caplog):
     trainer = make(tiny_llama, tokenizer, tmp_path)
-    monkeypatch.setattr("raft_peft.training.trainer.save_card", lambda *_: 1 / 0)
+    monkeypatch.setattr("raft_peft.training.saving.save_card", lambda *_: 1 / 0)
     trainer.save_model()
     assert "could not be written: ZeroDivisionError" in caplog.text
     assert (tmp_path / "raft_config.json").is_file()

@@ -17,7 +17,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, SaveStrategy
 from trl import SFTTrainer
 
 from raft_peft.main_process import warn
-from raft_peft.training.checkpoints import (
+from raft_peft.training.fault_tolerance.checkpoints import (
     check_output_folder,
     checkpoint_bytes,
     last_whole_checkpoint,

@@ -6,8 +6,8 @@ import pytest
 import torch
 from support.training import lora, make
 
-from raft_peft.training.checkpoints import last_whole_checkpoint
-from raft_peft.training.fault_tolerance import NonFiniteLossError
+from raft_peft.training.fault_tolerance.checkpoints import last_whole_checkpoint
+from raft_peft.training.fault_tolerance.trainer import NonFiniteLossError
 
 
 def broken_loss(label, in_gradient):

@@ -6,21 +6,33 @@ import shutil
 
 import pytest
 import torch
+from conftest import make_byte_level, make_tiny_llama
 from support.training import lora, make
 
-from raft_peft.training.checkpoints import check_output_folder, checkpoint_bytes, last_whole_checkpoint, why_not_whole
+from raft_peft.training.fault_tolerance.checkpoints import (
+    check_output_folder,
+    checkpoint_bytes,
+    last_whole_checkpoint,
+    why_not_whole,
+)
 
 OPTIONS = {"max_steps": 4, "save_strategy": "steps", "save_steps": 2, "per_device_train_batch_size": 2}
 
 
-@pytest.fixture
-def run(tiny_llama, tokenizer, tmp_path, rows):
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
     """A folder with two checkpoints, of a method with a head of its own."""
-    trainer = make(
-        tiny_llama, tokenizer, tmp_path, rows, options={**OPTIONS, "method": "logits_mlp"}, peft_config=lora()
-    )
-    trainer.train()
-    return tmp_path
+    folder, tokenizer = tmp_path_factory.mktemp("trained"), make_byte_level()
+    rows = [{"prompt": f"Rate item {index} from 0 to 4, the score is", "label": 0.5 * index} for index in range(8)]
+    options = {**OPTIONS, "method": "logits_mlp"}
+    make(make_tiny_llama(tokenizer), tokenizer, folder, rows, options=options, peft_config=lora()).train()
+    return folder
+
+
+@pytest.fixture
+def run(trained, tmp_path):
+    """A copy of the trained folder, which a test may change."""
+    return shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
 
 
 def test_the_last_whole_one(run, caplog):
@@ -130,7 +142,7 @@ def test_a_checkpoint_that_cannot_be_written_names_the_folder(run, tiny_llama, t
         peft_config=lora(),
     )
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    check = "raft_peft.training.fault_tolerance.check_output_folder"
+    check = "raft_peft.training.fault_tolerance.trainer.check_output_folder"
     with (
         pytest.MonkeyPatch.context() as patched,
         pytest.raises(OSError, match="checkpoint-6' could not be written") as error,

@@ -1,0 +1,1 @@
+"""Typed questions about a state: rows, how they are written, and their tokens."""

@@ -1,0 +1,1 @@
+"""Intervals around predictions that cover as many labels as promised."""
