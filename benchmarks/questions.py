@@ -34,15 +34,15 @@ class Arguments:
     model: str = field(
         default="HuggingFaceTB/SmolLM2-135M-Instruct", metadata={"help": "Name or folder of a language model."}
     )
-    states: int = field(default=8, metadata={"help": "Texts in a batch of training."})
+    states: int = field(default=3, metadata={"help": "Texts in a batch of training."})
     questions: int = field(default=5, metadata={"help": "Questions about each text."})
     state_tokens: int = field(default=400, metadata={"help": "About so many tokens in a text."})
     question_tokens: int = field(default=30, metadata={"help": "About so many tokens in a question."})
-    predicted_states: int = field(default=32, metadata={"help": "Texts of a prediction."})
-    attn_implementation: str = field(default="eager", metadata={"help": "eager or sdpa."})
+    predicted_states: int = field(default=8, metadata={"help": "Texts of a prediction."})
+    attn_implementation: str = field(default="sdpa", metadata={"help": "eager or sdpa."})
     device: str = field(default="cpu", metadata={"help": "cpu or cuda."})
     bf16: bool = field(default=True, metadata={"help": "Whether to run under bf16 autocast."})
-    turns: int = field(default=5, metadata={"help": "How often each way is timed."})
+    turns: int = field(default=3, metadata={"help": "How often each way is timed."})
     output: str | None = field(default=None, metadata={"help": "A JSON file for the figures."})
 
 
