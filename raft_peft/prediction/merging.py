@@ -154,6 +154,11 @@ def merge_and_save(
         raise ValueError(
             f"{str(source)!r} has no {RAFT_CONFIG_NAME}. Pass a folder that RegressionAwareTrainer.save_model wrote."
         )
+    if saved.asks_questions:
+        raise ValueError(
+            f"{str(source)!r} was trained on typed questions, and merging compares predicted numbers. Predict with "
+            "the adapter, or merge with PEFT: `RegressionPredictor.from_pretrained(folder).model.merge_and_unload()`."
+        )
     before = RegressionPredictor.from_pretrained(source, autocast=autocast, **model_kwargs)
     if prompts is None:
         prompts = _probes(saved)

@@ -12,9 +12,10 @@ from support.questions import QUESTIONS, question_rows
 from support.training import config
 from transformers import AutoTokenizer
 
-from raft_peft import RegressionAwareTrainer, RegressionPredictor
+from raft_peft import RegressionAwareTrainer, RegressionPredictor, merge_and_save
 from raft_peft.data.questions.encoder import QuestionEncoder
 from raft_peft.data.questions.row import QuestionRow
+from raft_peft.prediction.opening import check_grid_is_known
 from raft_peft.training.questions.trainer import QuestionTrainer
 
 
@@ -196,6 +197,13 @@ class TestTraining:
             predictor.predict(["It costs"])
         with_grid = RegressionPredictor.from_pretrained(folder, grid=[0, 1, 2])
         assert with_grid.predict(["It costs"]).shape == (1,)
+
+    def test_what_is_for_numbers_refuses_the_folder(self, trained, tmp_path):
+        _, folder, *_ = trained
+        with pytest.raises(ValueError, match=r"was trained on typed questions.*merge_and_unload"):
+            merge_and_save(folder, tmp_path / "merged")
+        with pytest.raises(ValueError, match=r"was trained on typed questions, and has no grid"):
+            check_grid_is_known(str(folder), None, {})
 
     def test_the_card_shows_the_questions(self, trained):
         _, folder, *_ = trained
