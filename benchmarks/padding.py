@@ -17,13 +17,11 @@ from functools import partial
 
 import torch
 from common.prompts import like_a_judges, like_stsb
+from common.raft_step import raft_step
 from common.side_by_side import device_name, make_batches, ratios, time_in_turn, write
-from peft import LoraConfig, get_peft_model
-from transformers import AutoModelForCausalLM, AutoTokenizer, HfArgumentParser
+from transformers import AutoTokenizer, HfArgumentParser
 
 from raft_peft import NumberGrid
-from raft_peft.methods import MethodSettings
-from raft_peft.methods.readout import Readout
 from raft_peft.tasks.stsb import GRID, load_stsb
 
 # So many batches are drawn for each that is timed, so that lengths differ enough for sorting to matter.
@@ -59,8 +57,14 @@ def main(args: Arguments) -> None:
         "of like length": by_length[_DRAWN // 2 :: _DRAWN],
     }
     steps = {
-        "padded": make_step(args, tokenizer, padding_free=False),
-        "padding_free": make_step(args, tokenizer, padding_free=True),
+        name: raft_step(
+            args,
+            tokenizer,
+            grid,
+            padding_free=name == "padding_free",
+            gradient_checkpointing=args.gradient_checkpointing,
+        )
+        for name in ("padded", "padding_free")
     }
     seconds = time_in_turn(
         {
@@ -94,30 +98,6 @@ def make_rows(args: Arguments) -> list[dict]:
 def run_all(step: Callable[[dict[str, torch.Tensor]], None], batches: list[dict[str, torch.Tensor]]) -> None:
     for batch in batches:
         step(batch)
-
-
-def make_step(args: Arguments, tokenizer, *, padding_free: bool) -> Callable[[dict[str, torch.Tensor]], None]:
-    torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_pretrained(
-        args.model, dtype=torch.float32, attn_implementation=args.attn_implementation
-    )
-    model = get_peft_model(model, LoraConfig(r=16, target_modules="all-linear", task_type="CAUSAL_LM")).to(args.device)
-    if args.gradient_checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        model.enable_input_require_grads()
-        model.train()
-    readout = Readout(
-        model, tokenizer, NumberGrid(GRID), MethodSettings(), grid_token_ids=None, padding_free=padding_free
-    )
-
-    def step(batch: dict[str, torch.Tensor]) -> None:
-        batch = {name: tensor.to(args.device) for name, tensor in batch.items()}
-        with torch.autocast(args.device, dtype=torch.bfloat16, enabled=args.bf16):
-            output = readout.read_head(model, batch).output
-        (readout.expectation(output) - 3).square().mean().backward()
-        model.zero_grad()
-
-    return step
 
 
 if __name__ == "__main__":

@@ -16,14 +16,12 @@ from typing import Any
 
 import torch
 from common.prompts import WORDS
+from common.raft_step import raft_step
 from common.side_by_side import device_name, make_batches, ratios, time_in_turn, write
-from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, HfArgumentParser
 
 from raft_peft import NumberGrid, RegressionPredictor
 from raft_peft.forward.layouts import flat_sequences, padded_left
-from raft_peft.methods import MethodSettings
-from raft_peft.methods.readout import Readout
 
 GRID = NumberGrid([1, 2, 3, 4, 5])
 _TEMPLATE = "Read the text and answer the question with a number from 1 to 5.\n\n"
@@ -50,7 +48,7 @@ def main(args: Arguments) -> None:
     tokenizer = AutoTokenizer.from_pretrained(args.model)
     prompts = make_prompts(args, args.states)
     (batch,) = make_batches(tokenizer, GRID, [{"prompt": prompt} for prompt in prompts], len(prompts))
-    step = {way: make_step(args, tokenizer, padding_free=way == "shared") for way in ("separate", "shared")}
+    step = {way: raft_step(args, tokenizer, GRID, padding_free=way == "shared") for way in ("separate", "shared")}
     predicted = make_prompts(args, args.predicted_states)
     predictors = {way: make_predictor(args, tokenizer, shares=way == "shared") for way in ("separate", "shared")}
     seconds = time_in_turn({f"training, {way}": partial(step[way], batch) for way in step}, args.turns, args.device)
@@ -87,24 +85,6 @@ def computed_and_distinct(args: Arguments, batch: dict[str, torch.Tensor]) -> tu
     rows = [row[kept.bool()].tolist() for row, kept in zip(ids, mask, strict=True)]
     distinct = {tuple(row[:end]) for row in rows for end in range(1, len(row) + 1)}
     return flat_sequences(model, ids, mask, None).input_ids.shape[1], len(distinct)
-
-
-def make_step(args: Arguments, tokenizer: Any, *, padding_free: bool) -> Callable[[dict[str, torch.Tensor]], None]:
-    torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_pretrained(
-        args.model, dtype=torch.float32, attn_implementation=args.attn_implementation
-    )
-    model = get_peft_model(model, LoraConfig(r=16, target_modules="all-linear", task_type="CAUSAL_LM")).to(args.device)
-    readout = Readout(model, tokenizer, GRID, MethodSettings(), grid_token_ids=None, padding_free=padding_free)
-
-    def step(batch: dict[str, torch.Tensor]) -> None:
-        batch = {name: tensor.to(args.device) for name, tensor in batch.items()}
-        with torch.autocast(args.device, dtype=torch.bfloat16, enabled=args.bf16):
-            output = readout.read_head(model, batch).output
-        (readout.expectation(output) - 3).square().mean().backward()
-        model.zero_grad()
-
-    return step
 
 
 def make_predictor(args: Arguments, tokenizer: Any, *, shares: bool) -> Callable[[list[str]], Any]:

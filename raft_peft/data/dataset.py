@@ -193,9 +193,10 @@ def encode_dataset(
 
 
 @cache
-def _hash_of_source() -> str:
-    """A hash of the modules that turn rows into tokens."""
-    files = [file for package in ("raft_peft.grid", "raft_peft.data") for file in resources.files(package).iterdir()]
+def hash_of_source(*more: str) -> str:
+    """A hash of the modules that turn rows into tokens, and of those of more packages."""
+    packages = ("raft_peft.grid", "raft_peft.data", *more)
+    files = [file for package in packages for file in resources.files(package).iterdir()]
     return Hasher.hash(sorted(file.read_text(encoding="utf-8") for file in files if file.name.endswith(".py")))
 
 
@@ -224,7 +225,7 @@ class BatchEncoder:
     weighted: bool
     trains_text: bool
     labels_within_grid: bool
-    source: str = field(default_factory=_hash_of_source)
+    source: str = field(default_factory=hash_of_source)
 
     def __call__(self, batch: Mapping[str, list], indices: Sequence[int]) -> dict[str, list]:
         """The columns of the encoded batch.

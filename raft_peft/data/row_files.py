@@ -250,3 +250,9 @@ def _whole_csv_rows(path: Path) -> Iterator[tuple[dict[str, str], int]]:
                     f"{path}, line {reader.line_num}, is not CSV: {error}. Write to another file."
                 ) from None
             return  # a field in quotes that was cut off
+
+
+def key_twice(pairs: Sequence[tuple[str, Any]]) -> str | None:
+    """The first key that occurs twice in one object of JSON, as `object_pairs_hook` gets it; None where none does."""
+    names = [name for name, _ in pairs]
+    return next((name for name in names if names.count(name) > 1), None) if len({*names}) < len(names) else None

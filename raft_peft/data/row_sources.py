@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from raft_peft.data.row_files import as_json, delimiter_of
+from raft_peft.data.row_files import as_json, delimiter_of, key_twice
 
 FORMATS = (".jsonl", ".csv", ".tsv", ".parquet")
 FORMATS_IN_WORDS = (
@@ -147,12 +147,10 @@ def _no_constant(name: str) -> None:
 
 
 def _no_key_twice(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
+    twice = key_twice(pairs)
+    if twice is not None:
         raise ValueError(f"the key {twice!r} occurs twice in one object")
-    return found
+    return dict(pairs)
 
 
 def _finite(text: str) -> float:

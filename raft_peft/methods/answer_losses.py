@@ -38,9 +38,8 @@ class AnswerLosses:
 
         Args:
             distribution: over the options, as [`AnswerReadout`] gives it.
-            batch: `option_values`; `is_choice`, of shape (questions,); and the targets: `labels`, their means, and
-                `rating_values` and `rating_shares`, of shape (questions, ratings). Those of a choice are the places
-                of its options.
+            batch: `option_values`, for a choice their places; `is_choice`, of shape (questions,); and the targets:
+                `labels`, their means, and `rating_values` and `rating_shares`, of shape (questions, ratings).
         """
         device = distribution.log_probs.device
         tensors = {
@@ -54,9 +53,8 @@ class AnswerLosses:
         for kind, (*values, is_choice) in enumerate(kinds.tolist()):
             rows = (kind_of == kind).nonzero().flatten()
             own = tuple(value for value in values if value != torch.inf)
-            places = range(len(own))
             loss, scale = (SoftCrossEntropy(), 1.0) if is_choice else self._loss_of_values(own)
-            numbers = torch.tensor(list(places) if is_choice else own, dtype=torch.float32, device=device)
+            numbers = torch.tensor(own, dtype=torch.float32, device=device)
             found = losses_of(
                 GridDistribution(distribution.log_probs[rows, : len(own)], numbers),
                 tensors["labels"][rows],

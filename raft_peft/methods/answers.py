@@ -14,7 +14,6 @@ from typing import Any
 import torch
 
 from raft_peft.distribution import GridDistribution
-from raft_peft.forward.prefix_cache import PrefixCache
 from raft_peft.grid import NumberGrid
 from raft_peft.main_process import warn
 from raft_peft.methods.readout import HeadOutput, Reading, Readout
@@ -47,41 +46,23 @@ class AnswerReadout(Readout):
         check_answers(settings)
         super().__init__(model, tokenizer, _NO_GRID, settings, grid_token_ids=None, padding_free=padding_free)
         self.renormalize = True
-        self._said_little_mass = False
 
-    def read_head(
-        self,
-        model: Any,
-        batch: Mapping[str, torch.Tensor],
-        *,
-        unwrapped: Any = None,
-        prefix: PrefixCache | None = None,
-        grouped: bool = False,
-        **kwargs: Any,
-    ) -> HeadOutput:
+    def _over_options(self, distribution: GridDistribution, batch: Mapping[str, torch.Tensor]) -> GridDistribution:
         """The distribution over the options of each question, of log-probability -inf on padding.
 
-        Takes what `Readout.read_head` does. The values of the distribution are the options' places, from 0 on.
+        Its values are the options' places, from 0 on.
         """
-        head = super().read_head(model, batch, unwrapped=unwrapped, prefix=prefix, grouped=grouped, **kwargs)
-        of_texts: Any = head.output
-        option = batch["option_of_text"].to(of_texts.log_probs.device)
+        option = batch["option_of_text"].to(distribution.log_probs.device)
         places = torch.arange(batch["option_values"].shape[1], device=option.device)
         # A text of another option has no part in the sum.
         others = option.unsqueeze(1) != places.unsqueeze(1)
-        log_probs = of_texts.log_probs.unsqueeze(1).masked_fill(others, -torch.inf).logsumexp(-1)
-        distribution = GridDistribution(log_probs, places.float())
-        self._warn_of_little_mass(distribution)
-        return HeadOutput(distribution, head.auxiliary_loss)
+        log_probs = distribution.log_probs.unsqueeze(1).masked_fill(others, -torch.inf).logsumexp(-1)
+        return GridDistribution(log_probs, places.float())
 
     def _warn_if_grid_mass_is_small(self, distribution: GridDistribution) -> None:
-        # Texts that are padding count there; what is said is said of the options.
-        pass
-
-    def _warn_of_little_mass(self, distribution: GridDistribution) -> None:
-        if self._said_little_mass:
+        if self._mass_checked:
             return
-        self._said_little_mass = True
+        self._mass_checked = True
         mass = distribution.mass.mean().item()
         if mass < _SMALL_MASS:
             warn(

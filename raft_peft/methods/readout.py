@@ -240,11 +240,15 @@ class Readout:
         found = read_inside(model, run_head) if inside else run_head(model)
         output = found.get("predictions")
         if output is None:
-            output = GridDistribution(found["log_probs"], found["values"])
+            output = self._over_options(GridDistribution(found["log_probs"], found["values"]), batch)
             self._warn_if_grid_mass_is_small(output)
         return HeadOutput(
             output, *(found.get(name) for name in ("aux_loss", "constrained_log_probs", "greedy_misses"))
         )
+
+    def _over_options(self, distribution: GridDistribution, batch: Mapping[str, torch.Tensor]) -> GridDistribution:
+        """From the distribution over the texts of a batch to that over what can be answered: here the grid itself."""
+        return distribution
 
     def _apply_head(self, final: FinalPosition, grid_token_ids: torch.Tensor) -> dict[str, torch.Tensor]:
         # A head that the model does not carry did not move with it.

@@ -57,17 +57,14 @@ class RegressionPredictor(AnsweringPredictor):
     Args:
         model: a causal language model, with or without an adapter.
         tokenizer: its tokenizer.
-        grid: the numbers that it may answer with, as for [`RegressionAwareTrainer`]. None to `decide` typed questions
-            alone.
+        grid: the numbers that it may answer with, as for [`RegressionAwareTrainer`]; None for typed questions alone.
         separator: text between prompt and number; None for the default, see [`RegressionAwareConfig`].
         max_length: the most tokens of a prompt; a longer one loses its beginning. None for no limit.
         head: a head of yours, for a model that was trained with it; or of a trainer, as `trainer.readout.head`.
         grid_token_ids: the tokens of each grid value in training, for a head that starts from them.
-        autocast: the dtype in which products are computed, whatever that of the weights: `"bfloat16"`, `"float16"`, or
-            `"float32"` and None for that of the weights.
         prompt_template: writes the prompts of rows that have its columns, see [`RegressionAwareConfig`].
         prompt_shape: what the prompts of training had in common; a warning says where those here do not have it.
-        questions, question_template: see [`AnsweringPredictor`].
+        autocast, questions, question_template: see [`AnsweringPredictor`].
         settings: of [`MethodSettings`]: `method`, `decision`, `renormalize` and so on.
 
     Raises:
@@ -94,22 +91,23 @@ class RegressionPredictor(AnsweringPredictor):
     ):
         of_method = MethodSettings(**settings)
         of_method.check_method()
-        self._grid = None if grid is None else NumberGrid(grid)
-        if self._grid is not None:
-            resolve_renormalize(of_method, self._grid, head)
-            check_grid(of_method, self._grid, head)
+        numbers = None if grid is None else NumberGrid(grid)
+        if numbers is not None:
+            resolve_renormalize(of_method, numbers, head)
+            check_grid(of_method, numbers, head)
         super().__init__(model, tokenizer, of_method, max_length, autocast, questions, question_template)
         self.prompt_form = PromptForm(PromptTemplate.of(prompt_template), prompt_shape)
         self.calibration: Calibration | None = None
         self._collator = RegressionCollator(pad_token_id=self._pad_token_id)
-        if self._grid is None:
+        self._readout: Readout | None = None
+        if numbers is None:
             return
         end = self.settings.end_of_numbers(tokenizer)
-        self._encoder = PromptEncoder(tokenizer, self.grid, separator=separator, max_length=max_length, number_end=end)
+        self._encoder = PromptEncoder(tokenizer, numbers, separator=separator, max_length=max_length, number_end=end)
         ids = None if grid_token_ids is None else tuple(map(tuple, grid_token_ids))
-        self.readout = Readout(model, tokenizer, self.grid, self.settings, grid_token_ids=ids, head=head)
-        self.readout.refuse_untrained()
-        self.readout.head.eval()
+        self._readout = Readout(model, tokenizer, numbers, self.settings, grid_token_ids=ids, head=head)
+        self._readout.refuse_untrained()
+        self._readout.head.eval()
 
     @classmethod
     def from_pretrained(
@@ -194,12 +192,17 @@ class RegressionPredictor(AnsweringPredictor):
         Raises:
             ValueError: it was made without any.
         """
-        if self._grid is None:
+        return self.readout.grid
+
+    @property
+    def readout(self) -> Readout:
+        """The method at work on the model. Raises as `grid` does."""
+        if self._readout is None:
             raise ValueError(
                 "This predictor has no grid. Pass the numbers to predict, such as `grid=[1, 2, 3, 4, 5]`. Without "
                 "one it only answers typed questions, with `decide`."
             )
-        return self._grid
+        return self._readout
 
     @property
     def texts(self) -> tuple[str, ...]:
@@ -424,7 +427,6 @@ class RegressionPredictor(AnsweringPredictor):
             A [`Reading`] of each chunk, on the CPU: `predictions` of shape (chunk,), and `distribution` over the whole
             vocabulary, None where the method gives a number alone.
         """
-        assert self.grid
         total = len(prompts) if isinstance(prompts, Sized) else None
         show_progress = (total is None or total > batch_size) if show_progress is None else show_progress
         runner = BatchRunner(

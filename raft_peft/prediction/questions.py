@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -33,7 +33,8 @@ class AnsweringPredictor:
         tokenizer: its tokenizer.
         settings: the method and its options.
         max_length: the most tokens of a state and a question; a longer state is cut. None for no limit.
-        autocast: the dtype in which products are computed; None for that of the weights.
+        autocast: the dtype in which products are computed, whatever that of the weights: `"bfloat16"`, `"float16"`, or
+            `"float32"` and None for that of the weights.
         questions: asked where `decide` is given none, by their ids.
         question_template: how questions are written, see [`QuestionTemplate`].
     """
@@ -60,7 +61,6 @@ class AnsweringPredictor:
             warn_where_bf16_is_emulated("Set `autocast='float32'`.")
         pad_token_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
         self._pad_token_id = pad_token_id or 0
-        self._answers: AnswerReadout | None = None
 
     def decide(self, state: Any, questions: Questions | None = None) -> dict[str, Answer]:
         """Answer typed questions about one text.
@@ -110,9 +110,19 @@ class AnsweringPredictor:
         """
         asked = self.questions if questions is None else questions
         with_questions = [_with_questions(dict(row), asked, number) for number, row in enumerate(rows)]
-        encoder = QuestionEncoder(self.tokenizer, self.question_template, max_length=self._max_length)
-        encoded = encoder.encode([QuestionRow.of(row) for row in with_questions])
+        encoded = self._question_encoder.encode([QuestionRow.of(row) for row in with_questions])
         return self._answered(encoded, batch_size, batch_tokens, show_progress)
+
+    @cached_property
+    def _question_encoder(self) -> QuestionEncoder:
+        # Made where the first question is asked: without a chat template the tokenizer may be good for numbers alone.
+        return QuestionEncoder(self.tokenizer, self.question_template, max_length=self._max_length)
+
+    @cached_property
+    def _answers(self) -> AnswerReadout:
+        # However the model was trained, an answer is read off the probabilities.
+        settings = MethodSettings(method="rail", attention=self.settings.attention)
+        return AnswerReadout(self.model, self.tokenizer, settings)
 
     def _answered(
         self, encoded: Sequence[Sequence[Any]], batch_size: int, batch_tokens: int, show_progress: bool | None
@@ -120,10 +130,6 @@ class AnsweringPredictor:
         prompts = [question for row in encoded for question in row]
         if not prompts:
             return [{} for _ in encoded]
-        if self._answers is None:
-            # However it was trained, an answer is read off the probabilities.
-            settings = MethodSettings(method="rail", attention=self.settings.attention)
-            self._answers = AnswerReadout(self.model, self.tokenizer, settings)
         options = max(len(one.question.values) for one in prompts)
         runner = BatchRunner(
             model=self.model,

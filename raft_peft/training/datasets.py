@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from datasets import Dataset, IterableDataset
 
-from raft_peft.data.dataset import check_read_once, encode_dataset, first_row, spread_rows
+from raft_peft.data.dataset import ENCODED_COLUMNS, check_read_once, encode_dataset, first_row, spread_rows
 from raft_peft.data.limits import ModelLimits
 from raft_peft.data.prompt_shape import prompt_shape
 from raft_peft.data.prompts import PromptEncoder
+from raft_peft.data.questions.row import QUESTIONS
 from raft_peft.data.rows import as_dataset
 from raft_peft.grid import NumberGrid
 from raft_peft.methods import METHODS
@@ -30,6 +31,7 @@ class RunDatasets:
     """Encodes the datasets of a run, each once.
 
     Attributes:
+        columns: of the encoded rows.
         encoder: encodes the prompts; there from the first call of `open` on.
         grid_token_ids: the tokens of each number in the first row that was encoded; None before.
         template: writes the prompts; None where they come as they are.
@@ -37,6 +39,7 @@ class RunDatasets:
         stand_in: a dataset of one encoded row, for what demands a dataset to train on where there is none.
     """
 
+    columns: Sequence[str] = ENCODED_COLUMNS
     encoder: PromptEncoder
     grid_token_ids: tuple[tuple[int, ...], ...] | None = None
     prompt_shape: Any = None
@@ -123,7 +126,7 @@ def ask_questions(dataset: Any) -> bool:
     if not isinstance(dataset, Dataset | IterableDataset):
         return False
     columns = dataset.column_names or list(next(iter(dataset), {}))
-    return "questions" in columns
+    return QUESTIONS in columns
 
 
 def check_not_empty(train_dataset: AnyDataset | None, eval_dataset: EvalDataset | None) -> None:

@@ -121,7 +121,12 @@ def _longest(dataset: Dataset, *, shares: bool) -> tuple[dict[str, Any], int, in
         place = int(lengths.argmax())
         return {name: whole[place][name] for name in names}, int(lengths[place]), 1
     # Of the row that has the most tokens.
-    tokens = np.concatenate([[sum(map(len, row)) for row in part.to_pylist()] for part in parts])
+    tokens = np.concatenate(
+        [
+            np.bincount(pc.list_parent_indices(part), pc.list_value_length(pc.list_flatten(part)), minlength=len(part))
+            for part in parts
+        ]
+    )
     row = whole[int(tokens.argmax())]
     prompts = [np.array(ids) for ids in row["input_ids"]]
     at = max(range(len(prompts)), key=lambda index: len(prompts[index]))

@@ -23,10 +23,10 @@ from transformers import (
     TrainerCallback,
     TrainingArguments,
 )
-from transformers.trainer_utils import EvalLoopOutput
+from transformers.trainer_utils import EvalLoopOutput, PredictionOutput
 
 from raft_peft.data.batches import RegressionCollator
-from raft_peft.data.dataset import ENCODED_COLUMNS, first_rows
+from raft_peft.data.dataset import first_rows
 from raft_peft.data.prompts import PromptEncoder
 from raft_peft.distribution import GridDistribution
 from raft_peft.forward.model import attach_reading
@@ -254,7 +254,7 @@ class RegressionAwareTrainer(SavingTrainer):
         return self._datasets.encoder
 
     def _set_signature_columns_if_needed(self) -> None:
-        self._signature_columns = ENCODED_COLUMNS
+        self._signature_columns = list(self._datasets.columns)
 
     # Training
 
@@ -359,14 +359,22 @@ class RegressionAwareTrainer(SavingTrainer):
         test_dataset: Dataset | IterableDataset,
         ignore_keys: list[str] | None = None,
         metric_key_prefix: str = "test",
-    ) -> RegressionPredictionOutput:
+    ) -> Any:
         """Predict a number for each row of a dataset, in its order.
 
         Args:
             test_dataset: rows of `prompt` or `input_ids`, with or without labels.
             ignore_keys: not needed, kept for `Trainer`'s signature.
             metric_key_prefix: stands before the names of the metrics.
+
+        Returns:
+            A [`RegressionPredictionOutput`]; of rows with typed questions a `PredictionOutput` whose `predictions` are
+            an [`AnswersRead`].
         """
         encoded = self._datasets.encode(test_dataset, metric_key_prefix, require_label=False)
         output = super().predict(encoded, ignore_keys=ignore_keys, metric_key_prefix=metric_key_prefix)
+        return self._predicted(output)
+
+    def _predicted(self, output: PredictionOutput) -> Any:
+        """What `predict` returns of an output of `Trainer.predict`."""
         return RegressionPredictionOutput.of(output, self.readout.values)

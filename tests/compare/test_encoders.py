@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from datasets import Dataset, DatasetDict, Value
+from support.training import baseline_arguments
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import (
     AutoModel,
@@ -18,7 +19,6 @@ from transformers import (
     RobertaConfig,
     RobertaModel,
     TrainerCallback,
-    TrainingArguments,
 )
 
 from raft_peft.compare.encoders import EncoderRegressor, encoder_trainer
@@ -72,23 +72,6 @@ def save(model, path, **tokenizer_options):
     model.save_pretrained(path)
     make_tokenizer(**{"pad_token": "[PAD]", **tokenizer_options}).save_pretrained(path)
     return str(path)
-
-
-def arguments(tmp_path, **options):
-    return TrainingArguments(
-        str(tmp_path / "checkpoints"),
-        **{
-            "max_steps": 2,
-            "per_device_train_batch_size": 8,
-            "per_device_eval_batch_size": 3,
-            "learning_rate": 1e-2,
-            "save_strategy": "no",
-            "use_cpu": True,
-            "report_to": "none",
-            "disable_tqdm": True,
-            **options,
-        },
-    )
 
 
 def weights_of(model):
@@ -156,7 +139,7 @@ def test_a_frozen_encoder_stays_in_evaluation_mode_and_gets_no_gradient():
 
 
 def test_frozen_trains_the_linear_output_alone(folder, dataset, tmp_path):
-    trainer, _ = encoder_trainer(folder, dataset, pooling="cls", frozen=True, args=arguments(tmp_path))
+    trainer, _ = encoder_trainer(folder, dataset, pooling="cls", frozen=True, args=baseline_arguments(tmp_path))
     before = weights_of(trainer.model)
     trainer.train()
     for name, weights in trainer.model.state_dict().items():
@@ -165,7 +148,7 @@ def test_frozen_trains_the_linear_output_alone(folder, dataset, tmp_path):
 
 
 def test_trained_moves_every_weight_that_is_read(folder, dataset, tmp_path):
-    trainer, _ = encoder_trainer(folder, dataset, pooling="mean", frozen=False, args=arguments(tmp_path))
+    trainer, _ = encoder_trainer(folder, dataset, pooling="mean", frozen=False, args=baseline_arguments(tmp_path))
     before = weights_of(trainer.model)
     trainer.train()
     for name, weights in trainer.model.state_dict().items():
@@ -174,7 +157,7 @@ def test_trained_moves_every_weight_that_is_read(folder, dataset, tmp_path):
 
 def test_overfits_and_predicts_one_float_a_row_in_order(dataset, tmp_path):
     folder = save(make_bert(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0), tmp_path / "bert")
-    args = arguments(tmp_path, max_steps=40, train_sampling_strategy="group_by_length")
+    args = baseline_arguments(tmp_path, max_steps=40, train_sampling_strategy="group_by_length")
     trainer, test = encoder_trainer(folder, dataset, pooling="cls", frozen=False, args=args)
     labels = torch.tensor(dataset["train"]["label"])
     assert trainer.model.output.bias.item() == pytest.approx(labels.mean().item())
@@ -204,7 +187,7 @@ class _Weights(TrainerCallback):
 def test_the_step_of_the_least_rmse_is_restored_exactly(frozen, folder, dataset, tmp_path):
     dataset["validation"] = dataset["train"].map(lambda row: {"label": 4 - row["label"]})  # gets worse with training
     seen = _Weights()
-    args = arguments(
+    args = baseline_arguments(
         tmp_path,
         max_steps=4,
         eval_strategy="steps",
@@ -232,7 +215,9 @@ def test_the_step_of_the_least_rmse_is_restored_exactly(frozen, folder, dataset,
 def test_the_same_seed_gives_the_same_weights(folder, dataset, tmp_path):
     options = {"pooling": "cls", "frozen": True}
     weights = [
-        encoder_trainer(folder, dataset, args=arguments(tmp_path, seed=seed), **options)[0].model.output.weight
+        encoder_trainer(folder, dataset, args=baseline_arguments(tmp_path, seed=seed), **options)[
+            0
+        ].model.output.weight
         for seed in (3, 3, 4)
     ]
     assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], weights[2])
@@ -242,7 +227,7 @@ def test_labels_of_whole_numbers_stay_floats(folder, dataset, tmp_path):
     rows = Dataset.from_dict({"prompt": PROMPTS, "stars": [1, 2, 3, 4, 5, 1, 2, 3]})
     dataset = DatasetDict(train=rows, validation=rows, test=rows)
     trainer, test = encoder_trainer(
-        folder, dataset, pooling="cls", frozen=True, args=arguments(tmp_path), label_column="stars"
+        folder, dataset, pooling="cls", frozen=True, args=baseline_arguments(tmp_path), label_column="stars"
     )
     assert test.features["label"] == Value("float64") and test["label"][4] == 5.0
     assert trainer.data_collator([test[0], test[1]])["labels"].dtype == torch.float32
@@ -254,7 +239,7 @@ def test_a_long_prompt_loses_its_beginning(max_length, kept, folder, dataset, tm
     words = [f"w{n}" for n in range(20)]
     dataset["test"] = Dataset.from_dict({"prompt": [" ".join(words), "w1"], "label": [1.0, 2.0]})
     trainer, test = encoder_trainer(
-        folder, dataset, pooling="cls", frozen=True, args=arguments(tmp_path), max_length=max_length
+        folder, dataset, pooling="cls", frozen=True, args=baseline_arguments(tmp_path), max_length=max_length
     )
     assert trainer.processing_class.decode(test[0]["input_ids"]) == " ".join(["[CLS]", *words[-kept:], "[SEP]"])
     assert "1 of the 2 prompts of the test dataset" in caplog.text
@@ -266,7 +251,7 @@ def test_knows_where_the_positions_of_roberta_end(dataset, tmp_path):
     config = RobertaConfig(vocab_size=len(WORDS), max_position_embeddings=8, pad_token_id=0, **SIZES)
     folder = save(RobertaModel(config), tmp_path / "roberta")
     dataset["test"] = Dataset.from_dict({"prompt": ["w1 " * 20, "w2"], "label": [1.0, 2.0]})
-    trainer, test = encoder_trainer(folder, dataset, pooling="mean", frozen=True, args=arguments(tmp_path))
+    trainer, test = encoder_trainer(folder, dataset, pooling="mean", frozen=True, args=baseline_arguments(tmp_path))
     assert len(test[0]["input_ids"]) == 7
     assert trainer.predict(test).predictions.shape == (2,)
 
@@ -274,7 +259,7 @@ def test_knows_where_the_positions_of_roberta_end(dataset, tmp_path):
 def test_loads_a_half_precision_encoder_in_float32(dataset, tmp_path):
     folder = save(make_bert().to(torch.bfloat16), tmp_path / "half")
     assert AutoModel.from_pretrained(folder).dtype == torch.bfloat16
-    trainer, _ = encoder_trainer(folder, dataset, pooling="cls", frozen=False, args=arguments(tmp_path))
+    trainer, _ = encoder_trainer(folder, dataset, pooling="cls", frozen=False, args=baseline_arguments(tmp_path))
     assert {weights.dtype for weights in trainer.model.parameters()} == {torch.float32}
 
 
@@ -304,7 +289,7 @@ def test_refuses_an_encoder_with_a_decoder(dataset, tmp_path):
     )
     folder = save(BartModel(config), tmp_path / "bart")
     with pytest.raises(ValueError, match="has a decoder after its encoder"):
-        encoder_trainer(folder, dataset, pooling="cls", frozen=True, args=arguments(tmp_path))
+        encoder_trainer(folder, dataset, pooling="cls", frozen=True, args=baseline_arguments(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -322,7 +307,7 @@ def test_refuses_an_encoder_with_a_decoder(dataset, tmp_path):
 def test_refuses_rows_that_cannot_be_used(rows, message, folder, dataset, tmp_path):
     dataset["train"] = Dataset.from_dict(rows)
     with pytest.raises(ValueError, match=f"(?is){message}"):
-        encoder_trainer(folder, dataset, pooling="cls", frozen=True, args=arguments(tmp_path))
+        encoder_trainer(folder, dataset, pooling="cls", frozen=True, args=baseline_arguments(tmp_path))
 
 
 def test_refuses_prompts_without_tokens(dataset, tmp_path):
@@ -332,16 +317,16 @@ def test_refuses_prompts_without_tokens(dataset, tmp_path):
     tokenizer.save_pretrained(folder)
     dataset["test"] = Dataset.from_dict({"prompt": ["w1", " "], "label": [1.0, 2.0]})
     with pytest.raises(ValueError, match="row 1: the prompt has no tokens"):
-        encoder_trainer(folder, dataset, pooling="mean", frozen=True, args=arguments(tmp_path))
+        encoder_trainer(folder, dataset, pooling="mean", frozen=True, args=baseline_arguments(tmp_path))
 
 
 def test_refuses_a_tokenizer_that_cannot_pad(dataset, tmp_path):
     folder = save(make_bert(), tmp_path / "bert", pad_token=None)
     with pytest.raises(ValueError, match="no padding token"):
-        encoder_trainer(folder, dataset, pooling="cls", frozen=True, args=arguments(tmp_path))
+        encoder_trainer(folder, dataset, pooling="cls", frozen=True, args=baseline_arguments(tmp_path))
 
 
 def test_refuses_a_dataset_that_lacks_a_split(folder, dataset, tmp_path):
     del dataset["validation"]
     with pytest.raises(ValueError, match="has no validation"):
-        encoder_trainer(folder, dataset, pooling="cls", frozen=True, args=arguments(tmp_path))
+        encoder_trainer(folder, dataset, pooling="cls", frozen=True, args=baseline_arguments(tmp_path))

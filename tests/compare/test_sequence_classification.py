@@ -9,6 +9,7 @@ from bitsandbytes.nn import Linear4bit
 from conftest import CHAT_TEMPLATE, make_byte_level, make_tiny_llama
 from datasets import Dataset, DatasetDict
 from peft import AutoPeftModelForSequenceClassification, LoraConfig, get_peft_model
+from support.training import baseline_arguments
 from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
@@ -23,7 +24,6 @@ from transformers import (
     LlamaForCausalLM,
     PreTrainedTokenizerFast,
     Trainer,
-    TrainingArguments,
     set_seed,
 )
 
@@ -72,30 +72,15 @@ def dataset():
     return DatasetDict(train=rows, validation=rows, test=rows)
 
 
-def arguments(folder, **options):
-    return TrainingArguments(
-        str(folder / "checkpoints"),
-        **{
-            "max_steps": 2,
-            "per_device_train_batch_size": 8,
-            "per_device_eval_batch_size": 3,
-            "learning_rate": 1e-2,
-            "save_strategy": "no",
-            "use_cpu": True,
-            "report_to": "none",
-            "disable_tqdm": True,
-            **options,
-        },
-    )
-
-
 def lora(**options):
     return LoraConfig(r=4, target_modules="all-linear", **options)
 
 
 def make(model, dataset, folder, *, options=None, **keywords):
     keywords = {"peft_config": lora(), **keywords}
-    return sequence_classification_trainer(model, dataset, args=arguments(folder, **(options or {})), **keywords)
+    return sequence_classification_trainer(
+        model, dataset, args=baseline_arguments(folder, **(options or {})), **keywords
+    )
 
 
 def trained_weights(trainer):
@@ -118,7 +103,7 @@ def by_hand(model, tmp_path_factory):
         [{"input_ids": tokenizer(x)["input_ids"], "labels": y} for x, y in zip(PROMPTS, LABELS, strict=True)]
     )
     folder = tmp_path_factory.mktemp("by_hand")
-    args = arguments(
+    args = baseline_arguments(
         folder,
         max_steps=3,
         per_device_train_batch_size=4,

@@ -15,7 +15,7 @@ from datasets.utils._dill import dumps
 from support.encoding import EncodingLog, encode_from_disk
 
 from raft_peft import NumberGrid
-from raft_peft.data.dataset import _hash_of_source, check_read_once, encode_dataset, spread_rows
+from raft_peft.data.dataset import check_read_once, encode_dataset, hash_of_source, spread_rows
 from raft_peft.data.limits import ModelLimits
 from raft_peft.data.prompts import PromptEncoder
 from raft_peft.grid.number_end import NumberEnd
@@ -398,10 +398,10 @@ class TestFingerprint:
         for package in ("raft_peft.grid", "raft_peft.data"):
             shutil.copytree(str(resources.files(package)), tmp_path / package)
         monkeypatch.setattr(resources, "files", lambda package: tmp_path / package)
-        assert _hash_of_source.__wrapped__() == _hash_of_source()
+        assert hash_of_source.__wrapped__() == hash_of_source()
         with (tmp_path / "raft_peft.data" / "prompts.py").open("a") as file:
             file.write("# changed")
-        assert _hash_of_source.__wrapped__() != _hash_of_source()
+        assert hash_of_source.__wrapped__() != hash_of_source()
 
 
 class TestRatings:

@@ -14,7 +14,7 @@ from raft_peft.methods.table import METHODS, MethodSettings
 
 NAN = math.nan
 # A score of three levels, a question of yes and no, a choice of three, and a number up to 100.
-VALUES = [[0, 1, 2], [0, 1, NAN], [0, 0, 0], [0, 50, 100]]
+VALUES = [[0, 1, 2], [0, 1, NAN], [0, 1, 2], [0, 50, 100]]
 PROBS = [[0.2, 0.3, 0.4], [0.1, 0.6, 0], [0.5, 0.2, 0.1], [0.25, 0.25, 0.25]]
 
 

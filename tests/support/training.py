@@ -2,6 +2,7 @@
 
 from datasets import Dataset
 from peft import LoraConfig
+from transformers import TrainingArguments
 
 from raft_peft import RegressionAwareConfig, RegressionAwareTrainer
 
@@ -30,6 +31,24 @@ def make(model, tokenizer, tmp_path, rows=None, *, grid=GRID, options=None, **ar
         processing_class=tokenizer,
         train_dataset=train,
         **arguments,
+    )
+
+
+def baseline_arguments(folder, **options):
+    """Of transformers' own `Trainer`, which trains the baselines."""
+    return TrainingArguments(
+        str(folder / "checkpoints"),
+        **{
+            "max_steps": 2,
+            "per_device_train_batch_size": 8,
+            "per_device_eval_batch_size": 3,
+            "learning_rate": 1e-2,
+            "save_strategy": "no",
+            "use_cpu": True,
+            "report_to": "none",
+            "disable_tqdm": True,
+            **options,
+        },
     )
 
 

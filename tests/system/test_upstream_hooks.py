@@ -100,9 +100,7 @@ training/fault_tolerance/trainer.py
     trl:SFTTrainer._save_checkpoint | Trainer._maybe_log_save_evaluate | names a full disk
     Trainer._save_rng_state | Trainer._save_checkpoint | lets all processes finish before the last file is written
 training/questions/trainer.py
-    Trainer._set_signature_columns_if_needed | Trainer._remove_unused_columns | keeps the encoded columns
     trl:SFTTrainer.prediction_step | Trainer.evaluation_loop | gives the questions of each row
-    Trainer.predict | | encodes the rows
 training/saving.py
     Trainer._save | Trainer.save_model | saves the head
     Trainer._push_from_checkpoint | Trainer._save_checkpoint | uploads raft_config.json too, and no token
@@ -193,7 +191,6 @@ training/number_tokens.py
 training/questions/trainer.py
     trl:SFTTrainer._tokenizer | | is without the processor around it
     trl:SFTTrainer.aux_loss_enabled | | asks a mixture of experts for its loss
-    Trainer._signature_columns | | keeps the encoded columns
 training/saving.py
     trl:SFTTrainer._tokenizer | | is without the processor around it
     trl.trainer.utils:get_config_model_id | config | names the base

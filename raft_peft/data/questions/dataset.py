@@ -7,13 +7,12 @@ import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
-from importlib import resources
+from functools import partial
 from typing import Any
 
 from datasets import Dataset, Features, IterableDataset, List, Value
-from datasets.fingerprint import Hasher
 
+from raft_peft.data.dataset import hash_of_source
 from raft_peft.data.limits import ModelLimits
 from raft_peft.data.prompts import rows_error
 from raft_peft.data.questions.encoder import EncodedQuestion, QuestionEncoder
@@ -148,14 +147,6 @@ def check_question_limits(encoded: Dataset, limits: ModelLimits) -> None:
             limits.check_columns([ids], [texts], number)
 
 
-@cache
-def _hash_of_source() -> str:
-    """A hash of the modules that turn questions into tokens."""
-    packages = ("raft_peft.grid", "raft_peft.data", "raft_peft.data.questions")
-    files = [file for package in packages for file in resources.files(package).iterdir()]
-    return Hasher.hash(sorted(file.read_text(encoding="utf-8") for file in files if file.name.endswith(".py")))
-
-
 @dataclass(frozen=True)
 class QuestionBatchEncoder:
     """Encodes a batch of rows, as `Dataset.map` calls it.
@@ -172,7 +163,7 @@ class QuestionBatchEncoder:
     encoder: QuestionEncoder
     require_targets: bool
     from_table: bool
-    source: str = field(default_factory=_hash_of_source)
+    source: str = field(default_factory=partial(hash_of_source, "raft_peft.data.questions"))
 
     def __call__(self, batch: Mapping[str, list], indices: Sequence[int]) -> dict[str, list]:
         """The columns of the encoded batch.

@@ -11,6 +11,7 @@ from raft_peft.data.chats import without_nulls
 from raft_peft.data.questions.question import CHOICE, Question
 from raft_peft.data.questions.target import read_target, target_as_dict
 from raft_peft.data.ratings import Ratings
+from raft_peft.data.row_files import key_twice
 
 STATE, QUESTIONS, TARGETS = "state", "questions", "targets"
 # Where a row may hold JSON.
@@ -135,12 +136,10 @@ def _state_of_json(state: Any) -> Any:
 
 def _of_json(text: str, column: str) -> Any:
     def each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) < len(pairs):
-            names = [name for name, _ in pairs]
-            twice = next(name for name in names if names.count(name) > 1)
+        twice = key_twice(pairs)
+        if twice is not None:
             raise ValueError(f"the key {twice!r} stands twice in one object")
-        return found
+        return dict(pairs)
 
     try:
         return json.loads(text, object_pairs_hook=each_once)

@@ -40,6 +40,7 @@ class QuestionDatasets(RunDatasets):
         ValueError: a setting that is for rows with one number.
     """
 
+    columns = QUESTION_COLUMNS
     encoder: QuestionEncoder  # type: ignore[assignment]
 
     def __init__(self, args: RegressionAwareConfig):
@@ -55,7 +56,6 @@ class QuestionDatasets(RunDatasets):
             {"input_ids": [[[0]]], "grid_token_ids": [[[[0]]]], "option_values": [[[0.0, 1.0]]]}
         )
         self._encoded_here.add(self.stand_in)
-        self.template = None
         self.question_template = QuestionTemplate.of(args.question_template)
         self.questions: dict[int, tuple[str, str]] = {}
         self.most_questions = self.most_options = 1

@@ -24,12 +24,7 @@ def metrics_of(read: AnswersRead, labels: np.ndarray, questions: Mapping[int, tu
 def answered(read: AnswersRead, labels: np.ndarray, questions: Mapping[int, tuple[str, str]]) -> AnsweredQuestions:
     """The questions of an evaluation one below the other. Takes what `metrics_of` does."""
     numbers = _of_questions(read["question"], read).tolist()
-    values = [
-        tuple(range(np.isfinite(row).sum())) if is_choice else tuple(row[np.isfinite(row)].tolist())
-        for row, is_choice in zip(
-            _of_questions(read["option_values"], read), _of_questions(read["is_choice"], read), strict=True
-        )
-    ]
+    values = [tuple(row[np.isfinite(row)].tolist()) for row in _of_questions(read["option_values"], read)]
     return AnsweredQuestions(
         ids=[questions[number][0] for number in numbers],
         types=[questions[number][1] for number in numbers],

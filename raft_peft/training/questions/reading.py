@@ -27,7 +27,6 @@ class AnswersRead(TypedDict):
         predictions: the expected values, or the places of the likeliest options.
         log_probs: of the options, in nats, -inf on padding, of shape (rows, questions, options).
         option_values: of shape (rows, questions, options); NaN on padding.
-        is_choice: whether it is a choice.
         question: a number for its id, see `id_number`.
         losses, shares: where there are targets: the loss, and the target as shares of the options, of shape (rows,
             questions, options).
@@ -36,7 +35,6 @@ class AnswersRead(TypedDict):
     predictions: Any
     log_probs: Any
     option_values: Any
-    is_choice: Any
     question: Any
     losses: Any
     shares: Any
@@ -76,7 +74,7 @@ class QuestionReader(BatchReader):
         read = {
             "predictions": reading.predictions,
             "log_probs": distribution.log_probs,
-            **{name: batch[name].to(device) for name in ("option_values", "is_choice", "question", "row", "place")},
+            **{name: batch[name].to(device) for name in ("option_values", "question", "row", "place")},
         }
         if "labels" in batch:
             read["shares"] = target_shares(batch).to(device)
@@ -87,10 +85,9 @@ class QuestionReader(BatchReader):
 def target_shares(batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
     """The targets of a batch as shares of the options of their questions, of shape (questions, options)."""
     shares = torch.zeros_like(batch["option_values"])
-    for row, (values, is_choice) in enumerate(zip(batch["option_values"], batch["is_choice"], strict=True)):
+    for row, values in enumerate(batch["option_values"]):
         own = values[~values.isnan()]
-        numbers = torch.arange(len(own), device=own.device).float() if is_choice else own
-        found = mean_two_hot(batch["rating_values"][row, None], batch["rating_shares"][row, None], numbers)
+        found = mean_two_hot(batch["rating_values"][row, None], batch["rating_shares"][row, None], own)
         shares[row, : len(own)] = found[0]
     return shares
 

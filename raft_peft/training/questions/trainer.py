@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 from transformers import EvalPrediction
-from transformers.trainer_utils import EvalLoopOutput
+from transformers.trainer_utils import EvalLoopOutput, PredictionOutput
 
 from raft_peft.data.questions.collator import QuestionCollator
 from raft_peft.distribution import GridDistribution
@@ -19,7 +19,7 @@ from raft_peft.methods.answers import AnswerReadout, check_answers, settings_for
 from raft_peft.methods.saved_folder import RaftConfig
 from raft_peft.metrics import Evaluation
 from raft_peft.training.config import RegressionAwareConfig
-from raft_peft.training.questions.datasets import QUESTION_COLUMNS, QuestionDatasets
+from raft_peft.training.questions.datasets import QuestionDatasets
 from raft_peft.training.questions.evaluation import metrics_of
 from raft_peft.training.questions.reading import QuestionReader, by_row
 from raft_peft.training.trainer import RegressionAwareTrainer
@@ -80,10 +80,6 @@ class QuestionTrainer(RegressionAwareTrainer):
         )
         # Only whether there is one is asked of it.
         self._loss: Any = self._reader.answer_losses
-        self._custom_head = None
-
-    def _set_signature_columns_if_needed(self) -> None:
-        self._signature_columns = QUESTION_COLUMNS
 
     def _note_batch(
         self,
@@ -128,17 +124,8 @@ class QuestionTrainer(RegressionAwareTrainer):
             output.predictions["predictions"][asked], output.label_ids[asked], kept, self._step_of_weights, None
         )
 
-    def predict(self, test_dataset: Any, ignore_keys: list[str] | None = None, metric_key_prefix: str = "test") -> Any:
-        """Answer the questions of each row of a dataset, with or without targets.
-
-        Returns:
-            A `PredictionOutput` whose `predictions` are an [`AnswersRead`].
-        """
-        encoded = self._datasets.encode(test_dataset, metric_key_prefix, require_label=False)
-        # Past the method of rows with one number, which encodes them too.
-        return super(RegressionAwareTrainer, self).predict(
-            encoded, ignore_keys=ignore_keys, metric_key_prefix=metric_key_prefix
-        )
+    def _predicted(self, output: PredictionOutput) -> PredictionOutput:
+        return output
 
     def _raft_config(self) -> RaftConfig:
         return replace(
