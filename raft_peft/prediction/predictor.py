@@ -42,7 +42,7 @@ from raft_peft.prediction.predictions import (
     predictions_and_distribution,
     predictions_of,
 )
-from raft_peft.prediction.questions import AnsweringPredictor, Questions
+from raft_peft.prediction.questions.predictor import AnsweringPredictor, Questions
 from raft_peft.prediction.temperature import refuse_one_number
 
 

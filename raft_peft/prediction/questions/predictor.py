@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
 
+import numpy as np
 import torch
+from scipy.special import softmax
 from tqdm.auto import tqdm
 
 from raft_peft.data.questions.answer import Answer
@@ -23,6 +26,30 @@ from raft_peft.methods.answers import AnswerReadout
 from raft_peft.prediction.batching import BatchRunner, autocast_dtype, chunks
 
 Questions = Mapping[str, Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class ReadQuestion:
+    """What was read for one question of a row.
+
+    Attributes:
+        question: as it was asked.
+        log_probs: of its options over the whole vocabulary, of shape (options,).
+    """
+
+    question: Question
+    log_probs: np.ndarray
+
+    def answer(self) -> Answer:
+        """The answer given the options."""
+        log_probs = self.log_probs.astype(np.float64)
+        probabilities = softmax(log_probs)
+        value: float | str = float(probabilities @ np.array(self.question.values))
+        if self.question.is_choice:
+            value = self.question.names[int(probabilities.argmax())]
+        return Answer(
+            value, dict(zip(self.question.names, probabilities.tolist(), strict=True)), float(np.exp(log_probs).sum())
+        )
 
 
 class AnsweringPredictor:
@@ -110,8 +137,31 @@ class AnsweringPredictor:
         """
         asked = self.questions if questions is None else questions
         with_questions = [_with_questions(dict(row), asked, number) for number, row in enumerate(rows)]
-        encoded = self._question_encoder.encode([QuestionRow.of(row) for row in with_questions])
-        return self._answered(encoded, batch_size, batch_tokens, show_progress)
+        read = self.read_questions(
+            [QuestionRow.of(row) for row in with_questions],
+            batch_size,
+            batch_tokens=batch_tokens,
+            show_progress=show_progress,
+        )
+        return [{one.question.id: one.answer() for one in row} for row in read]
+
+    def read_questions(
+        self,
+        rows: Sequence[QuestionRow],
+        batch_size: int = 64,
+        *,
+        batch_tokens: int = 4096,
+        show_progress: bool | None = None,
+    ) -> list[list[ReadQuestion]]:
+        """The probabilities of the options of each row's questions, in their order. Takes what `decide_rows` does.
+
+        Raises:
+            ValueError: a question that cannot be asked. The message names the row.
+        """
+        encoded = self._question_encoder.encode(rows)
+        asked = [one for row in encoded for one in row]
+        log_probs = iter(self._log_probs(asked, batch_size, batch_tokens, show_progress))
+        return [[ReadQuestion(one.question, next(log_probs)) for one in row] for row in encoded]
 
     @cached_property
     def _question_encoder(self) -> QuestionEncoder:
@@ -124,12 +174,12 @@ class AnsweringPredictor:
         settings = MethodSettings(method="rail", attention=self.settings.attention)
         return AnswerReadout(self.model, self.tokenizer, settings)
 
-    def _answered(
-        self, encoded: Sequence[Sequence[Any]], batch_size: int, batch_tokens: int, show_progress: bool | None
-    ) -> list[dict[str, Answer]]:
-        prompts = [question for row in encoded for question in row]
+    def _log_probs(
+        self, prompts: Sequence[Any], batch_size: int, batch_tokens: int, show_progress: bool | None
+    ) -> list[np.ndarray]:
+        """Of the options of each question, float32, of shape (options,)."""
         if not prompts:
-            return [{} for _ in encoded]
+            return []
         options = max(len(one.question.values) for one in prompts)
         runner = BatchRunner(
             model=self.model,
@@ -141,17 +191,16 @@ class AnsweringPredictor:
             batch_tokens=batch_tokens,
         )
         show_progress = len(prompts) > batch_size if show_progress is None else show_progress
-        answers: list[Answer] = []
+        found: list[np.ndarray] = []
         with tqdm(total=len(prompts), unit="question", disable=not show_progress) as progress:
             for some in chunks(prompts, 8192):
-                reading = runner.run(some, progress.update)
-                distribution: Any = reading.distribution
-                answers += [
-                    _answer(one.question, log_probs)
-                    for one, log_probs in zip(some, distribution.log_probs, strict=True)
+                distribution: Any = runner.run(some, progress.update).distribution
+                found += [
+                    # A batch has as many places as its question of the most options.
+                    log_probs[: len(one.question.values)]
+                    for one, log_probs in zip(some, distribution.log_probs.numpy(), strict=True)
                 ]
-        found = iter(answers)
-        return [{question.question.id: next(found) for question in row} for row in encoded]
+        return found
 
 
 def _with_questions(row: dict[str, Any], asked: Questions | None, number: int) -> dict[str, Any]:
@@ -167,12 +216,3 @@ def _with_questions(row: dict[str, Any], asked: Questions | None, number: int) -
 
 def _collate(collator: QuestionCollator, asked: Sequence[EncodedQuestion]) -> dict[str, torch.Tensor]:
     return collator([{name: [value] for name, value in one.columns().items()} for one in asked])
-
-
-def _answer(question: Question, log_probs: torch.Tensor) -> Answer:
-    own = log_probs[: len(question.values)].double()
-    probabilities = own.softmax(-1)
-    value: float | str = float(probabilities @ torch.tensor(question.values, dtype=torch.float64))
-    if question.is_choice:
-        value = question.names[int(probabilities.argmax())]
-    return Answer(value, dict(zip(question.names, probabilities.tolist(), strict=True)), float(own.exp().sum()))
