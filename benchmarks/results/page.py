@@ -13,6 +13,7 @@ from raft_peft.compare.table import TITLES, markdown, with_std
 from results.figures import DATA_FOLDER, OUTPUT_FOLDER
 from results.pictures import PICTURES
 from results.tables import TABLES, Table
+from results.typed_questions import TYPED_QUESTIONS, typed_questions
 
 _METRICS = ("rmse", "mae", "pearson", "spearman", "crps", "calibration_error")
 
@@ -47,6 +48,8 @@ def page(all_figures: Mapping[str, Mapping[str, Any]]) -> str:
     """
     parts = [_INTRODUCTION]
     parts += [_section(table, all_figures[name]) for name, table in TABLES.items() if name in all_figures]
+    if TYPED_QUESTIONS in all_figures:
+        parts.append(typed_questions(all_figures[TYPED_QUESTIONS]))
     missing = [f"- {table.title}: `{name}`" for name, table in TABLES.items() if name not in all_figures]
     if missing:
         parts.append("## Not run yet\n\n" + "\n".join(missing) + "\n")
