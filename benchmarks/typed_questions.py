@@ -99,9 +99,9 @@ def judge(write: Callable[[dict[str, Any]], dict[str, Any]], **options: Any) -> 
             return Dataset.from_list(train), Dataset.from_list(test)
         return as_question_dataset(train, "train"), as_question_dataset(test, "test")
 
-    # Its prompts have 800 tokens.
-    settings = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2, "num_train_epochs": 2}
-    return Way(rows, {**settings, "per_device_eval_batch_size": 4, "max_length": 2048}, **options)
+    # Its prompts have 800 tokens, so that eight at once would take too much memory.
+    settings = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 4, "num_train_epochs": 1}
+    return Way(rows, {**settings, "per_device_eval_batch_size": 2, "max_length": 2048}, **options)
 
 
 def as_score_question(row: dict[str, Any]) -> dict[str, Any]:

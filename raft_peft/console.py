@@ -28,6 +28,7 @@ _DONE_BY = {
     "RegressionAwareTrainer.save_model wrote": "raft-peft train wrote",
     "Leave out `peft_config`": "Set `--use_peft false`",
     "`predictor.calibrate(prompts, labels)`": "`raft-peft calibrate ROWS --model FOLDER`",
+    "`predictor.calibrate_questions(rows)`": "`raft-peft calibrate ROWS --model FOLDER`",
     "`predictor.calibrate(prompts, labels, label_map='affine')`": (
         "`raft-peft calibrate ROWS --model FOLDER --label-map affine`"
     ),
@@ -46,6 +47,9 @@ PACKAGE = str(Path(__file__).parent)
 
 # Arguments of Python that are options of another name.
 _INSTEAD = {"quantization_config": ("load_in_4bit", "quantization"), "groups": ("group_column",)}
+
+# Columns of rows that have the name of an option, which is meant where it has a value.
+_COLUMNS = ("questions",)
 
 _NAMED = re.compile(r"`(?P<name>\w+)(?:=(?P<value>[^`]*))?`")
 
@@ -174,7 +178,7 @@ def with_options(text: str, parser: ArgumentParser) -> str:
     def option(match: re.Match[str]) -> str:
         name, value = match["name"], match["value"]
         name = next((one for one in (name, *_INSTEAD.get(name, ())) if one in options), "")
-        if not name:
+        if not name or (value is None and name in _COLUMNS):
             return match[0]
         if value is None or (name in flags and value == "True"):
             return f"`{options[name]}`"

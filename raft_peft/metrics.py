@@ -136,6 +136,21 @@ def interval_metrics(low: Numbers, high: Numbers, target: Numbers) -> dict[str, 
     return {"coverage": float(np.mean((below <= 0) & (above >= 0))), "mean_width": float(np.mean(widths))}
 
 
+def set_metrics(sets: np.ndarray, shares: Numbers) -> dict[str, float]:
+    """How well sets of options hold: the mean share of targets that lies in theirs, `coverage`, and `mean_options`.
+
+    Args:
+        sets: which options lie in the set of each row, of shape (rows, options).
+        shares: the targets as shares of the options, which sum to 1, of the same shape.
+
+    >>> set_metrics(np.array([[True, True, False], [False, True, False]]), [[0, 1, 0], [0.5, 0.5, 0]])
+    {'coverage': 0.75, 'mean_options': 1.5}
+    """
+    inside = np.asarray(sets, dtype=bool)
+    covered = (np.asarray(shares, dtype=np.float64) * inside).sum(1)
+    return {"coverage": float(covered.mean()), "mean_options": float(inside.sum(1).mean())}
+
+
 def grid_metrics(log_probs: Numbers) -> dict[str, float]:
     """How much a model answers with a number at all, and how sure it is of which: means over the rows.
 

@@ -14,12 +14,16 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from datasets import load_dataset
+from datasets import Dataset, load_dataset
 from trl import ModelConfig, SFTConfig, TrlParser, get_peft_config, get_quantization_config
 
 from raft_peft.console import run_command
+from raft_peft.data.prompt_template import PROMPT
+from raft_peft.data.questions.form import QuestionForm, is_from_table, read_questions
+from raft_peft.data.questions.question import Question
+from raft_peft.data.questions.row import holds_questions
 from raft_peft.data.row_datasets import read_dataset
-from raft_peft.data.row_sources import FORMATS_IN_WORDS
+from raft_peft.data.row_sources import FORMATS_IN_WORDS, named_rows, read_rows
 from raft_peft.grid import NumberGrid
 from raft_peft.grid.number_grid import GRID_HELP
 from raft_peft.methods.pretrained import with_dtype
@@ -28,11 +32,13 @@ from raft_peft.training.config import RegressionAwareConfig
 from raft_peft.training.datasets import AnyDataset
 from raft_peft.training.options import options_parser, parse_options
 from raft_peft.training.quantization import usual_dtype
+from raft_peft.training.questions.datasets import refuse_settings_of_numbers
 from raft_peft.training.recipes import RECIPES, Recipe, check_warmup, get_recipe
 from raft_peft.training.trainer import RegressionAwareTrainer
 
 HELP = """\
-Fine-tune a language model to predict a number, on rows of a `prompt` and a float `label`.
+Fine-tune a language model to predict a number, on rows of a `prompt` and a float `label`; or to answer typed
+questions, on rows of a `state`, `questions` and `targets`, without a grid.
 
   raft-peft train --model_name_or_path HuggingFaceTB/SmolLM2-135M-Instruct --grid 1,2,3,4,5 \\
       --train_file train.jsonl --eval_file dev.jsonl --output_dir stars-raft
@@ -53,13 +59,22 @@ class TrainArguments:
     """What is trained on, and the numbers that are learned.
 
     Parameters:
-        grid: the numbers that the model may answer with, as [`NumberGrid.parse`] reads them.
+        grid: the numbers that the model may answer with, as [`NumberGrid.parse`] reads them; None for rows of typed
+            questions.
+        questions: a file of typed questions, as [`read_questions`] reads it; None where rows bring their own.
         train_file, eval_file: as [`read_rows`] takes them.
         dataset_name, dataset_config, train_split, eval_split: a dataset of the Hub, or a folder.
         recipe: a named way to train (`raft_peft.training.recipes`), which sets the defaults of the other options.
     """
 
-    grid: str = field(metadata={"help": f"{GRID_HELP}."})
+    grid: str | None = field(default=None, metadata={"help": f"{GRID_HELP}."})
+    questions: str | None = field(
+        default=None,
+        metadata={
+            "help": "Instead of the grid: a JSON file of typed questions, {id: {type, instructions, criteria}}, for "
+            "rows of a `state` and `targets` that bring none."
+        },
+    )
     train_file: str | None = field(default=None, metadata={"help": f"The training rows: {FORMATS_IN_WORDS}."})
     eval_file: list[str] | None = field(
         default=None,
@@ -147,7 +162,8 @@ def make_parser(defaults: Mapping[str, Any] | None = None) -> TrlParser:
         },
         {**DEFAULTS, **(defaults or {})},
         prog="raft-peft train",
-        usage="raft-peft train --model_name_or_path MODEL --grid GRID --train_file FILE --output_dir FOLDER [options]",
+        usage="raft-peft train --model_name_or_path MODEL (--grid GRID | --questions FILE) --train_file FILE "
+        "--output_dir FOLDER [options]",
         description=HELP,
     )
 
@@ -170,7 +186,7 @@ def train(given: TrainArguments, args: RegressionAwareConfig, model_config: Mode
     """
     # YAML has a list, a mapping or, of one number, that number.
     numbers = str(given.grid) if isinstance(given.grid, int | float) else given.grid
-    grid = NumberGrid.parse(numbers) if isinstance(numbers, str) else NumberGrid(numbers)
+    grid = NumberGrid.parse(numbers) if isinstance(numbers, str) else numbers and NumberGrid(numbers)
     train_rows, eval_rows = load_rows(given, args)
     if model_config.dtype is None:
         model_config.dtype = usual_dtype(quantized=model_config.load_in_4bit or model_config.load_in_8bit)
@@ -243,7 +259,7 @@ def _run(
     given: TrainArguments,
     args: RegressionAwareConfig,
     model_config: ModelConfig,
-    grid: NumberGrid,
+    grid: NumberGrid | None,
     train_rows: AnyDataset,
     eval_rows: Mapping[str, AnyDataset],
 ) -> None:
@@ -293,19 +309,72 @@ def load_rows(given: TrainArguments, args: RegressionAwareConfig) -> tuple[AnyDa
         ValueError: a file of another format, or a prompt template that does not fit the columns.
         FileNotFoundError: there is no such file.
     """
+    sources: dict[str, Any]
     if given.train_file is not None:
-        files = {"train": given.train_file, **named_files(given.eval_file or [])}
-        datasets = {
-            name: read_dataset(path, args.prompts_template(), args.label_column) for name, path in files.items()
+        sources = {"train": given.train_file, **named_files(given.eval_file or [])}
+    else:
+        splits = {"train": given.train_split, "eval": given.eval_split}
+        sources = {
+            name: load_dataset(given.dataset_name, given.dataset_config, split=split)
+            for name, split in splits.items()
+            if split is not None
         }
-        return datasets.pop("train"), datasets
-    splits = {"train": given.train_split, "eval": given.eval_split}
-    datasets = {
-        name: load_dataset(given.dataset_name, given.dataset_config, split=split)
-        for name, split in splits.items()
-        if split is not None
-    }
+    if _ask_questions(given, args, sources["train"]):
+        questions = None if given.questions is None else read_questions(given.questions)
+        datasets = {name: _question_dataset(one, questions, args, name) for name, one in sources.items()}
+    elif given.train_file is not None:
+        datasets = {
+            name: read_dataset(path, args.prompts_template(), args.label_column) for name, path in sources.items()
+        }
+    else:
+        datasets = sources
     return datasets.pop("train"), datasets
+
+
+def _ask_questions(given: TrainArguments, args: RegressionAwareConfig, source: Any) -> bool:
+    """Whether rows have typed questions, and not one number.
+
+    Raises:
+        ValueError: there are neither questions nor a grid, or both; or a setting is for rows with one number.
+    """
+    first: Mapping[str, Any] = next(iter(read_rows(source) if isinstance(source, str) else source), {})
+    brings = holds_questions(first)
+    if given.grid is not None:
+        # A column of this name may be of no matter.
+        if given.questions is not None or (brings and PROMPT not in first and args.prompts_template() is None):
+            raise ValueError(
+                "`grid` is for rows of one number, and these have typed questions, which bring their options along. "
+                "Leave out the grid; or the questions, and name the text and the label of a row: "
+                "`prompt_template='Review: {text} Stars:'`, `label_column='stars'`."
+            )
+        return False
+    if given.questions is None and not brings:
+        raise ValueError(
+            f"There is no grid, and the rows have no questions: their columns are {list(first)}. Pass the numbers "
+            "that the model may answer with, such as `grid=1,2,3,4,5`, or typed questions, `questions=questions.json`."
+        )
+    refuse_settings_of_numbers(args)
+    return True
+
+
+def _question_dataset(
+    source: str | AnyDataset, questions: Mapping[str, Question] | None, args: RegressionAwareConfig, name: str
+) -> AnyDataset:
+    """Rows of typed questions as JSON text, which is what a table can hold of them.
+
+    Raises:
+        ValueError: there are none, or rows that cannot be read. The message names them.
+    """
+    is_file = isinstance(source, str)
+    form = QuestionForm(questions, args.prompts_template(), is_from_table(source) if is_file else True)
+    what = source if is_file else f"The {name} dataset"
+    try:
+        rows = form.rows(read_rows(source) if is_file else named_rows(source))
+    except ValueError as error:
+        raise ValueError(f"{what}: {error}") from error
+    if not rows:
+        raise ValueError(f"{what} has no rows.")
+    return Dataset.from_list([row.as_json() for row in rows])
 
 
 def named_files(files: Sequence[str]) -> dict[str, str]:

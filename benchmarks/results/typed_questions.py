@@ -78,7 +78,7 @@ def _judge(runs: Sequence[Mapping[str, Any]]) -> list[str]:
     return [
         "### A judge with a rubric",
         f"The rubric's levels as criteria of a `score` question, or the rubric as text before a number from 1 to 5. "
-        f"{runs[0]['rows']} rows, twice each, and {runs[0]['test_rows']} rows of the test; the target is three scores "
+        f"{runs[0]['rows']} rows, once each, and {runs[0]['test_rows']} rows of the test; the target is three scores "
         "of a large model.",
         markdown(lines),
     ]

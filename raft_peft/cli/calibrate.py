@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from raft_peft.cli.options import add_predictor_options, check_rows, open_predictor, parse, parser_of
+from raft_peft.cli.questions import calibrate as calibrate_questions
+from raft_peft.cli.questions import question_form
 
 if TYPE_CHECKING:
     from raft_peft.data.ratings import Ratings
@@ -36,7 +38,9 @@ def parser() -> ArgumentParser:
     from raft_peft.prediction.label_map import LABEL_MAPS
 
     parser = parser_of("calibrate", "ROWS --model FOLDER", HELP)
-    parser.add_argument("source", help="The rows. Each has a prompt and a label; see raft-peft predict --help.")
+    parser.add_argument(
+        "source", help="The rows. Each has a prompt and a label, or targets; see raft-peft predict --help."
+    )
     parser.add_argument("--label-column", default="label", help="The column of the label (%(default)s).")
     parser.add_argument(
         "--intervals",
@@ -77,6 +81,10 @@ def run(parser: ArgumentParser, words: Sequence[str]) -> None:
             f"There is no folder {options.model!r} to save the calibration in.{nearest_folder(options.model)} A model "
             f"of the Hub is downloaded by: hf download {options.model} --local-dir FOLDER."
         )
+    form = question_form(parser, options, with_targets=True)
+    if form is not None:
+        calibrate_questions(options, form)
+        return
     check_rows(options, options.label_column, options.group_column)
     predictor = open_predictor(options)
     labels: list[float | Ratings] = []

@@ -17,6 +17,8 @@ from raft_peft.cli.options import (
     parser_of,
     share,
 )
+from raft_peft.cli.questions import evaluate as evaluate_questions
+from raft_peft.cli.questions import question_form
 
 SUMMARY = "compute metrics on rows with labels"
 HELP = """\
@@ -24,12 +26,15 @@ Predict rows that have labels, and print the metrics.
 
   raft-peft evaluate test.jsonl --model stars-raft --picture prediction_and_truth.png
   raft-peft evaluate test.csv --model HuggingFaceTB/SmolLM2-135M-Instruct --grid 1,2,3,4,5 --label-column stars
+  raft-peft evaluate tickets.jsonl --model HuggingFaceTB/SmolLM2-135M-Instruct --questions questions.json
 """
 
 
 def parser() -> ArgumentParser:
     parser = parser_of("evaluate", "ROWS --model MODEL", HELP)
-    parser.add_argument("source", help="The rows. Each has a prompt and a label; see raft-peft predict --help.")
+    parser.add_argument(
+        "source", help="The rows. Each has a prompt and a label, or targets; see raft-peft predict --help."
+    )
     parser.add_argument("--label-column", default="label", help="The column of the label (%(default)s).")
     parser.add_argument("--output", help="A JSON file for the metrics.")
     parser.add_argument("--picture", help="A picture of predictions over the truth, such as picture.png.")
@@ -55,6 +60,10 @@ def run(parser: ArgumentParser, words: Sequence[str]) -> None:
     check_writable(options.picture)
     if options.picture is not None:
         _check_picture(options.picture)
+    form = question_form(parser, options, with_targets=True)
+    if form is not None:
+        evaluate_questions(options, form)
+        return
     check_rows(options, options.label_column)
     check_calibration(options.model, options.interval, mapped=options.calibrated)
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser, ArgumentTypeError, Namespace, RawDescriptionHelpFormatter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args, get_type_hints
@@ -14,9 +15,11 @@ from raft_peft.methods.fields import LOSS_SETTINGS, MethodFields
 
 if TYPE_CHECKING:
     from raft_peft.data.prompt_template import PromptTemplate
+    from raft_peft.methods.saved_folder import RaftConfig
     from raft_peft.prediction.predictor import RegressionPredictor
 
 DTYPES = ("auto", "bfloat16", "float16", "float32")
+_ON_STATES = " For typed questions about its `state`, pass `questions=questions.json`."
 QUANTIZATIONS = ("none", "nf4", "int8")
 
 
@@ -65,6 +68,15 @@ def add_predictor_options(parser: ArgumentParser) -> None:
     parser.add_argument("--separator", help="Text between prompt and number. By default that of training.")
     parser.add_argument(
         "--max-length", type=positive, help="Greatest length of a prompt in tokens. By default that of training."
+    )
+    parser.add_argument(
+        "--questions",
+        metavar="FILE",
+        help="Typed questions as JSON, {id: {type, instructions, criteria}}, for rows of a `state` that bring none. "
+        "By default those of training.",
+    )
+    parser.add_argument(
+        "--question-template", help="How these are written: vllm, sglang or a JSON object. By default as in training."
     )
     parser.add_argument("--limit", type=positive, metavar="ROWS", help="Read only the first ROWS rows.")
     parser.add_argument("--batch-size", type=positive, default=64, help="Prompts in a forward pass (%(default)s).")
@@ -125,8 +137,8 @@ def share(text: str) -> float:
     return number
 
 
-def open_predictor(options: Namespace) -> RegressionPredictor:
-    """The model of the options, ready to predict."""
+def open_predictor(options: Namespace, *, for_questions: bool = False) -> RegressionPredictor:
+    """The model of the options, ready to predict; or to answer typed questions, which have no grid and no prompts."""
     from raft_peft.grid import NumberGrid
     from raft_peft.methods.saved_folder import hub_options
     from raft_peft.prediction.opening import check_grid_is_known
@@ -134,22 +146,41 @@ def open_predictor(options: Namespace) -> RegressionPredictor:
 
     names = [setting.name for setting in fields(MethodFields) if hasattr(options, setting.name)]
     names += ["separator", "max_length", "dtype", "autocast", "attn_implementation", "revision", "trust_remote_code"]
+    names += ["question_template"] if for_questions else []
     given = {name: value for name in names if (value := getattr(options, name)) is not None}
     grid = None if options.grid is None else NumberGrid.parse(options.grid)
-    template = _template(options)
+    template = None if for_questions else _template(options)
     if template is not None:
         given["prompt_template"] = template
     if options.quantization is not None:
         given["quantization_config"] = _quantization_config(options.quantization)
-    try:
-        check_grid_is_known(options.model, grid, hub_options(given))
+    with _model_named(options.model):
+        if not for_questions:
+            check_grid_is_known(options.model, grid, hub_options(given))
         return RegressionPredictor.from_pretrained(options.model, grid, **given)
+
+
+def saved_config(options: Namespace) -> RaftConfig | None:
+    """The `raft_config.json` of the model of the options; None where it has none."""
+    from raft_peft.methods.saved_folder import RaftConfig, check_there_is
+
+    hub = {} if options.revision is None else {"revision": options.revision}
+    with _model_named(options.model):
+        check_there_is(options.model, hub)
+        return RaftConfig.find(options.model, hub)
+
+
+@contextmanager
+def _model_named(model: str) -> Iterator[None]:
+    """Errors of opening a model, which name it."""
+    try:
+        yield
     except OSError as error:
-        if options.model in str(error):
+        if model in str(error):
             raise
         # What the Hub's client says does not name the model.
         raise OSError(
-            f"The model {options.model!r} cannot be opened: {error}\nPass a folder that holds a model and its "
+            f"The model {model!r} cannot be opened: {error}\nPass a folder that holds a model and its "
             "tokenizer, or the name of a model on the Hub that can be reached."
         ) from error
 
@@ -217,7 +248,7 @@ def check_rows(options: Namespace, label_column: str | None = None, group_column
     of_model = "" if saved is None else f", nor those of the prompt template {saved!r} of the model"
     raise ValueError(
         f"{source} has the columns {list(row)}, and no `prompt`{of_model}. Rename the column of the text, or set "
-        "`prompt_template`, such as 'Review: {text} Stars:'."
+        "`prompt_template`, such as 'Review: {text} Stars:'." + (_ON_STATES if "state" in row else "")
     )
 
 

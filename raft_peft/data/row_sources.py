@@ -59,7 +59,7 @@ def _read_parquet(path: Path) -> Iterator[dict[str, Any]]:
     from datasets.exceptions import DatasetGenerationError
 
     try:
-        return _rows_of(Dataset.from_parquet(str(path)))
+        return named_rows(Dataset.from_parquet(str(path)))
     except (DatasetGenerationError, pyarrow.ArrowException) as error:
         raise ValueError(f"{path} is not Parquet: {error.__cause__ or error}.") from error
 
@@ -77,8 +77,8 @@ def _read_saved(folder: str, split: str | None) -> Iterator[dict[str, Any]]:
     if not isinstance(saved, DatasetDict):
         if split is not None:
             raise ValueError(f"{folder!r} holds one dataset, and no split {split!r}. Leave the split out.")
-        return _rows_of(saved)
-    return _rows_of(saved[_chosen(folder, split, list(saved))])
+        return named_rows(saved)
+    return named_rows(saved[_chosen(folder, split, list(saved))])
 
 
 def _read_hub(text: str) -> Iterator[dict[str, Any]]:
@@ -95,7 +95,7 @@ def _read_hub(text: str) -> Iterator[dict[str, Any]]:
         raise FileNotFoundError(
             f"There is no file {text!r}, and the Hub's dataset of that name cannot be opened: {error}"
         ) from error
-    return _rows_of(dataset)
+    return named_rows(dataset)
 
 
 def _chosen(name: str, split: str | None, splits: Sequence[str]) -> str:
@@ -107,7 +107,7 @@ def _chosen(name: str, split: str | None, splits: Sequence[str]) -> str:
     return split
 
 
-def _rows_of(dataset: Any) -> Iterator[dict[str, Any]]:
+def named_rows(dataset: Any) -> Iterator[dict[str, Any]]:
     """The rows of a dataset, with the names of classes in the place of their indices."""
     from datasets import ClassLabel
 
@@ -129,7 +129,7 @@ def _read_json_lines(path: Path) -> Iterator[dict[str, Any]]:
                     line.decode("utf-8-sig" if number == 1 else "utf-8"),
                     parse_constant=_no_constant,
                     parse_float=_finite,
-                    object_pairs_hook=_no_key_twice,
+                    object_pairs_hook=no_key_twice,
                 )
                 if b"\\ud" in line.lower():  # half a character, which no file in UTF-8 can hold
                     as_json(row).encode("utf-8")
@@ -146,7 +146,8 @@ def _no_constant(name: str) -> None:
     raise ValueError(f"{name} is not a JSON number")
 
 
-def _no_key_twice(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+def no_key_twice(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON, as `object_pairs_hook` gets it. Raises a ValueError where a key occurs twice."""
     twice = key_twice(pairs)
     if twice is not None:
         raise ValueError(f"the key {twice!r} occurs twice in one object")

@@ -48,6 +48,17 @@ def apart(prompts: int) -> Groups:
     return Groups(np.arange(prompts), np.zeros(prompts, dtype=np.int64), np.ones(prompts, dtype=bool))
 
 
+def common_prefix(prompts: Sequence[list[int]]) -> list[int]:
+    """The tokens that all prompts begin with, one less than the shortest has at most."""
+    first, last = min(prompts), max(prompts)  # all others lie between, and so begin as these two do
+    length = 0
+    for one, other in zip(first[: min(map(len, prompts)) - 1], last, strict=False):
+        if one != other:
+            break
+        length += 1
+    return first[:length]
+
+
 def group_prompts(
     prompts: Sequence[np.ndarray], *, prefix: int, token_cost: int, extra: int = 0, padding: Padding = "rows"
 ) -> Groups:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from raft_peft.forward.attention import DENSE, FlatSequences, masks_of_layers, own_implementation
-from raft_peft.forward.forest import Forest, Groups, Padding, group_prompts, token_cost_of
+from raft_peft.forward.forest import Forest, Groups, Padding, common_prefix, group_prompts, token_cost_of
 from raft_peft.grid.trie import NO_NODE, Trie
 
 
@@ -161,7 +161,8 @@ def flat_sequences(
         return _flash_sequences(input_ids, attention_mask)
     prefix, groups = 0, None
     if not bidirectional and len(input_ids) > 1:
-        prefix = _common_prefix(input_ids, attention_mask)
+        prompts = zip(input_ids.cpu(), attention_mask.cpu().bool(), strict=True)
+        prefix = len(common_prefix([ids[real].tolist() for ids, real in prompts]))
         groups = groups_of(model, input_ids, attention_mask, prefix=prefix, trie=trie, padding="attention")
     forest = Forest.of(input_ids, attention_mask, trie, prefix=prefix, groups=groups, bidirectional=bidirectional)
     flat_of_padded, padded_of_flat = _flattened(forest.real)
@@ -228,17 +229,6 @@ def _flattened(real: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     flat_of_padded = torch.zeros(real.shape, dtype=torch.long, device=real.device)
     flat_of_padded.view(-1)[padded_of_flat] = torch.arange(len(padded_of_flat), device=real.device)
     return flat_of_padded, padded_of_flat
-
-
-def _common_prefix(input_ids: torch.Tensor, attention_mask: torch.Tensor) -> int:
-    """How many tokens all prompts begin with in common, one less than the shortest has at most."""
-    if len(input_ids) == 1:
-        return 0
-    shortest = int(attention_mask.sum(1).min())
-    starts = attention_mask.argmax(1, keepdim=True)
-    beginnings = input_ids.gather(1, starts + torch.arange(shortest - 1, device=input_ids.device))
-    same = (beginnings == beginnings[:1]).all(0)
-    return int(same.long().cumprod(0).sum())
 
 
 def padded_left(input_ids: torch.Tensor, attention_mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

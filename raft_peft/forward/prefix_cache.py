@@ -70,14 +70,3 @@ class _SharedLayer(DynamicLayer):
             torch.cat([self.keys.expand(batch, -1, -1, -1), key_states], dim=-2),
             torch.cat([self.values.expand(batch, -1, -1, -1), value_states], dim=-2),
         )
-
-
-def common_prefix(prompts: Sequence[list[int]]) -> list[int]:
-    """The tokens that all prompts begin with, one less than the shortest has at most."""
-    first, last = min(prompts), max(prompts)  # all others lie between, and so begin as these two do
-    length = 0
-    for one, other in zip(first[: min(map(len, prompts)) - 1], last, strict=False):
-        if one != other:
-            break
-        length += 1
-    return first[:length]

@@ -58,17 +58,29 @@ class AnsweredQuestions:
         and no `auc`, where all targets are one of these and both occur. Probabilities are given the options, but for
         `label_mass`.
         """
-        again = [one for one in dict.fromkeys(self.ids) if list(self.ids).count(one) > 1]
-        again = again if len(again) <= _MOST_QUESTIONS else []
-        by_id = {one: _metrics(self.those(self.ids, one)) for one in again}
-        by_type = {one: _metrics(self.those(self.types, one)) for one in dict.fromkeys(self.types)}
+        by_question, by_type = self.by_question(), self.by_type()
         named = {
             f"{name}_{metric}": value
-            for group in (by_type, by_id)
+            for group in (by_type, by_question)
             for name, metrics in group.items()
             for metric, value in metrics.items()
         }
-        return {**named, "macro_nll": float(np.mean([one["nll"] for one in (by_id or by_type).values()]))}
+        return {**named, "macro_nll": float(np.mean([one["nll"] for one in (by_question or by_type).values()]))}
+
+    def by_question(self) -> dict[str, dict[str, float]]:
+        """The metrics of each question that is asked in several rows, by its id; of none where these are many."""
+        again = [one for one in dict.fromkeys(self.ids) if list(self.ids).count(one) > 1]
+        again = again if len(again) <= _MOST_QUESTIONS else []
+        return {one: _metrics(self.those(self.ids, one)) for one in again}
+
+    def expected(self) -> np.ndarray:
+        """The expected values given the options, of shape (questions,); of no meaning for choices."""
+        probs = special.softmax(self.log_probs.astype(np.float64), axis=-1)
+        return np.array([one[: len(own)] @ np.array(own) for one, own in zip(probs, self.values, strict=True)])
+
+    def by_type(self) -> dict[str, dict[str, float]]:
+        """The metrics of the questions of each type."""
+        return {one: _metrics(self.those(self.types, one)) for one in dict.fromkeys(self.types)}
 
 
 def _metrics(asked: AnsweredQuestions) -> dict[str, float]:
@@ -90,7 +102,7 @@ def _metrics(asked: AnsweredQuestions) -> dict[str, float]:
     kind = asked.types[0]
     if kind == "choice":
         return metrics
-    expected = np.array([one[: len(own)] @ np.array(own) for one, own in zip(probs, asked.values, strict=True)])
+    expected = asked.expected()
     if kind == "predicate":
         yes = asked.labels > 0.5
         if set(asked.labels.tolist()) == {0.0, 1.0}:

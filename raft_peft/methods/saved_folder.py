@@ -27,6 +27,7 @@ from raft_peft.methods.table import METHODS, MethodSettings
 
 RAFT_CONFIG_NAME = "raft_config.json"
 CALIBRATION_NAME = "calibration.json"
+QUESTION_CALIBRATION_NAME = "question_calibration.json"
 CARD_NAME = "README.md"
 PICTURE_NAME = "prediction_and_truth.png"
 # Those beside it are of the distributions, where labels are several ratings.

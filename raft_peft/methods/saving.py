@@ -29,6 +29,7 @@ from raft_peft.main_process import warn
 from raft_peft.methods.saved_folder import (
     CALIBRATION_NAME,
     HEAD_FILE,
+    QUESTION_CALIBRATION_NAME,
     RAFT_CONFIG_NAME,
     RaftConfig,
     find_file,
@@ -99,7 +100,8 @@ def remove_leftovers(folder: str | Path, *, is_adapter: bool | None, has_head: b
         has_head: whether a head was saved beside it.
     """
     # A calibration that lies there was fitted to the weights before these.
-    (Path(folder) / CALIBRATION_NAME).unlink(missing_ok=True)
+    for name in (CALIBRATION_NAME, QUESTION_CALIBRATION_NAME):
+        (Path(folder) / name).unlink(missing_ok=True)
     stale = [] if has_head else [HEAD_FILE]
     if is_adapter:
         whole = [path.name for path in Path(folder).iterdir() if _is_of_whole_model(path.name)]

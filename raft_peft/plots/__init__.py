@@ -1,5 +1,6 @@
 """Pictures, from plain arrays. They need matplotlib: pip install raft-peft[plots]."""
 
+from raft_peft.plots.answers import plot_answers
 from raft_peft.plots.cost import plot_cost
 from raft_peft.plots.curves import plot_curves
 from raft_peft.plots.differences import plot_differences
@@ -9,6 +10,7 @@ from raft_peft.plots.uncertainty import TWO_DEVIATIONS, plot_uncertainty
 
 __all__ = [
     "TWO_DEVIATIONS",
+    "plot_answers",
     "plot_cost",
     "plot_curves",
     "plot_differences",

@@ -13,11 +13,11 @@ import torch
 
 from raft_peft.data.batches import RegressionCollator, batches_by_length
 from raft_peft.data.prompts import EncodedPrompt
-from raft_peft.forward.forest import Groups, apart, group_prompts, token_cost_of
+from raft_peft.forward.forest import Groups, apart, common_prefix, group_prompts, token_cost_of
 from raft_peft.forward.memory import PartsThatFit
 from raft_peft.forward.model import device_of
 from raft_peft.forward.one_at_a_time import turn_of
-from raft_peft.forward.prefix_cache import PrefixCache, common_prefix
+from raft_peft.forward.prefix_cache import PrefixCache
 from raft_peft.methods.readout import Reading, Readout, joined
 
 T = TypeVar("T")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -13,26 +13,31 @@ from raft_peft.data.prompts import PromptEncoder
 from raft_peft.methods import MethodSettings
 from raft_peft.methods.saved_folder import HEAD_NAME
 from raft_peft.prediction.calibration import Calibration
+from raft_peft.prediction.questions.calibration import QuestionCalibration
 
 # So many elements of each tensor are looked at, evenly spread. All of a tensor that training has moved differ.
 _LOOKED_AT = 64
+AnyCalibration = TypeVar("AnyCalibration", bound=Calibration | QuestionCalibration)
 _OF_QUANTIZATION = ("quant_method", "load_in_4bit", "load_in_8bit", "bnb_4bit_quant_type", "bits")
 
 
-def calibrated_weights(model: Any, head: torch.nn.Module) -> dict[str, Any]:
+def calibrated_weights(model: Any, head: torch.nn.Module | None) -> dict[str, Any]:
     """The dtype and quantization of a model, and a digest of its weights: under an adapter, of the adapter's alone.
 
     The digest is the same for a model in memory and for the folder that it was saved to, on any device. It is None
     where weights lie on the disk.
+
+    Args:
+        model: with or without an adapter.
+        head: whose weights count too; None where it has no part in what is calibrated.
     """
     found = getattr(model.config, "quantization_config", None)
     quantization = found if found is None or isinstance(found, Mapping) else found.to_dict()
+    of_head = {} if head is None else {f"{HEAD_NAME}.{name}": one for name, one in head.named_parameters()}
     return {
         "dtype": str(model.dtype).removeprefix("torch."),
         "quantization": quantization and {name: str(quantization.get(name)) for name in _OF_QUANTIZATION},
-        "weights": weights_digest(
-            {**_own_weights(model), **{f"{HEAD_NAME}.{n}": p for n, p in head.named_parameters()}}
-        ),
+        "weights": weights_digest({**_own_weights(model), **of_head}),
     }
 
 
@@ -67,17 +72,20 @@ def changed_since(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     return [name for name, value in now.items() if name not in unsaid | unknown and then.get(name) != value]
 
 
-def usable_calibration(calibration: Calibration | None, now: Mapping[str, Any]) -> Calibration:
+def usable_calibration(
+    calibration: AnyCalibration | None, now: Mapping[str, Any], call: str = "predictor.calibrate(prompts, labels)"
+) -> AnyCalibration:
     """A calibration, where there is one for the settings and weights at work.
 
     Args:
         calibration: of the predictor; None where it has none.
         now: the settings at work, with what `calibrated_weights` gives.
+        call: what makes one, for messages.
 
     Raises:
         ValueError: there is none, or it was made for other settings or weights.
     """
-    cure = "Calibrate on held-out rows first: `predictor.calibrate(prompts, labels)`."
+    cure = f"Calibrate on held-out rows first: `{call}`."
     if calibration is None:
         raise ValueError(f"The model is not calibrated. {cure}")
     changed = changed_since(calibration.settings, now)

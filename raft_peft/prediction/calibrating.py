@@ -54,7 +54,7 @@ def calibrate(
         reading: `batch_size`, `batch_tokens` and `show_progress`.
     """
     method = predictor.settings.method
-    _check_kinds(intervals, label_map, numbers=len(predictor.grid))
+    check_kinds(intervals, label_map, numbers=len(predictor.grid))
     names = None
     if groups is not None:
         prompts, names = grouped(prompts, groups)
@@ -87,7 +87,7 @@ def calibrate(
     )
 
 
-def _check_kinds(intervals: str | None, label_map: str | None, *, numbers: int) -> None:
+def check_kinds(intervals: str | None, label_map: str | None, *, numbers: int) -> None:
     """Refuse kinds of intervals and maps that there are not, or that do not go together, before a row is predicted.
 
     Args:

@@ -221,7 +221,7 @@ class Calibration:
             ValueError: the file is not one.
         """
         try:
-            found = _checked(json.loads(Path(path).read_text(encoding="utf-8")))
+            found = read_calibration(json.loads(Path(path).read_text(encoding="utf-8")))
         except (ValueError, RecursionError) as error:
             raise ValueError(
                 f"{path} is not a usable calibration: {error}. Remove it, and calibrate again with "
@@ -236,7 +236,7 @@ def _of_each(names: Sequence[str | None], score: Callable[[str | None], float]) 
     return np.array([found[name] for name in names], dtype=np.float64)
 
 
-def _checked(read: Any) -> Calibration:
+def read_calibration(read: Any) -> Calibration:
     """The calibration that a file holds.
 
     Raises:

@@ -6,8 +6,9 @@ import itertools
 import logging
 import math
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Context
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from raft_peft.methods.readout import Reading
 from raft_peft.prediction.applied_calibration import AppliedCalibration
 from raft_peft.prediction.identity import identity_of
 from raft_peft.prediction.predictor import RegressionPredictor
+from raft_peft.prediction.questions.predictor import AnsweringPredictor
 
 logger = logging.getLogger(__name__)
 
@@ -115,8 +117,7 @@ class _Columns:
     ):
         self._predictor = predictor
         self._distribution, self._as_columns = distribution, as_columns
-        computed_in = predictor._autocast or predictor.model.dtype
-        self._digits = _DIGITS_OF_HALF if computed_in in (torch.bfloat16, torch.float16) else _DIGITS
+        self._rounded = partial(rounded, digits=digits_of(predictor))
         # A number of the grid or of a text is what it is.
         chosen = chooses_from_grid(predictor.settings.decision) or predictor.readout.reads_text
         self._exact = chosen and not calibrated
@@ -147,8 +148,8 @@ class _Columns:
             ValueError: there is no distribution.
         """
         predictions, ends = applied.of(reading.predictions.numpy(), reading.distribution)
-        rounded = [_shortest(number) if self._exact else self._rounded(number) for number in predictions]
-        made: list[dict[str, Any]] = [{PREDICTION: number} for number in rounded]
+        numbers = [_shortest(number) if self._exact else self._rounded(number) for number in predictions]
+        made: list[dict[str, Any]] = [{PREDICTION: number} for number in numbers]
         if ends is not None:
             directions = (ROUND_HALF_EVEN,) * 2 if applied.rounds_to_grid else (ROUND_FLOOR, ROUND_CEILING)
             for name, of_rows, direction in zip(INTERVAL, ends, directions, strict=True):
@@ -163,18 +164,25 @@ class _Columns:
                 "`distribution`."
             )
         for row, probabilities in zip(made, distribution.probs.tolist(), strict=True):
-            numbers = [self._rounded(one) for one in probabilities]
             names = self._of_grid if self._as_columns else self._predictor.texts
-            found = dict(zip(names, numbers, strict=True))
+            found = dict(zip(names, map(self._rounded, probabilities), strict=True))
             row |= found if self._as_columns else {PROBABILITIES: found}
         for row, mass, entropy in zip(made, distribution.mass, distribution.entropy, strict=True):
             row |= {MASS: self._rounded(mass), ENTROPY: self._rounded(entropy)}
         return made
 
-    def _rounded(self, number: Any, rounding: str = ROUND_HALF_EVEN) -> float | None:
-        if not math.isfinite(number):
-            return None
-        return float(Context(prec=self._digits, rounding=rounding).create_decimal_from_float(float(number)))
+
+def digits_of(predictor: AnsweringPredictor) -> int:
+    """How many digits of what a model computes mean something."""
+    computed_in = predictor._autocast or predictor.model.dtype
+    return _DIGITS_OF_HALF if computed_in in (torch.bfloat16, torch.float16) else _DIGITS
+
+
+def rounded(number: Any, rounding: str = ROUND_HALF_EVEN, *, digits: int) -> float | None:
+    """A number with so many digits, rounded in a direction of `decimal`; None for one that is not finite."""
+    if not math.isfinite(number):
+        return None
+    return float(Context(prec=digits, rounding=rounding).create_decimal_from_float(float(number)))
 
 
 def _shortest(number: np.float32) -> float | None:
@@ -215,8 +223,6 @@ def predict_file(
             the target.
         OSError: the target cannot be written to, or is being written by another process.
     """
-    if Path(source).resolve() == Path(target).resolve():
-        raise ValueError(f"{str(source)!r} would be overwritten by its own predictions. Write to another file.")
     options["as_columns"] = is_table(Path(target))
     columns = _Columns(
         predictor,
@@ -225,25 +231,64 @@ def predict_file(
         interval=options.get("interval"),
         calibrated=options.get("calibrated", False),
     )
+    return append_rows(
+        source,
+        target,
+        partial(predict_rows, predictor, **options),
+        check=columns.check,
+        made_by=lambda: identity_of(
+            predictor, interval=options.get("interval"), calibrated=options.get("calibrated", False)
+        ),
+        limit=limit,
+        chosen={PREDICTION, PROBABILITIES, *columns.of_distribution} - {MASS, ENTROPY},
+    )
+
+
+def append_rows(
+    source: str | Path,
+    target: str | Path,
+    predict: Callable[..., Iterator[list[dict[str, Any]]]],
+    *,
+    check: Callable[[Mapping[str, Any], int], object],
+    made_by: Callable[[], Mapping[str, Any]],
+    limit: int | None = None,
+    chosen: Set[str] = frozenset(),
+) -> int:
+    """Write the rows of a file with what is predicted for them to another, after the rows that are there already.
+
+    Args:
+        source, target, limit: as in [`predict_file`].
+        predict: given rows, and as `first_row` the number of the first of them, gives the rows of each chunk as they
+            are written.
+        check: raises a ValueError for a row, of a number, that cannot be used.
+        made_by: gives what the predictions depend on besides the rows, by names.
+        chosen: the columns that options add or leave out. A target that has others of them is not continued.
+
+    Returns:
+        How many rows were predicted in this call.
+
+    Raises:
+        ValueError, OSError: as [`predict_file`].
+    """
+    if Path(source).resolve() == Path(target).resolve():
+        raise ValueError(f"{str(source)!r} would be overwritten by its own predictions. Write to another file.")
     rows = read_rows(source)
     first = list(itertools.islice(rows, 1))
     # What is wrong with the first row is found before there is a file.
     for row in first:
-        columns.check(row, 0)
+        check(row, 0)
     rows = itertools.chain(first, rows)
-    made_by = identity_of(predictor, interval=options.get("interval"), calibrated=options.get("calibrated", False))
-    with RowWriter(target, made_by) as writer:
+    with RowWriter(target, made_by()) as writer:
         already = writer.rows
         _skip(rows, writer, source)
         if limit is not None:
             rows = itertools.islice(rows, max(limit - already, 0))
-        known = {PREDICTION, PROBABILITIES, *columns.of_distribution} - {MASS, ENTROPY}
-        added = None if writer.last is None else known & set(writer.last)
-        for made in predict_rows(predictor, rows, first_row=already, **options):
-            if added is not None and added != known & set(made[0]):
+        added = None if writer.last is None else chosen & set(writer.last)
+        for made in predict(rows, first_row=already):
+            if added is not None and added != chosen & set(made[0]):
                 raise ValueError(
                     f"{writer.path} was written with other options: its rows have {', '.join(sorted(added))}, and "
-                    f"these would have {', '.join(sorted(known & set(made[0])))}. Write to another file."
+                    f"these would have {', '.join(sorted(chosen & set(made[0])))}. Write to another file."
                 )
             writer.write(made)
         return writer.rows - already

@@ -7,8 +7,10 @@ import json
 from dataclasses import asdict
 from typing import Any
 
+from raft_peft.data.questions.form import QuestionForm
 from raft_peft.prediction.calibrated_weights import weights_digest
 from raft_peft.prediction.predictor import RegressionPredictor
+from raft_peft.prediction.questions.predictor import AnsweringPredictor
 
 
 def identity_of(
@@ -20,20 +22,52 @@ def identity_of(
         predictor: makes the predictions.
         interval, calibrated: as in [`predict_rows`].
     """
-    template = getattr(predictor.tokenizer, "chat_template", None)
     calibration = asdict(predictor.calibrated()) if calibrated or interval is not None else None
-    # Under an adapter, what a calibration knows as `weights` is the adapter's alone.
-    under_adapter = hasattr(predictor.model, "peft_config")
     return {
         **predictor._calibrated_settings(),
-        "base_weights": weights_digest(dict(predictor.model.named_parameters())) if under_adapter else None,
-        "autocast": str(predictor._autocast),
+        **_of_model(predictor),
         "interval": interval,
         "calibrated": calibrated,
-        "calibration": None if calibration is None else _digest(calibration),
-        "chat_template": None if template is None else _digest(template),
+        "calibration": None if calibration is None else digest_of(calibration),
     }
 
 
-def _digest(value: Any) -> str:
+def identity_of_answers(
+    predictor: AnsweringPredictor, form: QuestionForm, *, interval: float | None, distribution: bool
+) -> dict[str, Any]:
+    """The same, of answers to typed questions.
+
+    Args:
+        predictor: gives the answers.
+        form: the questions that rows do not bring themselves, and how states are written.
+        interval, distribution: as in [`answer_rows`].
+    """
+    template, calibration = form.template, None
+    if interval is not None:
+        calibration = {name: one.as_dict() for name, one in predictor.calibrated_questions().questions.items()}
+    return {
+        **predictor._question_settings(),
+        **_of_model(predictor),
+        "attention": predictor.settings.attention,
+        "questions": form.questions and {name: one.as_dict() for name, one in form.questions.items()},
+        "prompt_template": template and template.template,
+        "interval": interval,
+        "distribution": distribution,
+        "calibration": None if calibration is None else digest_of(calibration),
+    }
+
+
+def _of_model(predictor: AnsweringPredictor) -> dict[str, Any]:
+    template = getattr(predictor.tokenizer, "chat_template", None)
+    # Under an adapter, what a calibration knows as `weights` is the adapter's alone.
+    under_adapter = hasattr(predictor.model, "peft_config")
+    return {
+        "base_weights": weights_digest(dict(predictor.model.named_parameters())) if under_adapter else None,
+        "autocast": str(predictor._autocast),
+        "chat_template": None if template is None else digest_of(template),
+    }
+
+
+def digest_of(value: Any) -> str:
+    """A digest of what JSON can hold."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:16]

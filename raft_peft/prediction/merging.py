@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -16,7 +16,6 @@ from peft.tuners.lora import LoraLayer
 
 from raft_peft.data.labels import range_of_grid
 from raft_peft.data.prompt_shape import GAP
-from raft_peft.grid import NumberGrid
 from raft_peft.main_process import warn
 from raft_peft.methods.pretrained import with_dtype
 from raft_peft.methods.saved_folder import (
@@ -29,11 +28,16 @@ from raft_peft.methods.saved_folder import (
     hub_options,
 )
 from raft_peft.methods.saving import save_beside_weights
+from raft_peft.prediction.calibrated_weights import usable_calibration
 from raft_peft.prediction.calibration import Calibration
 from raft_peft.prediction.cards import merged_card
 from raft_peft.prediction.predictor import RegressionPredictor
+from raft_peft.prediction.questions.calibration import CALIBRATE, QuestionCalibration
+from raft_peft.prediction.questions.probes import probabilities, question_probes
 
 logger = logging.getLogger(__name__)
+
+_AnyCalibration: TypeAlias = Calibration | QuestionCalibration
 
 # What merging changes in a model it changes for every prompt, though for some by more than for others.
 _TEXTS = (
@@ -50,7 +54,8 @@ class Merged(NamedTuple):
     """How far the predictions of a merged model are from the adapter's.
 
     Attributes:
-        moved: the largest distance that a prediction of the compared prompts moved, in the unit of the labels.
+        moved: the largest distance that a prediction of the compared prompts moved, in the unit of the labels; or with
+            typed questions the probability of an option, given the options.
         tolerance: the largest that was allowed.
         reason: why they moved, in a sentence.
     """
@@ -76,11 +81,14 @@ class Rounding:
     autocast: torch.dtype | None
     quantized: bool
 
-    def tolerance(self, grid: NumberGrid) -> float:
-        """How far rounding may move a prediction, in the unit of the labels."""
-        low, high = range_of_grid(grid)
+    def tolerance(self, span: float) -> float:
+        """How far rounding may move a prediction, in the unit of its range.
+
+        Args:
+            span: the length of this range.
+        """
         is_exact = not self.quantized and not {self.before, self.after, self.autocast} & set(_16_BIT)
-        return (high - low) * (_TOLERANCE if is_exact else _TOLERANCE_16_BIT)
+        return span * (_TOLERANCE if is_exact else _TOLERANCE_16_BIT)
 
     @property
     def reason(self) -> str:
@@ -103,6 +111,42 @@ class Rounding:
         if self.autocast in _16_BIT:
             return "Merge with `autocast='float32'`, which the merged model keeps, or allow more with `tolerance`."
         return "Allow more with `tolerance`."
+
+
+@dataclass(frozen=True)
+class _Compared:
+    """What is read of an adapter and of the model merged from it: predictions, or with typed questions probabilities.
+
+    Attributes:
+        rows: prompts, or rows of questions.
+        asks_questions: whether they are rows of questions.
+        span: the length of the range of what is read.
+    """
+
+    rows: Sequence[Any]
+    asks_questions: bool
+    span: float
+
+    @classmethod
+    def of(cls, saved: RaftConfig, prompts: Sequence[Any] | None) -> _Compared:
+        """Those of the user, or a few in the form of those of training.
+
+        Raises:
+            ValueError: the user's cannot be asked.
+        """
+        if saved.asks_questions:
+            return cls(question_probes(_TEXTS, saved.questions, prompts), True, 1.0)
+        low, high = range_of_grid(saved.grid)
+        return cls(_probes(saved) if prompts is None else prompts, False, high - low)
+
+    @property
+    def what(self) -> str:
+        return "Probabilities of options" if self.asks_questions else "Predictions"
+
+    def read(self, predictor: RegressionPredictor) -> np.ndarray:
+        if self.asks_questions:
+            return probabilities(predictor, self.rows)
+        return predictor.predict(self.rows, show_progress=False)
 
 
 def merge_and_save(
@@ -128,10 +172,12 @@ def merge_and_save(
         dtype: of the merged weights; by default that of training.
         autocast: the dtype in which both models compute products, which the merged one keeps; by default that of
             training. In "float32", a model of float32 weights predicts the same before and after, but for 1e-3.
-        prompts: texts or chats on which the predictions are compared. None for a few in the form of the prompts of
-            training; with your own you know more.
-        tolerance: how far a prediction may move, in the unit of the labels; by default a thousandth of the grid's
-            range in float32, and a fiftieth where weights or products are in 16 bits or the base is quantized.
+        prompts: texts or chats on which the predictions are compared; of a folder of typed questions rows of `state`,
+            with `questions` where these are not those of training. None for a few in the form of those of training;
+            with your own you know more.
+        tolerance: how far a prediction may move, in the unit of the labels, or with typed questions a probability; by
+            default a thousandth of the range in float32, and a fiftieth where weights or products are in 16 bits or
+            the base is quantized.
         model_kwargs: passed on to the model's `from_pretrained`, such as `device_map` or `token`.
 
     Returns:
@@ -154,16 +200,10 @@ def merge_and_save(
         raise ValueError(
             f"{str(source)!r} has no {RAFT_CONFIG_NAME}. Pass a folder that RegressionAwareTrainer.save_model wrote."
         )
-    if saved.asks_questions:
-        raise ValueError(
-            f"{str(source)!r} was trained on typed questions, and merging compares predicted numbers. Predict with "
-            "the adapter, or merge with PEFT: `RegressionPredictor.from_pretrained(folder).model.merge_and_unload()`."
-        )
+    compared = _Compared.of(saved, prompts)
     before = RegressionPredictor.from_pretrained(source, autocast=autocast, **model_kwargs)
-    if prompts is None:
-        prompts = _probes(saved)
-    expected = before.predict(prompts, show_progress=False)
-    calibration, before_dtype, computed_in = _valid_calibration(before), before.model.dtype, before._autocast
+    expected = compared.read(before)
+    calibrations, before_dtype, computed_in = _valid_calibrations(before), before.model.dtype, before._autocast
     # The memory may not be enough for a large model twice.
     del before
     is_new = not target.exists()
@@ -171,23 +211,24 @@ def merge_and_save(
         after_dtype = _save_merged(source, target, saved, dtype, computed_in, **model_kwargs)
         of_a_folder = {name: value for name, value in model_kwargs.items() if name not in hub}
         loaded = RegressionPredictor.from_pretrained(target, **of_a_folder)
-        moved = float(np.abs(loaded.predict(prompts, show_progress=False) - expected).max())
+        moved = float(np.abs(compared.read(loaded) - expected).max())
         rounding = Rounding(before_dtype, after_dtype, computed_in, saved.quantization is not None)
-        usual = rounding.tolerance(loaded.grid)
+        usual = rounding.tolerance(compared.span)
         allowed = usual if tolerance is None else tolerance
         if not moved <= allowed:
             raise ValueError(
-                f"Predictions of the merged model differ from the adapter's by up to {moved:.3g}, more than the "
+                f"{compared.what} of the merged model differ from the adapter's by up to {moved:.3g}, more than the "
                 f"tolerance of {allowed:.3g}. {rounding.reason} {rounding.cure} Nothing was kept."
             )
-        if calibration is not None and moved <= usual:
-            replace(calibration, settings=loaded._calibrated_settings()).save(target)
-        elif calibration is not None:
+        if calibrations and moved > usual:
             warn(
                 logger,
                 f"The calibration was left out, since predictions changed by up to {moved:.3g}, and rounding explains "
-                f"{usual:.3g}. Calibrate the merged model: `predictor.calibrate(prompts, labels)`.",
+                f"{usual:.3g}. Calibrate the merged model: `{' and '.join(map(_call_of, calibrations))}`.",
             )
+        else:
+            for calibration in calibrations:
+                replace(calibration, settings=_settings_of(calibration, loaded)).save(target)
     except BaseException:
         _clear(target, is_new=is_new)
         raise
@@ -202,15 +243,34 @@ def _probes(saved: RaftConfig) -> list[Any]:
     return [[{**turn, "content": turn["content"].replace(GAP, text)} for turn in shape] for text in _TEXTS]
 
 
-def _valid_calibration(predictor: RegressionPredictor) -> Calibration | None:
-    """The calibration of an adapter; None where there is none, or it was made for other weights or settings."""
-    if predictor.calibration is None:
-        return None
-    try:
-        return predictor.calibrated()
-    except ValueError as error:
-        warn(logger, f"The calibration beside the adapter was left out. {error}")
-        return None
+def _valid_calibrations(predictor: RegressionPredictor) -> list[_AnyCalibration]:
+    """Those of an adapter, of its numbers and of its answers, that were made for its weights and settings."""
+    found: list[_AnyCalibration] = []
+    for calibration in (predictor.calibration, predictor.question_calibration):
+        if calibration is None:
+            continue
+        try:
+            found.append(usable_calibration(calibration, _settings_of(calibration, predictor), _call_of(calibration)))
+        except ValueError as error:
+            warn(logger, f"The calibration beside the adapter was left out. {error}")
+    return found
+
+
+def _settings_of(calibration: _AnyCalibration, predictor: RegressionPredictor) -> dict[str, Any]:
+    """What a calibration depends on, as it is in a predictor.
+
+    Raises:
+        ValueError: it is of numbers, and there is no grid.
+    """
+    if isinstance(calibration, QuestionCalibration):
+        return predictor._question_settings()
+    if predictor._readout is None:
+        raise ValueError("It is of predicted numbers, and the adapter answers typed questions, without a grid.")
+    return predictor._calibrated_settings()
+
+
+def _call_of(calibration: _AnyCalibration) -> str:
+    return CALIBRATE if isinstance(calibration, QuestionCalibration) else "predictor.calibrate(prompts, labels)"
 
 
 def _save_merged(
@@ -252,7 +312,8 @@ def _save_merged(
         dtype=_name(merged_dtype),
         autocast=None if autocast is None else _name(autocast),
     )
-    head = predictor.readout.head.state_dict() if predictor.readout.has_parameters else {}
+    has_head = not saved.asks_questions and predictor.readout.has_parameters
+    head = predictor.readout.head.state_dict() if has_head else {}
     save_beside_weights(target, config, head)
     hub = hub_options(model_kwargs)
     card, *pictures = (find_file(str(source), name, hub) for name in (CARD_NAME, *PICTURE_NAMES))

@@ -34,6 +34,8 @@ from raft_peft.methods.saved_folder import (
     hub_options,
 )
 from raft_peft.methods.saving import check_one_model
+from raft_peft.prediction.calibration import Calibration
+from raft_peft.prediction.questions.calibration import QuestionCalibration
 
 
 def open_saved(
@@ -88,6 +90,19 @@ def open_saved(
     if numbers is not None:
         head = open_head(name, hub, saved, model, tokenizer, numbers, settings, head)
     return {**settings, "model": model, "tokenizer": tokenizer, "grid": numbers, "head": head}
+
+
+def saved_calibrations(name: str, hub: Mapping[str, Any]) -> tuple[Calibration | None, QuestionCalibration | None]:
+    """The calibrations of a folder or Hub repository: of its one number and of its questions; None where it has none.
+
+    Args:
+        name: the folder or repository.
+        hub: how the Hub is reached, as `hub_options` gives it.
+
+    Raises:
+        ValueError: a file that is no calibration.
+    """
+    return Calibration.find(name, hub), QuestionCalibration.find(name, hub)
 
 
 def check_grid_is_known(name: str, grid: Any, hub: Mapping[str, Any]) -> None:

@@ -31,7 +31,7 @@ from raft_peft.prediction.batching import BatchRunner, chunks, collate_prompts
 from raft_peft.prediction.calibrated_weights import calibrated_settings, usable_calibration
 from raft_peft.prediction.calibrating import calibrate
 from raft_peft.prediction.calibration import Calibration
-from raft_peft.prediction.opening import open_saved
+from raft_peft.prediction.opening import open_saved, saved_calibrations
 from raft_peft.prediction.predictions import (
     Predictions,
     PredictionsWithDistribution,
@@ -148,12 +148,11 @@ class RegressionPredictor(AnsweringPredictor):
                 own reads any model: `rail`, `zero_shot`.
             head: the head of yours that the model was trained with, made as it was then; its parameters are loaded.
             autocast, prompt_template: see [`RegressionPredictor`]; by default as in training.
-            model_kwargs: the rest of [`MethodSettings`], which a trained head has to have been trained with; all else
-                is passed on to the model's `from_pretrained`, such as `attn_implementation`, `revision` or `token`.
+            model_kwargs: `question_template`; the rest of [`MethodSettings`], which a trained head has to have been
+                trained with; all else goes to the model's `from_pretrained`, as `attn_implementation` or `token`.
 
         Raises:
-            ValueError: a `raft_config.json` that does not fit the tokenizer; a head
-                that is missing or does not fit.
+            ValueError: a `raft_config.json` that does not fit the tokenizer; a head that is missing or does not fit.
         """
         asked = {
             "separator": separator,
@@ -169,7 +168,8 @@ class RegressionPredictor(AnsweringPredictor):
             "autocast": autocast,
             "prompt_template": prompt_template,
         }
-        asked |= {one.name: model_kwargs.pop(one.name) for one in fields(MethodSettings) if one.name in model_kwargs}
+        more = ("question_template", *(one.name for one in fields(MethodSettings)))
+        asked |= {setting: model_kwargs.pop(setting) for setting in more if setting in model_kwargs}
         name = str(folder_or_model)
         opened = open_saved(
             name,
@@ -182,7 +182,7 @@ class RegressionPredictor(AnsweringPredictor):
             **model_kwargs,
         )
         predictor = cls(**opened)
-        predictor.calibration = Calibration.find(name, hub_options(model_kwargs))
+        predictor.calibration, predictor.question_calibration = saved_calibrations(name, hub_options(model_kwargs))
         return predictor
 
     @property

@@ -18,6 +18,7 @@ from raft_peft.methods.saved_folder import (
     CARD_NAME,
     HEAD_FILE,
     PICTURE_NAMES,
+    QUESTION_CALIBRATION_NAME,
     RAFT_CONFIG_NAME,
     RaftConfig,
     nearest_folder,
@@ -28,6 +29,7 @@ from raft_peft.prediction.cards import card_on_hub
 _SHARED = (
     RAFT_CONFIG_NAME,
     CALIBRATION_NAME,
+    QUESTION_CALIBRATION_NAME,
     CARD_NAME,
     *PICTURE_NAMES,
     HEAD_FILE,

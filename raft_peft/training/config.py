@@ -65,7 +65,8 @@ class RegressionAwareConfig(MethodSettings, SFTConfig):
             so that each rater counts the same. By default each row counts the same. Metrics count rows.
         prompt_template: writes the prompts from the other columns of a row, in braces, as in "Review: {text} Stars:";
             or a list of chat messages of such texts. By default a prompt is the column `prompt`. It is saved, and rows
-            are predicted by it.
+            are predicted by it. Of rows with typed questions it writes the `state` where they have none, in training
+            and on the command line.
         chat: whether the template, or the column `prompt`, becomes the message of a user.
         system: a system message before it, which may name columns, too; with it there is a chat.
         question_template: how typed questions are written, see [`QuestionTemplate`]: vllm (the default), sglang, or a

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -160,11 +161,18 @@ def is_ours(folder: str | Path) -> bool:
     return not path.is_file() or _MARK in path.read_text(encoding="utf-8", errors="replace")
 
 
-def save_card(facts: CardFacts, folder: str | Path) -> None:
-    """Write the card into a folder, and beside it predictions over the truth, where there was an evaluation."""
+def save_card(facts: CardFacts, folder: str | Path, pictures: CardPictures | None = None) -> None:
+    """Write the card into a folder, and beside it predictions over the truth, where there was an evaluation.
+
+    Args:
+        facts: what the card tells.
+        folder: where the model is saved.
+        pictures: of the run's other cards, so that none is drawn twice.
+    """
+    pictures = CardPictures() if pictures is None else pictures
     # Answers to several questions are numbers of several scales, and no one picture.
-    pictures = [] if facts.config.asks_questions else _draw(facts.evaluations, Path(folder))
-    model_card(facts, pictures).save(Path(folder) / CARD_NAME)
+    names = [] if facts.config.asks_questions else pictures.save(facts.evaluations, Path(folder))
+    model_card(facts, names).save(Path(folder) / CARD_NAME)
 
 
 def model_card(facts: CardFacts, pictures: Sequence[str] = ()) -> ModelCard:
@@ -309,6 +317,25 @@ def _shortened(text: str) -> str:
 
 def _rounded(value: float) -> str:
     return f"{value:.4g}" if math.isfinite(value) else ""
+
+
+class CardPictures:
+    """The pictures of a run's cards. Those of a checkpoint are those of `output_dir` too, and are drawn once."""
+
+    def __init__(self) -> None:
+        self._evaluations: Mapping[str, Evaluation] = {}
+        self._paths: list[Path] = []
+
+    def save(self, evaluations: Mapping[str, Evaluation], folder: Path) -> list[str]:
+        """Draw the evaluations into a folder, or copy what was drawn of the same. The names of the pictures."""
+        same = [*map(id, self._evaluations.values())] == [*map(id, evaluations.values())]
+        if not same or not all(path.is_file() for path in self._paths):
+            self._paths = [folder / name for name in _draw(evaluations, folder)]
+            self._evaluations = dict(evaluations)
+        for path in self._paths:
+            if path.resolve() != (folder / path.name).resolve():
+                shutil.copyfile(path, folder / path.name)
+        return [path.name for path in self._paths]
 
 
 def _draw(evaluations: Mapping[str, Evaluation], folder: Path) -> list[str]:

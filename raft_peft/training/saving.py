@@ -20,7 +20,7 @@ from raft_peft.metrics import Evaluation
 from raft_peft.training.datasets import RunDatasets
 from raft_peft.training.example_counting import ExampleCountingTrainer
 from raft_peft.training.fault_tolerance.resuming import check_resumed
-from raft_peft.training.model_card import CardFacts, is_ours, save_card
+from raft_peft.training.model_card import CardFacts, CardPictures, is_ours, save_card
 from raft_peft.training.trained_weights import saved_as_trained
 
 logger = logging.getLogger(__name__)
@@ -40,6 +40,10 @@ class SavingTrainer(ExampleCountingTrainer):
     _tag_names = ["trl", "raft", "regression"]  # noqa: RUF012 - read by TRL
     _dataset_name: str | None = None
     _best_is_loaded = False
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        self._pictures = CardPictures()
+        super().__init__(*args, **kwargs)
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         # The head has a file of its own, so that the model's folder stays an ordinary one.
@@ -80,7 +84,7 @@ class SavingTrainer(ExampleCountingTrainer):
                 prompt_shape=self._datasets.prompt_shape,
                 tags=(*self._tag_names, *tags),
             )
-            save_card(facts, folder)
+            save_card(facts, folder, self._pictures)
         except Exception as error:
             warn(logger, f"The model card of {folder} could not be written: {error!r}. The model itself is saved.")
 

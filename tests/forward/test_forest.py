@@ -7,10 +7,24 @@ from support.decoders import FAMILIES, GRIDS, VOCABULARY, alone, make, real_toke
 
 from raft_peft.forward.attention import take_flat_sequences
 from raft_peft.forward.final_position import read_final_position
-from raft_peft.forward.forest import apart, group_prompts
+from raft_peft.forward.forest import apart, common_prefix, group_prompts
 from raft_peft.forward.layouts import flat_sequences, grouped_sequences, groups_of, padded_sequences
 from raft_peft.forward.prefix_cache import PrefixCache
 from raft_peft.grid.trie import Trie
+
+
+@pytest.mark.parametrize(
+    ("prompts", "expected"),
+    [
+        ([[1, 2, 3, 4], [1, 2, 3, 5], [1, 2, 3]], [1, 2]),  # the last token of the shortest is left to be run
+        ([[1, 2, 3], [1, 4, 3], [1, 2, 3]], [1]),
+        ([[1, 2], [3, 4]], []),
+        ([[1, 2, 3], [1, 2, 3]], [1, 2]),
+        ([[1]], []),
+    ],
+)
+def test_common_prefix(prompts, expected):
+    assert common_prefix(prompts) == expected
 
 
 def tokens(count, seed):

@@ -8,7 +8,7 @@ from transformers import BloomConfig, BloomForCausalLM, FalconMambaConfig, Falco
 
 import raft_peft.methods.readout
 from raft_peft import NumberGrid, RegressionPredictor
-from raft_peft.forward.prefix_cache import common_prefix
+from raft_peft.forward.forest import common_prefix
 
 SEVERAL = NumberGrid([0, 1, 1.5, 2, 10])
 TEMPLATE = "Rate the item from 0 to 4 where 0 is bad and 4 is good, item {}, the score is"
@@ -25,20 +25,6 @@ ITEMS = [
     "27 cups",
 ]
 PROMPTS = [TEMPLATE.format(item) for item in ITEMS]
-
-
-@pytest.mark.parametrize(
-    ("prompts", "expected"),
-    [
-        ([[1, 2, 3, 4], [1, 2, 3, 5], [1, 2, 3]], [1, 2]),  # the last token of the shortest is left to be run
-        ([[1, 2, 3], [1, 4, 3], [1, 2, 3]], [1]),
-        ([[1, 2], [3, 4]], []),
-        ([[1, 2, 3], [1, 2, 3]], [1, 2]),
-        ([[1]], []),
-    ],
-)
-def test_common_prefix(prompts, expected):
-    assert common_prefix(prompts) == expected
 
 
 def embedded(predictor):

@@ -45,6 +45,7 @@ def saved(tmp_path):
             "tokenizer.json": "{}",
             "README.md": CARD.format(base=base),
             "raft_config.json": config.text(),
+            "question_calibration.json": "{}",
             **PRIVATE,
         }
         for name, text in files.items():
@@ -80,6 +81,7 @@ def test_only_what_the_model_is_opened_with_goes_along(saved, hub):
     pushed = push_to_hub(folder, "stars")
     assert hub.made == {"me/stars": True}
     expected = {"README.md", "adapter_config.json", "adapter_model.safetensors", "raft_config.json", "tokenizer.json"}
+    expected |= {"question_calibration.json"}
     assert set(hub.sent) == expected
     assert pushed.sizes == {name: len(text) for name, text in hub.sent.items()}
     assert (pushed.repository, pushed.url.rpartition(".")[2]) == ("me/stars", "co/me/stars")
@@ -148,7 +150,7 @@ def test_command(saved, hub, capsys, tmp_path):
     assert main(["push", folder, "me/stars", "--base-model", "google/gemma-2-2b", "--dry-run"]) == 0
     listed = capsys.readouterr().out
     assert "              7  adapter_model.safetensors\n" in listed
-    assert "in 5 files\n" in listed
+    assert "in 6 files\n" in listed
     assert listed.endswith("/me/stars (private). Nothing was uploaded.\n")
     assert hub.made == {}
     hub.is_public = True

@@ -26,6 +26,29 @@ ROWS = [
     for i in range(26)
 ]
 
+# "yes" and "no" would be several tokens of the tokenizer here, which has one for each byte.
+QUESTIONS = {
+    "size": {"type": "score", "instructions": "How large is it?", "criteria": ["small", "large", "huge"]},
+    "kind": {"type": "choice", "instructions": "What is it?", "criteria": ["plant", "tool"]},
+    "price": {"type": "number", "instructions": "What does it cost?", "criteria": [0, 5, 10]},
+    "age": {"type": "number", "instructions": "How old is it?", "criteria": [1, 2]},
+}
+TARGETS = {"size": [0.5, 2, 1, 0], "kind": ["tool", "plant"], "price": [0, 5, 7.5], "age": [2]}
+# Three questions in every third row, one in most others; and one that a single row asks.
+ASKED = [["size", "kind", "price"] if i % 3 == 0 else ["kind", "size"][i % 2 :] for i in range(25)] + [["age", "size"]]
+
+
+def question_row(index: int) -> dict:
+    row = {
+        "state": f"Item {index * 3} {'very ' * (index % 4)}",
+        "questions": {name: QUESTIONS[name] for name in ASKED[index]},
+        "targets": {name: TARGETS[name][index % len(TARGETS[name])] for name in ASKED[index]},
+    }
+    return {name: json.dumps(value) for name, value in row.items()}
+
+
+QUESTION_ROWS = [question_row(index) for index in range(26)]
+
 
 def run(folder: Path, job: dict, processes: int, rank: int) -> None:
     tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -60,20 +83,24 @@ def run(folder: Path, job: dict, processes: int, rank: int) -> None:
         quantization["quantization_config"] = BitsAndBytesConfig(
             load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_quant_storage=torch.float32
         )
+    asks_questions = "question_template" in settings
+    rows = Dataset.from_list(QUESTION_ROWS if asks_questions else ROWS)
     trainer = RegressionAwareTrainer(
         AutoModelForCausalLM.from_pretrained(folder, dtype="float32", **quantization),
         args,
-        grid=job.get("grid", [0, 1, 2, 3, 4]),
+        grid=None if asks_questions else job.get("grid", [0, 1, 2, 3, 4]),
         processing_class=tokenizer,
-        train_dataset=Dataset.from_list(ROWS),
+        train_dataset=rows,
         peft_config=lora if job.get("lora", True) else None,
     )
     trainer.train(resume_from_checkpoint=str(folder / job["from"]) if "from" in job else False)
-    metrics = trainer.evaluate(Dataset.from_list(ROWS))
-    predictions = trainer.predict(Dataset.from_list(ROWS)).predictions.tolist()
+    metrics = trainer.evaluate(rows)
+    predictions = trainer.predict(rows).predictions
+    if asks_questions:
+        predictions = predictions["predictions"][predictions["question"] >= 0]
     trainer.save_model()
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-    result = {"losses": losses, "metrics": metrics, "predictions": predictions}
+    result = {"losses": losses, "metrics": metrics, "predictions": predictions.tolist()}
     result["engine"] = str(trainer.accelerator.distributed_type)
     (folder / f"{job['name']}-{rank}.json").write_text(json.dumps(result))
 

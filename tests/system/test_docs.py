@@ -128,6 +128,9 @@ def test_questions(small, tmp_path, monkeypatch, capsys):
     names = run_code("docs/questions.md", small, tmp_path, monkeypatch, **smaller)
     assert names["answers"].keys() == {"urgency", "refund", "team", "days"}
     assert names["many"][0].keys() == names["answers"].keys()
+    assert 0 <= names["likely"]["urgency"].low <= names["likely"]["urgency"].high <= 2
+    assert set(names["likely"]["team"].options) <= {"billing", "technical", "other"}
+    assert sum(names["probable"].values()) == pytest.approx(1)
     assert names["dataset"].column_names == ["state", "questions", "targets"]
     assert len(names["emotions"]) == 2
     shown = [line[4:] for line in (ROOT / "docs/questions.md").read_text(encoding="utf-8").splitlines()]

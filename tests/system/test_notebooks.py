@@ -19,7 +19,13 @@ from examples.notebooks.execute import FOLDER, NAMES, executed, read_source
 
 ROOT = FOLDER.parents[1]
 LARGEST = 500_000  # bytes
-PICTURES = {"01_tour": 5, "02_choosing_a_method": 4, "03_llm_judge": 3, "04_qlora_on_one_gpu": 1}
+PICTURES = {
+    "01_tour": 5,
+    "02_choosing_a_method": 4,
+    "03_llm_judge": 3,
+    "04_qlora_on_one_gpu": 1,
+    "05_typed_questions": 2,
+}
 
 
 @pytest.fixture(params=NAMES)
@@ -44,7 +50,7 @@ def is_noise(output):
     return output.output_type == "error" or output.get("name") == "stderr"
 
 
-def test_there_are_four():
+def test_there_are_five():
     assert list(PICTURES) == NAMES
 
 

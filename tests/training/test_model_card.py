@@ -11,6 +11,9 @@ from support.training import lora, make
 
 from raft_peft import RegressionPredictor
 from raft_peft.data.prompt_shape import prompt_shape
+from raft_peft.methods.saved_folder import PICTURE_NAME
+from raft_peft.prediction.questions.calibration import QuestionCalibration
+from raft_peft.training import model_card
 
 ROWS = [{"prompt": f"Review: item {index} is fine. Stars:", "label": float(index % 5)} for index in range(8)]
 
@@ -88,7 +91,12 @@ def test_card_of_chats_texts_of_numbers_and_metrics_that_are_undefined(tiny_llam
     assert "A head reads the number" in card.text
 
 
-def test_card_in_every_checkpoint(base, tokenizer, tmp_path):
+def test_card_in_every_checkpoint(base, tokenizer, tmp_path, monkeypatch):
+    """With its picture, which is drawn once and stands beside the card of `output_dir` too."""
+    drawn, draw = [], model_card._draw
+    monkeypatch.setattr(
+        model_card, "_draw", lambda evaluations, folder: drawn.append(folder) or draw(evaluations, folder)
+    )
     options = {"max_steps": 2, "save_strategy": "steps", "save_steps": 1, "eval_strategy": "steps", "eval_steps": 1}
     trainer = make(
         base,
@@ -105,6 +113,10 @@ def test_card_in_every_checkpoint(base, tokenizer, tmp_path):
         assert card.data.library_name == "raft-peft"
         assert f"| Steps | {step} of 8 rows" in card.text
         assert RegressionPredictor.from_pretrained(tmp_path / f"checkpoint-{step}").grid == trainer.grid
+        assert PICTURE_NAME in card.text
+    assert drawn == [tmp_path, tmp_path]
+    pictures = [(tmp_path / folder / PICTURE_NAME).read_bytes() for folder in ("checkpoint-1", "checkpoint-2", ".")]
+    assert pictures[1] == pictures[2]
 
 
 def test_evaluations_are_kept_by_name(tiny_llama, tokenizer, tmp_path):
@@ -217,5 +229,7 @@ def test_saved_weights_take_no_calibration_of_others(tiny_llama, tokenizer, tmp_
     prompts, labels = [row["prompt"] for row in ROWS], [row["label"] for row in ROWS]
     RegressionPredictor.from_pretrained(tmp_path).calibrate(prompts, labels).save(tmp_path)
     assert RegressionPredictor.from_pretrained(tmp_path).calibration is not None
+    QuestionCalibration({}, {}).save(tmp_path)
     trainer.save_model()
-    assert RegressionPredictor.from_pretrained(tmp_path).calibration is None
+    found = RegressionPredictor.from_pretrained(tmp_path)
+    assert found.calibration is found.question_calibration is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ from datasets import ClassLabel, Dataset
 from raft_peft.data.labels import as_number
 from raft_peft.data.prompt_template import PromptTemplate
 from raft_peft.data.prompts import rows_error
-from raft_peft.data.questions.question import CHOICE, Question
+from raft_peft.data.questions.question import CHOICE, PREDICATE, Question
 from raft_peft.data.questions.row import QUESTIONS, STATE, TARGETS, QuestionRow
 from raft_peft.data.rows import each, features_of
 
@@ -51,7 +52,7 @@ def questions_from_columns(
     errors: list[tuple[int, str]] = []
     for number, row in enumerate(each(rows)):
         try:
-            targets = {one.id: _cell(row, one, classes.get(one.id)) for one in questions}
+            targets = {one.id: target_in_column(row, one, classes.get(one.id)) for one in questions}
             state = template(row)
             asked = {one.id: one for one in questions}
             made.append(QuestionRow.of({STATE: state, QUESTIONS: asked, TARGETS: targets}).as_json())
@@ -85,8 +86,17 @@ def _questions(columns: Sequence[str] | Mapping[str, Any], question: Mapping[str
     ]
 
 
-def _cell(row: Mapping[str, Any], question: Question, kind: Any) -> Any:
-    """The target that a row holds for a question."""
+def target_in_column(row: Mapping[str, Any], question: Question, kind: Any = None) -> Any:
+    """The target that a row holds for a question in a column of its id, as [`read_target`] takes it; None for none.
+
+    Args:
+        row: its columns.
+        question: which was asked.
+        kind: the type of the column in a dataset, where it is known.
+
+    Raises:
+        ValueError: there is no such column.
+    """
     if question.id not in row:
         raise ValueError(
             f"the row has the columns {sorted(map(str, row))}, and no {question.id!r}. Name a column in `columns`."
@@ -96,11 +106,19 @@ def _cell(row: Mapping[str, Any], question: Question, kind: Any) -> Any:
         # Classes that are kept secret are marked by -1.
         value = kind.int2str(value) if value >= 0 else None
     # All is text in CSV.
-    if isinstance(value, str) and question.type != CHOICE and value not in question.names:
-        value = None if not value.strip() else _number_of(value)
-    return value
+    return _of_text(value, question) if isinstance(value, str) and value not in question.names else value
 
 
-def _number_of(text: str) -> Any:
-    number = as_number(text)
-    return text if number is None else number
+def _of_text(text: str, question: Question) -> Any:
+    """A target that is text and no name: a number, a truth value, or ratings or shares as JSON."""
+    if not text.strip():
+        return None
+    if question.type == PREDICATE and text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    if question.type != CHOICE and (number := as_number(text)) is not None:
+        return number
+    try:
+        read = json.loads(text)
+    except ValueError:
+        return text
+    return read if isinstance(read, list | dict) else text

@@ -39,7 +39,7 @@ def as_question_rows(source: Any, first_row: int = 0, *, from_table: bool | None
     Raises:
         ValueError: a row is no such row, or there are no rows in an order. The message names row and question.
     """
-    from_table = _is_table(source) if from_table is None else from_table
+    from_table = is_question_table(source) if from_table is None else from_table
     for number, row in enumerate(each(source), first_row):
         if isinstance(row, QuestionRow):
             yield row
@@ -107,7 +107,7 @@ def encode_question_dataset(
     """
     dataset = as_question_dataset(source, name)
     columns = list(next(iter(dataset)))
-    encode = QuestionBatchEncoder(encoder, require_targets, _is_table(dataset))
+    encode = QuestionBatchEncoder(encoder, require_targets, is_question_table(dataset))
     options: dict[str, Any] = {
         "batched": True,
         "with_indices": True,
@@ -218,7 +218,7 @@ def _with_target(question: EncodedQuestion) -> dict[str, Any]:
     return {"label": math.nan, "rating_values": [], "rating_shares": [], **question.columns()}
 
 
-def _is_table(source: Any) -> bool:
+def is_question_table(source: Any) -> bool:
     """Whether the questions of a source are objects of a table, in which all rows have the keys of each."""
     if isinstance(source, Dataset | IterableDataset):
         kind = features_of(source).get(QUESTIONS)

@@ -98,7 +98,8 @@ class QuestionTemplate:
         """The template that a setting asks for.
 
         Args:
-            template: None or `"vllm"`, `"sglang"`, a mapping of the attributes that differ from vLLM's, or a template.
+            template: None or `"vllm"`, `"sglang"`, a mapping of the attributes that differ from vLLM's, also as the
+                text of a JSON object, or a template.
 
         Raises:
             ValueError: it is none of these.
@@ -107,6 +108,8 @@ class QuestionTemplate:
             return VLLM
         if isinstance(template, QuestionTemplate):
             return template
+        if isinstance(template, str) and template.lstrip().startswith("{"):
+            template = _mapping_of(template)
         if isinstance(template, str):
             if template not in _BY_NAME:
                 raise ValueError(
@@ -182,6 +185,15 @@ def labels_of(question: Question) -> tuple[str, ...]:
     if question.type == SCORE:
         return tuple(string.digits[: len(question.options)])
     return tuple(string.ascii_uppercase[: len(question.options)]) if question.is_choice else question.names
+
+
+def _mapping_of(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise ValueError(
+            f"The question template {text!r:.200} begins like a JSON object, but is not one: {error}."
+        ) from None
 
 
 def _check_names(name: str, text: Any, expected: Sequence[str]) -> None:

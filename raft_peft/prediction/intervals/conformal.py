@@ -10,7 +10,7 @@ import numpy as np
 from raft_peft.distribution import GridDistribution
 
 # The roundings of float64, relative to a score or to the range of the grid.
-_ROUNDING = 1e-9
+ROUNDING = 1e-9
 _NUMBERS_AT_ONCE = 2**21
 
 
@@ -30,11 +30,11 @@ def rank_of(level: float, rows: int, of: str = "") -> int:
     """
     if not 0 < level < 1:
         raise ValueError(f"`interval={level}` is not between 0 and 1. Pass the share to be covered, such as 0.9.")
-    rank = math.ceil((rows + 1) * level - _ROUNDING)
+    rank = math.ceil((rows + 1) * level - ROUNDING)
     if rank > rows:
         raise ValueError(
             f"{rows} held-out row{'s' * (rows != 1)}{of} cannot warrant intervals of level {level}: calibrate on "
-            f"{math.ceil(level / (1 - level) - _ROUNDING)} rows or more, or ask for {rows / (rows + 1):.3g} at most."
+            f"{math.ceil(level / (1 - level) - ROUNDING)} rows or more, or ask for {rows / (rows + 1):.3g} at most."
         )
     return rank
 
@@ -90,7 +90,7 @@ def central_intervals(distribution: GridDistribution, tail: np.ndarray) -> tuple
         grid has it; NaN where the distribution is.
     """
     tail = np.asarray(tail, dtype=np.float64)
-    found = [cumulative.inverse(tail[rows] / 2 * (1 - _ROUNDING)) for rows, cumulative in _parts(distribution)]
+    found = [cumulative.inverse(tail[rows] / 2 * (1 - ROUNDING)) for rows, cumulative in _parts(distribution)]
     low, high = np.concatenate([np.empty((2, 0)), *found], axis=1)
     unlimited = np.where(tail > 0, 0.0, np.inf)
     return low - unlimited, high + unlimited
@@ -180,7 +180,7 @@ def rounded_to_grid(low: np.ndarray, high: np.ndarray, grid: np.ndarray) -> tupl
         The ends, of shape (rows,), numbers of the grid; NaN where they are.
     """
     grid = np.sort(np.asarray(grid, dtype=np.float64))
-    slack = _ROUNDING * (grid[-1] - grid[0])
+    slack = ROUNDING * (grid[-1] - grid[0])
     first = np.searchsorted(grid, low - slack)
     last = np.searchsorted(grid, high + slack, side="right") - 1
     nearest = np.abs((low[:, None] + high[:, None]) / 2 - grid).argmin(1)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -12,18 +13,28 @@ import torch
 from scipy.special import softmax
 from tqdm.auto import tqdm
 
+from raft_peft.data.limits import ModelLimits
 from raft_peft.data.questions.answer import Answer
 from raft_peft.data.questions.collator import QuestionCollator
+from raft_peft.data.questions.dataset import as_question_rows, is_question_table
 from raft_peft.data.questions.encoder import EncodedQuestion, QuestionEncoder
 from raft_peft.data.questions.question import Question
 from raft_peft.data.questions.row import QuestionRow
 from raft_peft.data.questions.template import QuestionTemplate
+from raft_peft.data.rows import each
 from raft_peft.forward.cpu_precision import warn_where_bf16_is_emulated
 from raft_peft.forward.memory import PartsThatFit
 from raft_peft.forward.model import device_of
+from raft_peft.main_process import warn
 from raft_peft.methods import MethodSettings
 from raft_peft.methods.answers import AnswerReadout
 from raft_peft.prediction.batching import BatchRunner, autocast_dtype, chunks
+from raft_peft.prediction.calibrated_weights import calibrated_weights, usable_calibration
+from raft_peft.prediction.calibrating import check_kinds, usual_kind
+from raft_peft.prediction.questions.calibrating import calibration_of_answers, rows_to_calibrate_on
+from raft_peft.prediction.questions.calibration import CALIBRATE, QuestionCalibration
+
+logger = logging.getLogger(__name__)
 
 Questions = Mapping[str, Mapping[str, Any]]
 
@@ -81,7 +92,9 @@ class AnsweringPredictor:
         self.tokenizer = tokenizer
         self.questions = questions
         self.question_template = QuestionTemplate.of(question_template)
+        self.question_calibration: QuestionCalibration | None = None
         self._max_length = max_length
+        self._said_cut = False
         self._parts = PartsThatFit()
         self._autocast = autocast_dtype(autocast)
         if self._autocast == torch.bfloat16 and device_of(model.get_input_embeddings()).type == "cpu":
@@ -89,7 +102,9 @@ class AnsweringPredictor:
         pad_token_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
         self._pad_token_id = pad_token_id or 0
 
-    def decide(self, state: Any, questions: Questions | None = None) -> dict[str, Answer]:
+    def decide(
+        self, state: Any, questions: Questions | None = None, *, interval: float | None = None
+    ) -> dict[str, Answer]:
         """Answer typed questions about one text.
 
         ```python
@@ -104,14 +119,17 @@ class AnsweringPredictor:
         Args:
             state: a text, JSON, or the messages of a chat.
             questions: by their ids, see [`Question`]. By default those of training.
+            interval: the share of targets that the intervals and sets of options are to cover, such as 0.9, after
+                `calibrate_questions`; see [`QuestionCalibration`].
 
         Returns:
             An [`Answer`] for each id.
 
         Raises:
-            ValueError: a question that cannot be asked, or none.
+            ValueError: a question that cannot be asked, or none; or with `interval` one that is not calibrated in
+                these words and for this level.
         """
-        (answers,) = self.decide_rows([{"state": state}], questions=questions)
+        (answers,) = self.decide_rows([{"state": state}], questions=questions, interval=interval)
         return answers
 
     def decide_rows(
@@ -120,30 +138,135 @@ class AnsweringPredictor:
         batch_size: int = 64,
         *,
         questions: Questions | None = None,
+        interval: float | None = None,
         batch_tokens: int = 4096,
+        first_row: int = 0,
         show_progress: bool | None = None,
     ) -> list[dict[str, Answer]]:
         """Answer the typed questions of rows. What several prompts begin with is computed once.
 
         Args:
-            rows: each a `state`, and its `questions` where it does not take those of the call.
+            rows: each a `state`, and its `questions` where it does not take those of the call. A list, a data frame or
+                a dataset.
             batch_size: the most questions in a forward pass.
             questions: asked of each row that brings none, see `decide`.
+            interval: as in `decide`.
             batch_tokens: the most tokens in a forward pass, with padding.
+            first_row: the number of the first row, for messages.
             show_progress: whether to show a progress bar; by default where there are more questions than a batch has.
 
         Raises:
             ValueError: as `decide`; the message names the row.
         """
-        asked = self.questions if questions is None else questions
-        with_questions = [_with_questions(dict(row), asked, number) for number, row in enumerate(rows)]
+        asked = self._rows(rows, questions, first_row)
+        # What cannot be given is refused now, not after hours of prediction.
+        self.check_intervals(asked, interval)
         read = self.read_questions(
-            [QuestionRow.of(row) for row in with_questions],
-            batch_size,
-            batch_tokens=batch_tokens,
-            show_progress=show_progress,
+            asked, batch_size, batch_tokens=batch_tokens, first_row=first_row, show_progress=show_progress
         )
-        return [{one.question.id: one.answer() for one in row} for row in read]
+        return self.answers(read, interval)
+
+    def check_intervals(self, rows: Sequence[QuestionRow], interval: float | None) -> None:
+        """Raise a ValueError where `answers` cannot give the intervals of a level for the questions of some rows.
+
+        Args:
+            rows: with their questions.
+            interval: as in `decide`; None for no intervals.
+        """
+        if interval is None:
+            return
+        calibration = self.calibrated_questions()
+        for question in dict.fromkeys(question for row in rows for question in row.questions):
+            calibration.of(question).check(interval)
+
+    def answers(
+        self, read: Sequence[Sequence[ReadQuestion]], interval: float | None = None
+    ) -> list[dict[str, Answer]]:
+        """The answers to the questions of rows, by their ids.
+
+        Args:
+            read: of each row, as `read_questions` gives it.
+            interval: as in `decide`.
+
+        Raises:
+            ValueError: as `check_intervals`.
+        """
+        found = [{one.question.id: one.answer() for one in row} for row in read]
+        if interval is None:
+            return found
+        calibration = self.calibrated_questions()
+        alike: dict[Question, list[tuple[int, ReadQuestion]]] = {}
+        for number, row in enumerate(read):
+            for one in row:
+                alike.setdefault(one.question, []).append((number, one))
+        for question, those in alike.items():
+            limits = calibration.of(question).limits(np.stack([one.log_probs for _, one in those]), interval)
+            for (number, _), limit in zip(those, limits, strict=True):
+                found[number][question.id] = replace(found[number][question.id], **limit)
+        return found
+
+    def calibrate_questions(
+        self,
+        rows: Iterable[Any],
+        batch_size: int = 64,
+        *,
+        questions: Questions | None = None,
+        intervals: str | None = None,
+        batch_tokens: int = 4096,
+        show_progress: bool | None = None,
+    ) -> QuestionCalibration:
+        """Learn from held-out rows how far the answers to each question err, for `decide(..., interval=0.9)`.
+
+        ```python
+        predictor.calibrate_questions(rows).save("my-judge")
+        ```
+
+        `from_pretrained` reads the calibration of a folder again. A question is calibrated on the rows that have a
+        target for it. One that is asked in other words in other rows is left out, with a warning.
+
+        Args:
+            rows: as `decide_rows` takes them, with `targets`; neither those of training nor those by which a
+                checkpoint was chosen.
+            questions: asked of each row that brings none, see `decide`.
+            intervals: of scores and numbers: `"adaptive"`, whose width follows the distribution, `"quantiles"` of it,
+                or `"constant"`. By default adaptive after training by a proper loss of the distribution, as questions
+                are by default, else constant.
+            batch_size, batch_tokens, show_progress: as in `decide_rows`.
+
+        Raises:
+            ValueError: rows that cannot be read; no row has a target; or no question is asked alike in all rows.
+        """
+        check_kinds(intervals, None, numbers=2)
+        asked = rows_to_calibrate_on(self._rows(rows, questions))
+        read = self.read_questions(asked, batch_size, batch_tokens=batch_tokens, show_progress=show_progress)
+        log_probs = [[one.log_probs for one in row] for row in read]
+        kind = intervals or usual_kind(self.settings)
+        self.question_calibration = calibration_of_answers(asked, log_probs, self._question_settings(), kind=kind)
+        return self.question_calibration
+
+    def calibrated_questions(self) -> QuestionCalibration:
+        """The calibration of questions, where there is one for the way in which they are read.
+
+        Raises:
+            ValueError: there is none, or it was made for other settings or weights.
+        """
+        return usable_calibration(self.question_calibration, self._question_settings(), CALIBRATE)
+
+    def _question_settings(self) -> dict[str, Any]:
+        """What answers depend on: how questions are written, and the weights. No head has a part in them."""
+        return {
+            "question_template": self.question_template.as_setting(),
+            "max_length": self._max_length,
+            **calibrated_weights(self.model, None),
+        }
+
+    def _rows(self, rows: Iterable[Any], questions: Questions | None, first_row: int = 0) -> list[QuestionRow]:
+        """Rows as they are read; those that bring no questions with those of the call, or of training."""
+        asked: Any = self.questions if questions is None else questions
+        if isinstance(asked, Mapping):
+            asked = {name: Question.of(name, raw) for name, raw in asked.items()}
+        with_questions = (_with_questions(row, asked, number) for number, row in enumerate(each(rows), first_row))
+        return list(as_question_rows(with_questions, first_row, from_table=is_question_table(rows)))
 
     def read_questions(
         self,
@@ -151,6 +274,7 @@ class AnsweringPredictor:
         batch_size: int = 64,
         *,
         batch_tokens: int = 4096,
+        first_row: int = 0,
         show_progress: bool | None = None,
     ) -> list[list[ReadQuestion]]:
         """The probabilities of the options of each row's questions, in their order. Takes what `decide_rows` does.
@@ -158,10 +282,31 @@ class AnsweringPredictor:
         Raises:
             ValueError: a question that cannot be asked. The message names the row.
         """
-        encoded = self._question_encoder.encode(rows)
+        # Targets are of no use here, and a batch could not hold them where some are missing.
+        encoded = self._question_encoder.encode([replace(row, targets={}) for row in rows], first_row)
+        self._check_encoded(encoded, first_row)
         asked = [one for row in encoded for one in row]
         log_probs = iter(self._log_probs(asked, batch_size, batch_tokens, show_progress))
         return [[ReadQuestion(one.question, next(log_probs)) for one in row] for row in encoded]
+
+    def _check_encoded(self, encoded: Sequence[Sequence[EncodedQuestion]], first_row: int) -> None:
+        """Refuse questions that the model cannot take, and say once that states were cut.
+
+        Raises:
+            ValueError: a question has more tokens than the model has positions. The message names the row.
+        """
+        limits = ModelLimits.of(self.model)
+        for number, row in enumerate(encoded, first_row):
+            for one in row:
+                limits.check_columns([one.input_ids], [one.columns()["grid_token_ids"]], number)
+        cut = sum(row[0].was_cut for row in encoded)
+        if cut and not self._said_cut:
+            self._said_cut = True
+            warn(
+                logger,
+                f"{cut} of the first {len(encoded)} states are longer than `max_length={self._max_length}` leaves "
+                "room for, and lose their end. Set `max_length` to more to keep it.",
+            )
 
     @cached_property
     def _question_encoder(self) -> QuestionEncoder:
@@ -203,14 +348,14 @@ class AnsweringPredictor:
         return found
 
 
-def _with_questions(row: dict[str, Any], asked: Questions | None, number: int) -> dict[str, Any]:
-    if row.get("questions") is None:
+def _with_questions(row: Any, asked: Any, number: int) -> Any:
+    if isinstance(row, Mapping) and row.get("questions") is None:
         if asked is None:
             raise ValueError(
                 f"Row {number} has no `questions`, and none are known from training. Pass `questions={{id: {{'type': "
                 "'score', 'instructions': ..., 'criteria': [...]}}}`."
             )
-        row["questions"] = asked
+        return {**row, "questions": asked}
     return row
 
 

@@ -29,6 +29,7 @@ _COMPARED = (
     "autocast",
     "attn_implementation",
     "train_rows",
+    "question_template",
 )
 # Those of an adapter's settings which say what its weights are, and those by which the same weights act otherwise.
 _OF_SHAPES = ("peft_type", "r", "target_modules")
@@ -46,8 +47,9 @@ def check_resumed(checkpoint: str, now: RaftConfig, head: Head, tokenizer: Any, 
         model: the model of the run.
 
     Raises:
-        ValueError: the grid or the base model is another one; the head is, where either has parameters; an adapter is
-            to go on from a whole model, or the other way round; or it is of another kind or other shapes.
+        ValueError: the grid or the base model is another one, or one of both runs asks typed questions; the head is
+            another one, where either has parameters; an adapter is to go on from a whole model, or the other way
+            round; or it is of another kind or other shapes.
     """
     path = Path(checkpoint) / RAFT_CONFIG_NAME
     if not path.is_file():
@@ -55,7 +57,13 @@ def check_resumed(checkpoint: str, now: RaftConfig, head: Head, tokenizer: Any, 
     then = RaftConfig.load(path)
     start = f"Training cannot go on from {checkpoint!r}: "
     cure = "Set it as it was, or start a new run with another `output_dir`."
-    if list(then.grid) != list(now.grid):
+    if then.asks_questions != now.asks_questions:
+        kinds = {True: "rows of typed questions", False: "rows of one number"}
+        raise ValueError(
+            f"{start}it was trained on {kinds[then.asks_questions]}, and the run trains on "
+            f"{kinds[now.asks_questions]}. Start a new run with another `output_dir`."
+        )
+    if not now.asks_questions and list(then.grid) != list(now.grid):
         difference = origin_difference({"grid": _pairs(then)}, {"grid": _pairs(now)})
         raise ValueError(f"{start}it was trained for the {difference}. {cure}")
     if then.adapter is not None and then.adapter != now.adapter:

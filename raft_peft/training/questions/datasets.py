@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from datasets import Dataset, IterableDataset
 
 from raft_peft.data.dataset import spread_rows
+from raft_peft.data.prompt_template import PromptTemplate
 from raft_peft.data.questions.collator import id_number
 from raft_peft.data.questions.dataset import encode_question_dataset
 from raft_peft.data.questions.encoder import QuestionEncoder
-from raft_peft.data.questions.row import QuestionRow
+from raft_peft.data.questions.row import QUESTIONS, STATE, QuestionRow
 from raft_peft.data.questions.template import QuestionTemplate
 from raft_peft.grid import NumberGrid
 from raft_peft.training.config import RegressionAwareConfig
@@ -25,7 +27,20 @@ QUESTION_COLUMNS = [
 ]
 _ROWS_COMPARED = 64
 # Settings of rows with one number.
-_OF_NUMBERS = ("prompt_template", "chat", "system", "separator", "weight_by_ratings")
+_OF_FORM = ("chat", "system", "separator")
+_OF_NUMBERS = (*_OF_FORM, "label_column", "weight_by_ratings", "log_predictions")
+
+
+def refuse_settings_of_numbers(args: RegressionAwareConfig) -> None:
+    """Raise a ValueError for a setting that is for rows with one number."""
+    for name in _OF_NUMBERS:
+        value = getattr(args, name)
+        if value != args.__dataclass_fields__[name].default:
+            form = "; `question_template` says how questions are written" if name in _OF_FORM else ""
+            raise ValueError(
+                f"`{name}={value!r}` is for rows of `prompt` and `label`, and these rows have typed `questions`. "
+                f"Leave it out{form}."
+            )
 
 
 class QuestionDatasets(RunDatasets):
@@ -44,13 +59,7 @@ class QuestionDatasets(RunDatasets):
     encoder: QuestionEncoder  # type: ignore[assignment]
 
     def __init__(self, args: RegressionAwareConfig):
-        for name in _OF_NUMBERS:
-            value = getattr(args, name)
-            if value is not None and value is not False:
-                raise ValueError(
-                    f"`{name}={value!r}` is for rows of `prompt` and `label`, and these rows have typed `questions`. "
-                    "Leave it out; `question_template` says how questions are written."
-                )
+        refuse_settings_of_numbers(args)
         super().__init__(NumberGrid([0, 1]), args)
         self.stand_in = Dataset.from_dict(
             {"input_ids": [[[0]]], "grid_token_ids": [[[[0]]]], "option_values": [[[0.0, 1.0]]]}
@@ -76,6 +85,8 @@ class QuestionDatasets(RunDatasets):
                 f"The {name} dataset is a stream (IterableDataset), of which it is not known what it asks. Read it "
                 f"into a dataset first: Dataset.from_list(list({name}_stream))."
             )
+        if self.template is not None and STATE not in dataset.column_names:
+            dataset = _with_states(dataset, self.template, name)
         with self._args.main_process_first(desc=f"tokenizing the {name} dataset"):
             encoded = encode_question_dataset(
                 dataset,
@@ -115,6 +126,19 @@ class QuestionDatasets(RunDatasets):
         return {"questions": self._asked or None, "question_template": self.question_template.as_setting()}
 
 
+def _with_states(dataset: Dataset, template: PromptTemplate, name: str) -> Dataset:
+    try:
+        return dataset.map(partial(_with_state, template), with_indices=True)
+    except ValueError as error:
+        raise ValueError(f"The {name} dataset cannot be used. {error}") from error
+
+
+def _with_state(template: PromptTemplate, row: Mapping[str, Any], number: int) -> dict[str, Any]:
+    state = template(row, number)
+    # Beside questions in JSON text, a state is read as JSON where it is such.
+    return {STATE: json.dumps(state) if isinstance(row[QUESTIONS], str) else state}
+
+
 def _same_in_all(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     """The questions that are asked in the same words in all of these rows, by their ids."""
     asked = [{one.id: one.as_dict() for one in QuestionRow.of(row).questions} for row in rows]
@@ -123,7 +147,13 @@ def _same_in_all(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]
 
 def _weights(setting: dict | str | None) -> dict[str, float] | None:
     """The weights of questions by their ids, of a dict or its JSON."""
-    weights = json.loads(setting) if isinstance(setting, str) else setting
+    form = 'Write a number for each id, as {"tone": 2}.'
+    try:
+        weights = json.loads(setting) if isinstance(setting, str) else setting
+    except ValueError as error:
+        raise ValueError(f"`question_weights` is {setting!r:.80}, which is not JSON: {error}. {form}") from None
+    if weights is not None and not isinstance(weights, dict):
+        raise ValueError(f"`question_weights` is {weights!r:.80}. {form}")
     for name, weight in (weights or {}).items():
         if not isinstance(weight, int | float) or not (math.isfinite(weight) and weight > 0):
             raise ValueError(f"`question_weights` gives {name!r} the weight {weight!r}. Use a number above 0.")

@@ -50,7 +50,8 @@ def test_a_template_of_ones_own():
     assert own.label_texts(SCORE) == (("0", "zero"), ("1",))
     # What is not said is as vLLM says it.
     assert own.content("x", CHOICE).endswith("(B) it\nAnswer with the letter of one option only.")
-    assert QuestionTemplate.of(json.loads(json.dumps(own.as_setting()))) == own
+    text = json.dumps(own.as_setting())
+    assert QuestionTemplate.of(json.loads(text)) == QuestionTemplate.of(text) == own
     assert [QuestionTemplate.of(name).as_setting() for name in (None, "vllm", "sglang")] == ["vllm", "vllm", "sglang"]
 
 
@@ -59,6 +60,7 @@ def test_a_template_of_ones_own():
     [
         ("llama", "There is no question template 'llama'. Use one of vllm, sglang"),
         (3, "The question template is 3"),
+        ('{"chat": no}', "begins like a JSON object, but is not one"),
         ({"head": "x"}, r"The question template has \['head'\]"),
         ({"prompt": "{state}"}, "`prompt` .* takes {state} and {question}, each once"),
         ({"prompt": "{question} {state}"}, "Put {state} before {question}"),

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 from conftest import make_tiny_llama
-from support.questions import QUESTIONS, STATES
+from datasets import Dataset
+from support.questions import QUESTIONS, STATES, question_rows
 from transformers import AutoTokenizer
 
 from raft_peft import RegressionPredictor
@@ -90,6 +91,60 @@ def test_a_text_is_computed_once_whatever_the_order(predictor):
     distinct = len({tuple(prompt[:end]) for prompt in prompts for end in range(1, len(prompt) + 1)})
     # Rows of a batch are padded to the longest, and texts differ by a few tokens.
     assert distinct <= sum(tokens) < 1.25 * distinct < 0.5 * sum(map(len, prompts))
+
+
+def test_intervals_after_calibration(predictor, tokenizer, tmp_path):
+    rows = question_rows(10)
+    with pytest.raises(ValueError, match=r"not calibrated\. .*`predictor\.calibrate_questions\(rows\)`"):
+        predictor.decide("a text", QUESTIONS, interval=0.5)
+    # Rows that ask nothing themselves, and a question that is left out.
+    bare = [{"state": row["state"], "targets": row["targets"]} for row in rows]
+    found = predictor.calibrate_questions(bare, questions=QUESTIONS)
+    answers = predictor.decide_rows(rows, interval=0.5)
+    assert predictor.decide_rows(rows)[0]["anger"].low is None
+    errors = sorted(abs(one["anger"].value - [0, 1, 1.5][index % 3]) for index, one in enumerate(answers))
+    # ceil(11 x 0.5) = 6
+    low, high = max(answers[0]["anger"].value - errors[5], 0), min(answers[0]["anger"].value + errors[5], 2)
+    assert (answers[0]["anger"].low, answers[0]["anger"].high) == (pytest.approx(low), pytest.approx(high))
+    assert answers[0]["anger"].options is answers[0]["spam"].low is None
+    right = sorted(one["spam"].probabilities["yes" if index % 3 == 1 else "no"] for index, one in enumerate(answers))
+    for one in answers:
+        probabilities = one["spam"].probabilities
+        likeliest = max(probabilities, key=probabilities.get)
+        # The fourth from below is the sixth from above. In another batch it is rounded otherwise.
+        inside = {name for name, p in probabilities.items() if p > right[4] + 1e-5 or name == likeliest}
+        ties = {name for name, p in probabilities.items() if abs(p - right[4]) <= 1e-5}
+        assert inside <= set(one["spam"].options) <= inside | ties
+    with pytest.raises(ValueError, match="5 held-out rows of the question 'price' cannot warrant"):
+        predictor.decide("a text", QUESTIONS, interval=0.9)
+    with pytest.raises(ValueError, match=r"'spam' was calibrated in other words.* 'Is it an advertisement\?'"):
+        predictor.decide("a", {"spam": {"type": "noul", "instructions": "Is it an advertisement?"}}, interval=0.5)
+    with pytest.raises(ValueError, match="`intervals='wide'` does not exist"):
+        predictor.calibrate_questions(rows, intervals="wide")
+    predictor.model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    found.save(tmp_path)
+    loaded = RegressionPredictor.from_pretrained(tmp_path)
+    assert loaded.decide(rows[0]["state"], QUESTIONS, interval=0.5)["spam"].options == answers[0]["spam"].options
+    with torch.no_grad():
+        loaded.model.get_input_embeddings().weight.add_(0.01)
+    loaded.decide("a text", QUESTIONS)
+    with pytest.raises(ValueError, match=r"made with another weights\. .*`predictor\.calibrate_questions\(rows\)`"):
+        loaded.decide("a text", QUESTIONS, interval=0.5)
+    with pytest.raises(ValueError, match="made with another question_template, max_length"):
+        other = RegressionPredictor(predictor.model, tokenizer, max_length=99, question_template="sglang")
+        other.question_calibration = found
+        other.decide("a text", QUESTIONS, interval=0.5)
+
+
+def test_rows_of_a_table_take_the_questions_of_the_call(predictor):
+    """Whose options without a description are not those of other rows."""
+    asked = {"kind": {**QUESTIONS["kind"], "criteria": {"letter": None, "bill": "to pay"}}}
+    rows = Dataset.from_list([{"state": {"text": "fine", "from": None}}, {"state": {"text": None, "from": "me"}}])
+    found = predictor.decide_rows(rows, questions=asked)
+    expected = [predictor.decide(state, asked) for state in ({"text": "fine"}, {"from": "me"})]
+    for one, other in zip(found, expected, strict=True):
+        assert one["kind"].probabilities["bill"] == pytest.approx(other["kind"].probabilities["bill"], abs=1e-5)
 
 
 def test_mistakes(predictor):

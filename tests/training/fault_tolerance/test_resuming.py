@@ -1,3 +1,4 @@
+import json
 import logging
 import shutil
 
@@ -106,3 +107,15 @@ def test_a_checkpoint_of_another_trainer_is_not_compared(base, trained, tokenize
     again.train(resume_from_checkpoint=True)
     assert again.state.global_step == 3
     assert again.predict(Dataset.from_list(ROWS)).predictions.shape == (8,)
+
+
+def test_a_checkpoint_of_typed_questions_is_refused_for_numbers(base, trained, tokenizer, tmp_path):
+    run = shutil.copytree(trained({}), tmp_path / "run")
+    path = run / "checkpoint-2" / "raft_config.json"
+    no_grid = {"values": [], "texts": [], "token_ids": None, "token_texts": None}
+    path.write_text(json.dumps({**json.loads(path.read_text()), **no_grid, "question_template": "vllm"}))
+    again = make(base, tokenizer, run, ROWS, peft_config=lora(), options={**OPTIONS, "max_steps": 3})
+    with pytest.raises(
+        ValueError, match="it was trained on rows of typed questions, and the run trains on rows of one"
+    ):
+        again.train(resume_from_checkpoint=True)
