@@ -33,7 +33,7 @@ from raft_peft.compare.compared_method import ComparedMethod, split_methods
 from raft_peft.data.ratings import Ratings, rating_tensors
 from raft_peft.losses.label_shares import mean_two_hot
 from raft_peft.metrics import distribution_metrics, interval_metrics, pearson, rmse
-from raft_peft.prediction.calibrating import calibration_of
+from raft_peft.prediction.calibrating.fitting import calibration_of
 from raft_peft.tasks.stsb import load_stsb
 
 _PROMPT = "Text: {text}\nSentiment from -4 (most negative) to 4 (most positive):"

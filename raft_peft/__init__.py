@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from raft_peft.quiet import hush_libraries
+from raft_peft.messages import hush_libraries
 
 if TYPE_CHECKING:
     from raft_peft.data.questions.columns import questions_from_columns
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from raft_peft.prediction.merging import merge_and_save
     from raft_peft.prediction.pipeline import TextRegressionPipeline
     from raft_peft.prediction.predictor import RegressionPredictor
+    from raft_peft.prediction.remote.decisions import RemoteDecisions
     from raft_peft.prediction.remote.predictor import RemoteRegressionPredictor
     from raft_peft.prediction.sharing import push_to_hub
     from raft_peft.training.config import RegressionAwareConfig
@@ -34,6 +35,7 @@ __all__ = [
     "RegressionAwareConfig",
     "RegressionAwareTrainer",
     "RegressionPredictor",
+    "RemoteDecisions",
     "RemoteRegressionPredictor",
     "TextRegressionPipeline",
     "add_number_tokens",
@@ -53,6 +55,7 @@ _MODULES = {
     "RegressionAwareConfig": "raft_peft.training.config",
     "RegressionAwareTrainer": "raft_peft.training.trainer",
     "RegressionPredictor": "raft_peft.prediction.predictor",
+    "RemoteDecisions": "raft_peft.prediction.remote.decisions",
     "RemoteRegressionPredictor": "raft_peft.prediction.remote.predictor",
     "TextRegressionPipeline": "raft_peft.prediction.pipeline",
     "add_number_tokens": "raft_peft.training.number_tokens",

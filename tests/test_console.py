@@ -9,7 +9,7 @@ import pytest
 from tqdm import tqdm
 
 from raft_peft.console import as_meant, run_command, with_options
-from raft_peft.main_process import warn
+from raft_peft.messages import warn
 
 
 @pytest.fixture

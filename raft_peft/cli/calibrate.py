@@ -15,7 +15,7 @@ from raft_peft.cli.questions import question_form
 
 if TYPE_CHECKING:
     from raft_peft.data.ratings import Ratings
-    from raft_peft.prediction.calibration import Calibration
+    from raft_peft.prediction.calibrating.calibration import Calibration
 
 SUMMARY = "learn intervals from held-out rows"
 HELP = """\
@@ -34,8 +34,8 @@ For a model that was not trained, a few dozen rows are enough to learn a map fro
 
 
 def parser() -> ArgumentParser:
-    from raft_peft.prediction.intervals.kinds import INTERVALS
-    from raft_peft.prediction.label_map import LABEL_MAPS
+    from raft_peft.prediction.calibrating.intervals.kinds import INTERVALS
+    from raft_peft.prediction.calibrating.label_map import LABEL_MAPS
 
     parser = parser_of("calibrate", "ROWS --model FOLDER", HELP)
     parser.add_argument(
@@ -119,7 +119,7 @@ def _rmse(errors: Sequence[float] | None) -> float:
 
 
 def _print_intervals(calibration: Calibration) -> None:
-    from raft_peft.prediction.calibration import USUAL_LEVEL
+    from raft_peft.prediction.calibrating.calibration import USUAL_LEVEL
 
     for group in dict.fromkeys(calibration.groups or (None,)):
         _print_levels(calibration, group)

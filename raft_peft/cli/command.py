@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from raft_peft.cli import calibrate, compare, evaluate, merge, plan, predict, push, train
+from raft_peft.cli import calibrate, compare, evaluate, merge, plan, predict, push, serve, train
 from raft_peft.console import run_command
 
 # Each makes the parser of its options, and carries out what the words behind its name say.
@@ -18,6 +18,7 @@ COMMANDS = {
     "calibrate": calibrate,
     "merge": merge,
     "push": push,
+    "serve": serve,
 }
 USAGE = (
     "\n".join(

@@ -264,8 +264,8 @@ def check_calibration(model: str, level: float | None, *, mapped: bool = False) 
         ValueError: there is no calibration, or one of too few rows or without a map.
     """
     from raft_peft.methods.saved_folder import CALIBRATION_NAME
-    from raft_peft.prediction.applied_calibration import AppliedCalibration
-    from raft_peft.prediction.calibration import Calibration
+    from raft_peft.prediction.calibrating.applied import AppliedCalibration
+    from raft_peft.prediction.calibrating.calibration import Calibration
 
     if (level is None and not mapped) or not Path(model).is_dir():
         return

@@ -33,7 +33,7 @@ from raft_peft.compare.schedule import (
 )
 from raft_peft.compare.settings import EXTENSIBLE, CompareSettings
 from raft_peft.grid import NumberGrid
-from raft_peft.main_process import warn
+from raft_peft.messages import warn
 from raft_peft.methods.saved_folder import check_there_is
 from raft_peft.tasks import get_task
 

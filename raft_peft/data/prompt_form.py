@@ -10,7 +10,7 @@ from typing import Any
 from raft_peft.data.prompt_shape import fits_shape
 from raft_peft.data.prompt_template import PROMPT, PromptTemplate
 from raft_peft.data.rows import as_rows
-from raft_peft.main_process import warn
+from raft_peft.messages import warn
 
 logger = logging.getLogger(__name__)
 

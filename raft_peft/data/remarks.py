@@ -11,7 +11,7 @@ from raft_peft.data.labels import label_range, range_of_grid
 from raft_peft.data.prompts import EncodedPrompt, PromptEncoder
 from raft_peft.data.thoughts import CURE
 from raft_peft.grid import number_text
-from raft_peft.main_process import warn
+from raft_peft.messages import warn
 
 logger = logging.getLogger(__name__)
 

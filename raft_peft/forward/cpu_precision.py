@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from raft_peft.main_process import warn
+from raft_peft.messages import warn
 
 logger = logging.getLogger(__name__)
 

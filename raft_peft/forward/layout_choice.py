@@ -34,7 +34,7 @@ from raft_peft.forward.memory import check_memory
 from raft_peft.forward.model import base_model, copied, device_of, run
 from raft_peft.forward.prefix_cache import PrefixCache
 from raft_peft.grid.trie import Trie
-from raft_peft.main_process import warn
+from raft_peft.messages import warn
 
 logger = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ import torch
 
 from raft_peft.distribution import GridDistribution
 from raft_peft.grid import NumberGrid
-from raft_peft.main_process import warn
+from raft_peft.messages import warn
 from raft_peft.methods.readout import HeadOutput, Reading, Readout
 from raft_peft.methods.table import METHODS, MethodSettings
 

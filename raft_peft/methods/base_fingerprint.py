@@ -25,7 +25,7 @@ from transformers.core_model_loading import WeightConverter
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, WEIGHTS_INDEX_NAME, WEIGHTS_NAME
 
 from raft_peft.forward.model import base_model
-from raft_peft.main_process import warn
+from raft_peft.messages import warn
 from raft_peft.methods.adapter_inits import rebuilt_layers
 from raft_peft.methods.saved_folder import RaftConfig, find_file
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 import transformers
-from peft import PeftConfig, PeftModelForCausalLM, TaskType
+from peft import PeftConfig, PeftModel, PeftModelForCausalLM, TaskType
 from peft.utils import CONFIG_NAME as ADAPTER_CONFIG_NAME
 from transformers import AutoConfig, AutoTokenizer
 from transformers.models.auto.modeling_auto import (
@@ -215,6 +215,47 @@ def open_adapter(
     if isinstance(places, Mapping) and "" not in places:
         options["device_map"] = {f"base_model.model.{part}": place for part, place in places.items()}
     return PeftModelForCausalLM.from_pretrained(model, name, revision=revision, is_trainable=is_trainable, **options)
+
+
+def add_adapter(model: PeftModel, name: str, tokenizer: Any, saved: RaftConfig | None, **hub: Any) -> None:
+    """Open an adapter on a base model that holds others already, and make it the active one.
+
+    Args:
+        model: with the other adapters.
+        name: the folder or repository of the adapter.
+        tokenizer: that was saved with it.
+        saved: its `raft_config.json`; None where it has none.
+        hub: how the Hub is reached.
+
+    Raises:
+        ValueError: it was trained on another base model, in another precision, or with tokens of its own; or as
+            `open_adapter`.
+    """
+    check_shards(name)
+    peft_config = config_of_adapter(name, saved, **hub)
+    base = peft_config.base_model_name_or_path
+    host = model.active_peft_config
+    if (base, peft_config.revision) != (host.base_model_name_or_path, host.revision):
+        raise ValueError(
+            f"The adapter in {name!r} was trained on {base!r}, and the model that is opened is "
+            f"{host.base_model_name_or_path!r}. Open it on a model of its own."
+        )
+    check_base(name, saved, base, {**hub, "revision": peft_config.revision})
+    quantized = getattr(model.config, "quantization_config", None) is not None
+    if saved is not None and (saved.quantization is not None) != quantized:
+        raise ValueError(
+            f"The adapter in {name!r} was trained on a {'dense' if quantized else 'quantized'} base, and the one that "
+            f"is opened is {'quantized' if quantized else 'dense'}. Open it on a model of its own."
+        )
+    if len(tokenizer) > model.get_input_embeddings().weight.shape[0]:
+        raise ValueError(
+            f"The adapter in {name!r} has tokens of its own, for which the model that is opened has no rows. Open it "
+            "on a model of its own."
+        )
+    adapter = f"adapter_{len(model.peft_config)}"
+    model.load_adapter(name, adapter, **hub)
+    model.set_adapter(adapter)
+    model.eval()
 
 
 def config_of_adapter(name: str, saved: RaftConfig | None, **options: Any) -> PeftConfig:

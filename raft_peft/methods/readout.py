@@ -30,7 +30,7 @@ from raft_peft.grid import NumberGrid
 from raft_peft.grid.trie import Trie
 from raft_peft.heads import Head
 from raft_peft.losses import DistributionLoss, Loss, LossSum, squared_error
-from raft_peft.main_process import warn
+from raft_peft.messages import warn
 from raft_peft.methods.head_origin import (
     carried_head,
     has_parameters,

@@ -6,7 +6,7 @@ import logging
 
 from raft_peft.grid import NumberGrid, number_text
 from raft_peft.heads import Head
-from raft_peft.main_process import warn
+from raft_peft.messages import warn
 from raft_peft.methods.table import METHODS, MethodSettings
 
 logger = logging.getLogger(__name__)

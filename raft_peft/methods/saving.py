@@ -25,7 +25,7 @@ from transformers.utils import (
     WEIGHTS_NAME,
 )
 
-from raft_peft.main_process import warn
+from raft_peft.messages import warn
 from raft_peft.methods.saved_folder import (
     CALIBRATION_NAME,
     HEAD_FILE,

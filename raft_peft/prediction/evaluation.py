@@ -24,8 +24,8 @@ from raft_peft.metrics import (
     qwk,
     regression_metrics,
 )
-from raft_peft.prediction.applied_calibration import AppliedCalibration
-from raft_peft.prediction.calibration import USUAL_LEVEL
+from raft_peft.prediction.calibrating.applied import AppliedCalibration
+from raft_peft.prediction.calibrating.calibration import USUAL_LEVEL
 from raft_peft.prediction.predictor import RegressionPredictor
 
 logger = logging.getLogger(__name__)

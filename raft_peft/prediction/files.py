@@ -20,7 +20,7 @@ from raft_peft.data.row_sources import read_rows
 from raft_peft.data.rows import each
 from raft_peft.decisions import chooses_from_grid
 from raft_peft.methods.readout import Reading
-from raft_peft.prediction.applied_calibration import AppliedCalibration
+from raft_peft.prediction.calibrating.applied import AppliedCalibration
 from raft_peft.prediction.identity import identity_of
 from raft_peft.prediction.predictor import RegressionPredictor
 from raft_peft.prediction.questions.predictor import AnsweringPredictor

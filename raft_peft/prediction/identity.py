@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 from raft_peft.data.questions.form import QuestionForm
-from raft_peft.prediction.calibrated_weights import weights_digest
+from raft_peft.prediction.calibrating.weights import weights_digest
 from raft_peft.prediction.predictor import RegressionPredictor
 from raft_peft.prediction.questions.predictor import AnsweringPredictor
 

@@ -16,7 +16,7 @@ from peft.tuners.lora import LoraLayer
 
 from raft_peft.data.labels import range_of_grid
 from raft_peft.data.prompt_shape import GAP
-from raft_peft.main_process import warn
+from raft_peft.messages import warn
 from raft_peft.methods.pretrained import with_dtype
 from raft_peft.methods.saved_folder import (
     CARD_NAME,
@@ -28,8 +28,8 @@ from raft_peft.methods.saved_folder import (
     hub_options,
 )
 from raft_peft.methods.saving import save_beside_weights
-from raft_peft.prediction.calibrated_weights import usable_calibration
-from raft_peft.prediction.calibration import Calibration
+from raft_peft.prediction.calibrating.calibration import Calibration
+from raft_peft.prediction.calibrating.weights import usable_calibration
 from raft_peft.prediction.cards import merged_card
 from raft_peft.prediction.predictor import RegressionPredictor
 from raft_peft.prediction.questions.calibration import CALIBRATE, QuestionCalibration

@@ -24,7 +24,14 @@ from raft_peft.methods.head_origin import (
     origin_difference,
     own_head_of,
 )
-from raft_peft.methods.pretrained import open_adapter, open_language_model, open_tokenizer, with_dtype
+from raft_peft.methods.pretrained import (
+    add_adapter,
+    config_of_adapter,
+    open_adapter,
+    open_language_model,
+    open_tokenizer,
+    with_dtype,
+)
 from raft_peft.methods.saved_folder import (
     HEAD_FILE,
     RAFT_CONFIG_NAME,
@@ -34,7 +41,7 @@ from raft_peft.methods.saved_folder import (
     hub_options,
 )
 from raft_peft.methods.saving import check_one_model
-from raft_peft.prediction.calibration import Calibration
+from raft_peft.prediction.calibrating.calibration import Calibration
 from raft_peft.prediction.questions.calibration import QuestionCalibration
 
 
@@ -47,6 +54,7 @@ def open_saved(
     dtype: str | torch.dtype | None,
     quantization_config: Any,
     device_map: Any,
+    beside: Any = None,
     **options: Any,
 ) -> dict[str, Any]:
     """The arguments of a [`RegressionPredictor`], opened: model, tokenizer, grid, head and settings.
@@ -57,6 +65,7 @@ def open_saved(
         settings: of a predictor, instead of those that were saved.
         head: of the user's own; None for the method's.
         dtype, quantization_config, device_map: as in `open_as_trained`.
+        beside: a model with adapters, on whose base this adapter is opened too; None to open a model.
         options: of the model's `from_pretrained`.
 
     Raises:
@@ -77,19 +86,30 @@ def open_saved(
     of_method = check_settings(settings)
     if numbers is not None:
         check_grid(of_method, numbers, head)
-    model = open_as_trained(
-        name,
-        tokenizer,
-        hub,
-        saved,
-        dtype=dtype,
-        quantization_config=quantization_config,
-        device_map=device_map,
-        **options,
-    )
+    if beside is not None:
+        model = beside
+        add_adapter(model, name, tokenizer, saved, **hub)
+    else:
+        model = open_as_trained(
+            name,
+            tokenizer,
+            hub,
+            saved,
+            dtype=dtype,
+            quantization_config=quantization_config,
+            device_map=device_map,
+            **options,
+        )
     if numbers is not None:
         head = open_head(name, hub, saved, model, tokenizer, numbers, settings, head)
     return {**settings, "model": model, "tokenizer": tokenizer, "grid": numbers, "head": head}
+
+
+def base_of_adapter(name: str, **hub: Any) -> str | None:
+    """The name of the base model of an adapter's folder or repository; None where it holds a whole model."""
+    if find_file(name, ADAPTER_CONFIG_NAME, hub) is None:
+        return None
+    return config_of_adapter(name, RaftConfig.find(name, hub), **hub).base_model_name_or_path
 
 
 def saved_calibrations(name: str, hub: Mapping[str, Any]) -> tuple[Calibration | None, QuestionCalibration | None]:

@@ -2,35 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Unpack, overload
 
 import numpy as np
 import torch
-from tqdm.auto import tqdm
 
-from raft_peft.data.batches import RegressionCollator
-from raft_peft.data.limits import ModelLimits
-from raft_peft.data.prompt_form import PromptForm
 from raft_peft.data.prompt_template import PromptTemplate
-from raft_peft.data.prompts import PromptEncoder
-from raft_peft.data.remarks import Remarks
 from raft_peft.distribution import GridDistribution
-from raft_peft.grid import NumberGrid, number_text
+from raft_peft.grid import NumberGrid
 from raft_peft.heads import Head
-from raft_peft.methods import METHODS, MethodSettings
-from raft_peft.methods.grid_check import check_grid
-from raft_peft.methods.readout import Reading, Readout
-from raft_peft.methods.renormalization import resolve_renormalize
+from raft_peft.methods import MethodSettings
+from raft_peft.methods.readout import Reading
 from raft_peft.methods.saved_folder import hub_options
-from raft_peft.prediction.applied_calibration import AppliedCalibration
-from raft_peft.prediction.batching import BatchRunner, chunks, collate_prompts
-from raft_peft.prediction.calibrated_weights import calibrated_settings, usable_calibration
-from raft_peft.prediction.calibrating import calibrate
-from raft_peft.prediction.calibration import Calibration
+from raft_peft.prediction.calibrating.applied import AppliedCalibration
+from raft_peft.prediction.calibrating.calibration import Calibration
+from raft_peft.prediction.calibrating.fitting import calibrate
+from raft_peft.prediction.calibrating.temperature import refuse_one_number
+from raft_peft.prediction.calibrating.weights import calibrated_settings, usable_calibration
 from raft_peft.prediction.opening import open_saved, saved_calibrations
 from raft_peft.prediction.predictions import (
     Predictions,
@@ -42,11 +33,11 @@ from raft_peft.prediction.predictions import (
     predictions_and_distribution,
     predictions_of,
 )
-from raft_peft.prediction.questions.predictor import AnsweringPredictor, Questions
-from raft_peft.prediction.temperature import refuse_one_number
+from raft_peft.prediction.reading import PromptReader
+from raft_peft.prediction.reward import RegressionReward, reward_of
 
 
-class RegressionPredictor(AnsweringPredictor):
+class RegressionPredictor(PromptReader):
     """Predicts numbers with a language model, as it was trained or zero-shot.
 
     ```python
@@ -72,43 +63,6 @@ class RegressionPredictor(AnsweringPredictor):
             method whose head nobody trained.
     """
 
-    def __init__(
-        self,
-        model: Any,
-        tokenizer: Any,
-        grid: Iterable[float] | Mapping[float, str] | NumberGrid | None = None,
-        *,
-        separator: str | None = None,
-        max_length: int | None = None,
-        head: Head | None = None,
-        grid_token_ids: Sequence[Sequence[int]] | None = None,
-        autocast: str | torch.dtype | None = None,
-        prompt_template: str | Sequence[Mapping[str, str]] | PromptTemplate | None = None,
-        prompt_shape: Any = None,
-        questions: Questions | None = None,
-        question_template: Any = None,
-        **settings: Any,
-    ):
-        of_method = MethodSettings(**settings)
-        of_method.check_method()
-        numbers = None if grid is None else NumberGrid(grid)
-        if numbers is not None:
-            resolve_renormalize(of_method, numbers, head)
-            check_grid(of_method, numbers, head)
-        super().__init__(model, tokenizer, of_method, max_length, autocast, questions, question_template)
-        self.prompt_form = PromptForm(PromptTemplate.of(prompt_template), prompt_shape)
-        self.calibration: Calibration | None = None
-        self._collator = RegressionCollator(pad_token_id=self._pad_token_id)
-        self._readout: Readout | None = None
-        if numbers is None:
-            return
-        end = self.settings.end_of_numbers(tokenizer)
-        self._encoder = PromptEncoder(tokenizer, numbers, separator=separator, max_length=max_length, number_end=end)
-        ids = None if grid_token_ids is None else tuple(map(tuple, grid_token_ids))
-        self._readout = Readout(model, tokenizer, numbers, self.settings, grid_token_ids=ids, head=head)
-        self._readout.refuse_untrained()
-        self._readout.head.eval()
-
     @classmethod
     def from_pretrained(
         cls,
@@ -131,6 +85,7 @@ class RegressionPredictor(AnsweringPredictor):
         head: Head | None = None,
         autocast: str | torch.dtype | None = None,
         prompt_template: str | Sequence[Mapping[str, str]] | PromptTemplate | None = None,
+        beside: Any = None,
         **model_kwargs: Any,
     ) -> RegressionPredictor:
         """Load what `trainer.save_model` wrote, or a base model for zero-shot prediction.
@@ -148,6 +103,8 @@ class RegressionPredictor(AnsweringPredictor):
                 own reads any model: `rail`, `zero_shot`.
             head: the head of yours that the model was trained with, made as it was then; its parameters are loaded.
             autocast, prompt_template: see [`RegressionPredictor`]; by default as in training.
+            beside: a predictor's model, on whose base this adapter is opened too; `model.set_adapter` tells which of
+                them counts.
             model_kwargs: `question_template`; the rest of [`MethodSettings`], which a trained head has to have been
                 trained with; all else goes to the model's `from_pretrained`, as `attn_implementation` or `token`.
 
@@ -179,38 +136,12 @@ class RegressionPredictor(AnsweringPredictor):
             dtype=dtype,
             quantization_config=quantization_config,
             device_map=device_map,
+            beside=beside,
             **model_kwargs,
         )
         predictor = cls(**opened)
         predictor.calibration, predictor.question_calibration = saved_calibrations(name, hub_options(model_kwargs))
         return predictor
-
-    @property
-    def grid(self) -> NumberGrid:
-        """The numbers that it may answer a prompt with.
-
-        Raises:
-            ValueError: it was made without any.
-        """
-        return self.readout.grid
-
-    @property
-    def readout(self) -> Readout:
-        """The method at work on the model. Raises as `grid` does."""
-        if self._readout is None:
-            raise ValueError(
-                "This predictor has no grid. Pass the numbers to predict, such as `grid=[1, 2, 3, 4, 5]`. Without "
-                "one it only answers typed questions, with `decide`."
-            )
-        return self._readout
-
-    @property
-    def texts(self) -> tuple[str, ...]:
-        """The texts of the numbers that there are probabilities for, in the order of a distribution's values."""
-        values = self.readout.values.tolist()
-        if values == np.asarray(self.grid.values, np.float32).tolist():
-            return self.grid.texts
-        return tuple(number_text(value) for value in values)
 
     @overload
     def predict(
@@ -372,11 +303,6 @@ class RegressionPredictor(AnsweringPredictor):
             self.settings, self._encoder, self.prompt_form.template, self.model, self.readout.head
         )
 
-    def remarks(self) -> Remarks:
-        """What says, once of each kind, what is odd about prompts and labels that are used."""
-        limited = METHODS[self.settings.method].limited_by_grid
-        return Remarks("", self._encoder, limited_by_grid=limited, renormalize=self.readout.renormalize)
-
     def predict_distribution(
         self,
         prompts: Iterable[Any],
@@ -405,46 +331,21 @@ class RegressionPredictor(AnsweringPredictor):
         _, distribution = self._with_distribution(chunks)
         return distribution if temperature is None else distribution.tempered(temperature)
 
-    def read(
-        self,
-        prompts: Iterable[Any],
-        batch_size: int = 64,
-        *,
-        batch_tokens: int = 4096,
-        chunk_size: int = 8192,
-        first_row: int = 0,
-        show_progress: bool | None = None,
-    ) -> Iterator[Reading]:
-        """What `predict` and `predict_distribution` give, for so many prompts at a time, as they are read.
+    def as_reward(self, template: Any = None, **options: Any) -> RegressionReward:
+        """The predictor as a reward function of TRL's `GRPOTrainer` and `RLOOTrainer`.
 
-        Takes what `predict` takes.
+        ```python
+        reward = predictor.as_reward("Question: {prompt} Answer: {completion} Score (1-5):")
+        trainer = GRPOTrainer(model, reward_funcs=reward, args=args, train_dataset=rows)
+        ```
 
         Args:
-            chunk_size: the prompts that are sorted by beginning and length together, and read in order.
-            first_row: the number of the first of them, for messages.
+            template: the prompt of this predictor, with `{prompt}`, `{completion}` and the columns of the rows. By
+                default that of training.
+            options: `prompt_column` and `completion_column`, where the template calls them otherwise; `batch_size`
+                and `batch_tokens`, as in `predict`.
 
-        Yields:
-            A [`Reading`] of each chunk, on the CPU: `predictions` of shape (chunk,), and `distribution` over the whole
-            vocabulary, None where the method gives a number alone.
+        Raises:
+            ValueError: there is no template, or none with a completion.
         """
-        total = len(prompts) if isinstance(prompts, Sized) else None
-        show_progress = (total is None or total > batch_size) if show_progress is None else show_progress
-        runner = BatchRunner(
-            model=self.model,
-            readout=self.readout,
-            collate=partial(collate_prompts, self._collator),
-            parts=self._parts,
-            autocast=self._autocast,
-            batch_size=batch_size,
-            batch_tokens=batch_tokens,
-        )
-        remarks, limits = self.remarks(), ModelLimits.of(self.model)
-        with tqdm(total=total, unit="prompt", disable=not show_progress) as progress:
-            for rows in chunks(self.prompt_form.rows(prompts, first_row), chunk_size):
-                if first_row == 0:
-                    self.prompt_form.warn_of_others(rows)
-                encoded = self._encoder.encode(rows, first_row)
-                limits.check(encoded, first_row)
-                remarks.on_encoded(encoded)
-                first_row += len(rows)
-                yield runner.run(encoded, progress.update)
+        return reward_of(self, template, **options)

@@ -21,7 +21,7 @@ from raft_peft.data.prompt_template import PromptTemplate
 from raft_peft.forward.cpu_precision import cpu_multiplies_bf16, warn_where_bf16_is_emulated
 from raft_peft.grid import NumberGrid
 from raft_peft.losses import ExpectedSquaredError
-from raft_peft.main_process import warn
+from raft_peft.messages import warn
 from raft_peft.methods import METHODS, MethodSettings
 from raft_peft.methods.distribution_losses import resolve_distribution_weight
 

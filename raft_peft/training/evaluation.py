@@ -16,7 +16,7 @@ from transformers.trainer_utils import EvalLoopOutput, PredictionOutput
 from raft_peft.distribution import GridDistribution
 from raft_peft.grid import number_text
 from raft_peft.losses.label_shares import mean_beyond_grid, mean_two_hot
-from raft_peft.main_process import warn
+from raft_peft.messages import warn
 from raft_peft.methods.readout import Reading, Readout
 from raft_peft.metrics import (
     DISTRIBUTION_METRICS,

@@ -15,7 +15,7 @@ from trl.models import enable_selective_activation_checkpointing
 
 from raft_peft.forward.model import base_model, check_final_logits, check_not_packed
 from raft_peft.grid import NumberGrid
-from raft_peft.main_process import warn
+from raft_peft.messages import warn
 from raft_peft.methods.adapter_inits import refuse_init_for_once
 from raft_peft.methods.base_fingerprint import check_untouched_by_adapter, note_base
 from raft_peft.methods.head_origin import head_origin, origin_difference

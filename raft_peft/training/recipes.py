@@ -9,7 +9,7 @@ from typing import Any
 
 from transformers import AutoConfig
 
-from raft_peft.main_process import warn
+from raft_peft.messages import warn
 
 logger = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from datasets import Dataset
 from trl.trainer.utils import get_config_model_id
 
 from raft_peft.heads import Head
-from raft_peft.main_process import warn
+from raft_peft.messages import warn
 from raft_peft.methods.head_origin import state_to_save
 from raft_peft.methods.readout import Readout
 from raft_peft.methods.saved_folder import HEAD_FILE, RaftConfig

@@ -18,7 +18,7 @@ from raft_peft.data.prompts import rows_error
 from raft_peft.data.questions.encoder import EncodedQuestion, QuestionEncoder
 from raft_peft.data.questions.row import QUESTIONS, ROW_COLUMNS, QuestionRow
 from raft_peft.data.rows import each, features_of, unformatted
-from raft_peft.main_process import warn
+from raft_peft.messages import warn
 
 logger = logging.getLogger(__name__)
 

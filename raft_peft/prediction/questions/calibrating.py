@@ -17,13 +17,13 @@ from raft_peft.data.questions.row import QuestionRow
 from raft_peft.data.ratings import Ratings, padded_ratings
 from raft_peft.distribution import GridDistribution
 from raft_peft.losses.label_shares import mean_two_hot
-from raft_peft.main_process import warn
+from raft_peft.messages import warn
 from raft_peft.metrics import set_metrics
-from raft_peft.prediction.calibrating import calibration_of
-from raft_peft.prediction.calibration import USUAL_LEVEL
-from raft_peft.prediction.intervals.option_sets import TrueOptions
+from raft_peft.prediction.calibrating.calibration import USUAL_LEVEL
+from raft_peft.prediction.calibrating.fitting import calibration_of
+from raft_peft.prediction.calibrating.intervals.option_sets import TrueOptions
+from raft_peft.prediction.calibrating.temperature import fitted_temperature
 from raft_peft.prediction.questions.calibration import CalibratedQuestion, QuestionCalibration
-from raft_peft.prediction.temperature import fitted_temperature
 
 logger = logging.getLogger(__name__)
 

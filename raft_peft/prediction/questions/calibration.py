@@ -17,9 +17,9 @@ from raft_peft.data.questions.answer import Answer
 from raft_peft.data.questions.question import NUMBER, SCORE, Question
 from raft_peft.distribution import GridDistribution
 from raft_peft.methods.saved_folder import QUESTION_CALIBRATION_NAME, find_file
-from raft_peft.prediction.calibration import USUAL_LEVEL, Calibration, read_calibration
-from raft_peft.prediction.intervals.conformal import rank_of
-from raft_peft.prediction.intervals.option_sets import TrueOptions
+from raft_peft.prediction.calibrating.calibration import USUAL_LEVEL, Calibration, read_calibration
+from raft_peft.prediction.calibrating.intervals.conformal import rank_of
+from raft_peft.prediction.calibrating.intervals.option_sets import TrueOptions
 
 CALIBRATE = "predictor.calibrate_questions(rows)"
 _LEVELS = (0.5, 0.8, 0.9, 0.95)

@@ -19,7 +19,7 @@ from raft_peft.data.ratings import Ratings, rating_tensors
 from raft_peft.losses.label_shares import mean_two_hot
 from raft_peft.methods.answer_metrics import AnsweredQuestions
 from raft_peft.metrics import interval_metrics, set_metrics
-from raft_peft.prediction.calibration import USUAL_LEVEL
+from raft_peft.prediction.calibrating.calibration import USUAL_LEVEL
 from raft_peft.prediction.questions.predictor import AnsweringPredictor, ReadQuestion
 
 logger = logging.getLogger(__name__)

@@ -25,12 +25,12 @@ from raft_peft.data.rows import each
 from raft_peft.forward.cpu_precision import warn_where_bf16_is_emulated
 from raft_peft.forward.memory import PartsThatFit
 from raft_peft.forward.model import device_of
-from raft_peft.main_process import warn
+from raft_peft.messages import warn
 from raft_peft.methods import MethodSettings
 from raft_peft.methods.answers import AnswerReadout
 from raft_peft.prediction.batching import BatchRunner, autocast_dtype, chunks
-from raft_peft.prediction.calibrated_weights import calibrated_weights, usable_calibration
-from raft_peft.prediction.calibrating import check_kinds, usual_kind
+from raft_peft.prediction.calibrating.fitting import check_kinds, usual_kind
+from raft_peft.prediction.calibrating.weights import calibrated_weights, usable_calibration
 from raft_peft.prediction.questions.calibrating import calibration_of_answers, rows_to_calibrate_on
 from raft_peft.prediction.questions.calibration import CALIBRATE, QuestionCalibration
 
@@ -261,12 +261,7 @@ class AnsweringPredictor:
         }
 
     def _rows(self, rows: Iterable[Any], questions: Questions | None, first_row: int = 0) -> list[QuestionRow]:
-        """Rows as they are read; those that bring no questions with those of the call, or of training."""
-        asked: Any = self.questions if questions is None else questions
-        if isinstance(asked, Mapping):
-            asked = {name: Question.of(name, raw) for name, raw in asked.items()}
-        with_questions = (_with_questions(row, asked, number) for number, row in enumerate(each(rows), first_row))
-        return list(as_question_rows(with_questions, first_row, from_table=is_question_table(rows)))
+        return question_rows(rows, self.questions if questions is None else questions, first_row)
 
     def read_questions(
         self,
@@ -286,8 +281,25 @@ class AnsweringPredictor:
         encoded = self._question_encoder.encode([replace(row, targets={}) for row in rows], first_row)
         self._check_encoded(encoded, first_row)
         asked = [one for row in encoded for one in row]
-        log_probs = iter(self._log_probs(asked, batch_size, batch_tokens, show_progress))
-        return [[ReadQuestion(one.question, next(log_probs)) for one in row] for row in encoded]
+        read = iter(self.read_encoded(asked, batch_size, batch_tokens=batch_tokens, show_progress=show_progress))
+        return [[next(read) for _ in row] for row in encoded]
+
+    def read_encoded(
+        self,
+        asked: Sequence[EncodedQuestion],
+        batch_size: int = 64,
+        *,
+        batch_tokens: int = 4096,
+        show_progress: bool | None = None,
+    ) -> list[ReadQuestion]:
+        """The probabilities of the options of questions that are encoded already, see [`QuestionEncoder`]."""
+        log_probs = self._log_probs(asked, batch_size, batch_tokens, show_progress)
+        return [ReadQuestion(one.question, found) for one, found in zip(asked, log_probs, strict=True)]
+
+    @property
+    def max_length(self) -> int | None:
+        """The most tokens of a prompt, or of a state and a question; None for no limit."""
+        return self._max_length
 
     def _check_encoded(self, encoded: Sequence[Sequence[EncodedQuestion]], first_row: int) -> None:
         """Refuse questions that the model cannot take, and say once that states were cut.
@@ -346,6 +358,24 @@ class AnsweringPredictor:
                     for one, log_probs in zip(some, distribution.log_probs.numpy(), strict=True)
                 ]
         return found
+
+
+def question_rows(rows: Iterable[Any], questions: Questions | None, first_row: int = 0) -> list[QuestionRow]:
+    """Rows as they are read; those that bring no questions with others.
+
+    Args:
+        rows: a list, a data frame or a dataset.
+        questions: by their ids; None where there are none.
+        first_row: the number of the first row, for messages.
+
+    Raises:
+        ValueError: rows or questions that cannot be read.
+    """
+    asked: Any = questions
+    if isinstance(questions, Mapping):
+        asked = {name: Question.of(name, raw) for name, raw in questions.items()}
+    with_questions = (_with_questions(row, asked, number) for number, row in enumerate(each(rows), first_row))
+    return list(as_question_rows(with_questions, first_row, from_table=is_question_table(rows)))
 
 
 def _with_questions(row: Any, asked: Any, number: int) -> Any:

@@ -89,15 +89,24 @@ class Connection:
         timeout: seconds that a request may take, from connecting to the last byte of its answer.
         max_retries: how often a request is repeated that failed by itself (429, 5xx, timeouts, broken connections).
         connections: how many are kept open.
+        route: behind the base URL, where requests are sent.
 
     Raises:
         ValueError: the URL is not one of http or https.
     """
 
     def __init__(
-        self, base_url: str, model: str, *, api_key: str | None, timeout: float, max_retries: int, connections: int
+        self,
+        base_url: str,
+        model: str,
+        *,
+        api_key: str | None,
+        timeout: float,
+        max_retries: int,
+        connections: int,
+        route: str = "completions",
     ):
-        url = httpx2.URL(completions_url(base_url))
+        url = httpx2.URL(url_of(base_url, route))
         # The client logs the URL that it is given, so a password is handed to it apart.
         self._url = url.copy_with(userinfo=b"")
         # Messages show the URL without a password or a key that it may hold.
@@ -149,7 +158,7 @@ class Connection:
             **fields,
         }
         for _ in range(_DRAWS):
-            answer = self._post(request)
+            answer = self.post(request)
             mismatch = _mismatch(answer, len(prompt_ids))
             if mismatch is not None:
                 raise ServerError(
@@ -163,7 +172,8 @@ class Connection:
             "returns them from /v1/completions, such as vLLM or llama.cpp's llama-server."
         )
 
-    def _post(self, request: Mapping[str, Any]) -> Any:
+    def post(self, request: Mapping[str, Any]) -> Any:
+        """The answer to a request, as JSON. Raises as `next_token` does."""
         pause = 0.0
         for attempt in range(self._max_retries + 1):
             if self._stopped.wait(pause):
@@ -259,8 +269,8 @@ def _secrets_of(url: httpx2.URL, api_key: str | None) -> list[str]:
     return sorted(found - {""}, key=len, reverse=True)
 
 
-def completions_url(base_url: str) -> str:
-    """Where completions are asked for.
+def url_of(base_url: str, route: str) -> str:
+    """Where a route of a server is.
 
     Raises:
         ValueError: the URL is not one of http or https.
@@ -274,7 +284,7 @@ def completions_url(base_url: str) -> str:
     if url.scheme not in ("http", "https") or not url.host:
         raise ValueError(f"base_url={_without_userinfo(base_url)!r} is not a URL of http or https. {_EXAMPLE}")
     path = url.path.rstrip("/")
-    return str(url.copy_with(path=f"{path or '/v1'}/completions"))
+    return str(url.copy_with(path=f"{path or '/v1'}/{route}"))
 
 
 def _without_userinfo(base_url: str) -> str:

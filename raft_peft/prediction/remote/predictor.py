@@ -29,7 +29,7 @@ from raft_peft.methods.renormalization import renormalizes, resolve_renormalize
 from raft_peft.methods.saved_folder import RAFT_CONFIG_NAME, RaftConfig
 from raft_peft.prediction.batching import chunks
 from raft_peft.prediction.predictions import Predictions, PredictionsWithDistribution, as_asked, predictions_of
-from raft_peft.prediction.remote.completions_api import Connection, RefusedError, ServerError, completions_url
+from raft_peft.prediction.remote.completions_api import Connection, RefusedError, ServerError, url_of
 from raft_peft.prediction.remote.dialects import Answer, SpokenDialect
 from raft_peft.prediction.remote.partial_distribution import PartialGridDistribution
 
@@ -105,7 +105,7 @@ class RemoteRegressionPredictor:
                 raise ValueError(f"{name}={value} must be {least} or more.")
         if not timeout > 0:
             raise ValueError(f"timeout={timeout} must be more than 0 seconds.")
-        completions_url(base_url)
+        url_of(base_url, "completions")
         self.base_url = base_url
         self.model = model
         self.grid = NumberGrid(grid)

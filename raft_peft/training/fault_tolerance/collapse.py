@@ -11,7 +11,7 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState
 
-from raft_peft.main_process import warn
+from raft_peft.messages import warn
 from raft_peft.methods import METHODS
 from raft_peft.methods.distribution_losses import DISTRIBUTION_LOSSES
 

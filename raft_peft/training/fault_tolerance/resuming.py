@@ -12,7 +12,7 @@ from peft import PeftModel
 from peft.utils import CONFIG_NAME as ADAPTER_CONFIG_NAME
 
 from raft_peft.heads import Head
-from raft_peft.main_process import warn
+from raft_peft.messages import warn
 from raft_peft.methods.base_fingerprint import differing
 from raft_peft.methods.head_origin import has_parameters, head_origin, origin_difference
 from raft_peft.methods.saved_folder import HEAD_FILE, RAFT_CONFIG_NAME, RaftConfig

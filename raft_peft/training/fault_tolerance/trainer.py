@@ -16,7 +16,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, SaveStrategy
 from trl import SFTTrainer
 
-from raft_peft.main_process import warn
+from raft_peft.messages import warn
 from raft_peft.training.fault_tolerance.checkpoints import (
     check_output_folder,
     checkpoint_bytes,

@@ -10,7 +10,7 @@ from raft_peft import GridDistribution
 from raft_peft.data.questions.question import Question
 from raft_peft.data.questions.row import QuestionRow
 from raft_peft.data.questions.target import read_target
-from raft_peft.prediction.calibrating import calibration_of
+from raft_peft.prediction.calibrating.fitting import calibration_of
 from raft_peft.prediction.questions.calibrating import calibration_of_answers, rows_to_calibrate_on, shares_of
 
 

@@ -8,8 +8,8 @@ from support.questions import QUESTIONS
 
 from raft_peft.data.questions.answer import Answer
 from raft_peft.data.questions.question import Question
-from raft_peft.prediction.calibration import Calibration
-from raft_peft.prediction.intervals.option_sets import TrueOptions
+from raft_peft.prediction.calibrating.calibration import Calibration
+from raft_peft.prediction.calibrating.intervals.option_sets import TrueOptions
 from raft_peft.prediction.questions.calibration import CalibratedQuestion, QuestionCalibration
 
 ASKED = {name: Question.of(name, raw) for name, raw in QUESTIONS.items()}

@@ -423,7 +423,7 @@ class TestSettings:
         ],
     )
     def test_urls(self, url, asked):
-        assert completions_api.completions_url(url) == asked
+        assert completions_api.url_of(url, "completions") == asked
 
 
 class TestFromSaved:

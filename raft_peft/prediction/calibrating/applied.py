@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from raft_peft.distribution import GridDistribution
-from raft_peft.prediction.calibration import WITH_MAP, Calibration
-from raft_peft.prediction.groups import grouped
+from raft_peft.prediction.calibrating.calibration import WITH_MAP, Calibration
+from raft_peft.prediction.calibrating.groups import grouped
 
 if TYPE_CHECKING:
     from raft_peft.prediction.predictor import RegressionPredictor

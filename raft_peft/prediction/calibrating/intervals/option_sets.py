@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from raft_peft.prediction.intervals.conformal import ROUNDING, rank_of
+from raft_peft.prediction.calibrating.intervals.conformal import ROUNDING, rank_of
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,14 @@ import numpy as np
 
 from raft_peft.distribution import GridDistribution
 from raft_peft.methods.saved_folder import CALIBRATION_NAME, find_file
-from raft_peft.prediction.intervals.conformal import central_intervals, rank_of, rounded_to_grid, spreads
-from raft_peft.prediction.intervals.kinds import INTERVALS
-from raft_peft.prediction.label_map import LabelMap, read_map
+from raft_peft.prediction.calibrating.intervals.conformal import (
+    central_intervals,
+    rank_of,
+    rounded_to_grid,
+    spreads,
+)
+from raft_peft.prediction.calibrating.intervals.kinds import INTERVALS
+from raft_peft.prediction.calibrating.label_map import LabelMap, read_map
 
 USUAL_LEVEL = 0.9
 WITH_MAP = "`predictor.calibrate(prompts, labels, label_map='affine')`"

@@ -12,7 +12,7 @@ from datasets import ClassLabel, Dataset
 from raft_peft import GridDistribution, RegressionPredictor
 from raft_peft.data.ratings import Ratings
 from raft_peft.methods import MethodSettings
-from raft_peft.prediction.calibrating import calibration_of, usual_kind
+from raft_peft.prediction.calibrating.fitting import calibration_of, usual_kind
 
 PROMPTS = [f"Rate item {index} from 0 to 4, the score is" for index in range(30)]
 LABELS = [index % 5 for index in range(30)]

@@ -6,7 +6,7 @@ import warnings
 
 import pytest
 
-from raft_peft.quiet import hush_libraries
+from raft_peft.messages import hush_libraries
 
 KERNEL = ("bitsandbytes.backends.cpu.ops", "Failed to load CPU gemm_4bit_forward from kernels-community: %s.")
 CAST = ("bitsandbytes.autograd._functions", "MatMul8bitLt: inputs will be cast from %s to float16 during quantization")

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from raft_peft.main_process import warn
+from raft_peft.messages import warn
 
 logger = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from raft_peft.data.prompt_template import PromptTemplate
 from raft_peft.data.prompts import PromptEncoder
 from raft_peft.methods import MethodSettings
 from raft_peft.methods.saved_folder import HEAD_NAME
-from raft_peft.prediction.calibration import Calibration
+from raft_peft.prediction.calibrating.calibration import Calibration
 from raft_peft.prediction.questions.calibration import QuestionCalibration
 
 # So many elements of each tensor are looked at, evenly spread. All of a tensor that training has moved differ.

@@ -5,7 +5,7 @@ import logging
 import numpy as np
 import pytest
 
-from raft_peft.prediction.label_map import AffineMap, IsotonicMap, cross_fitted_errors, fitted
+from raft_peft.prediction.calibrating.label_map import AffineMap, IsotonicMap, cross_fitted_errors, fitted
 
 
 def test_affine_by_hand():

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from raft_peft import GridDistribution, RegressionPredictor
-from raft_peft.prediction.calibration import Calibration
-from raft_peft.prediction.label_map import AffineMap, IsotonicMap
+from raft_peft.prediction.calibrating.calibration import Calibration
+from raft_peft.prediction.calibrating.label_map import AffineMap, IsotonicMap
 
 PROMPTS = [f"Rate item {index} from 0 to 4, the score is" for index in range(30)]
 LABELS = [index % 5 for index in range(30)]

@@ -17,15 +17,15 @@ from raft_peft.data.rows import each
 from raft_peft.distribution import GridDistribution
 from raft_peft.grid import NumberGrid
 from raft_peft.losses.label_shares import mean_two_hot
-from raft_peft.main_process import warn
+from raft_peft.messages import warn
 from raft_peft.methods import METHODS, MethodSettings
 from raft_peft.methods.readout import Reading, joined
-from raft_peft.prediction.calibration import USUAL_LEVEL, Calibration
-from raft_peft.prediction.groups import check_count, grouped
-from raft_peft.prediction.intervals.conformal import spreads, tails
-from raft_peft.prediction.intervals.kinds import INTERVALS
-from raft_peft.prediction.label_map import check_kind, cross_fitted_errors, fitted
-from raft_peft.prediction.temperature import fitted_temperature
+from raft_peft.prediction.calibrating.calibration import USUAL_LEVEL, Calibration
+from raft_peft.prediction.calibrating.groups import check_count, grouped
+from raft_peft.prediction.calibrating.intervals.conformal import spreads, tails
+from raft_peft.prediction.calibrating.intervals.kinds import INTERVALS
+from raft_peft.prediction.calibrating.label_map import check_kind, cross_fitted_errors, fitted
+from raft_peft.prediction.calibrating.temperature import fitted_temperature
 
 if TYPE_CHECKING:
     from raft_peft.prediction.predictor import RegressionPredictor

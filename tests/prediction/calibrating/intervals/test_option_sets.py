@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from raft_peft.metrics import set_metrics
-from raft_peft.prediction.intervals.option_sets import TrueOptions
+from raft_peft.prediction.calibrating.intervals.option_sets import TrueOptions
 
 
 def true_options(probabilities):

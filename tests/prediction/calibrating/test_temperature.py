@@ -8,7 +8,7 @@ import torch
 from raft_peft import GridDistribution
 from raft_peft.data.ratings import Ratings, rating_tensors
 from raft_peft.losses.label_shares import mean_two_hot, two_hot
-from raft_peft.prediction.temperature import fitted_temperature
+from raft_peft.prediction.calibrating.temperature import fitted_temperature
 
 
 def test_temperature_by_hand():

@@ -6,7 +6,7 @@ from peft import get_peft_model
 from support.training import GRID, lora, make
 
 from raft_peft import RegressionPredictor
-from raft_peft.prediction.calibrated_weights import changed_since
+from raft_peft.prediction.calibrating.weights import changed_since
 
 PROMPTS = [f"Rate item {index}, the score is" for index in range(12)]
 LABELS = [float(index % 5) for index in range(12)]

@@ -7,7 +7,13 @@ import pytest
 import torch
 
 from raft_peft import GridDistribution
-from raft_peft.prediction.intervals.conformal import central_intervals, rank_of, rounded_to_grid, spreads, tails
+from raft_peft.prediction.calibrating.intervals.conformal import (
+    central_intervals,
+    rank_of,
+    rounded_to_grid,
+    spreads,
+    tails,
+)
 
 # Sorted: 1, 2, 3 with 0.2, 0.5 and 0.3, a tenth of the whole vocabulary, given in another order.
 ONE = GridDistribution(torch.tensor([[0.03, 0.02, 0.05]]).log(), torch.tensor([3.0, 1.0, 2.0]))
@@ -87,7 +93,7 @@ def test_many_rows_are_read_in_parts(monkeypatch):
     labels = np.linspace(0.5, 3.5, 11)
     whole = tails(distribution, labels)
     ends = central_intervals(distribution, whole)
-    monkeypatch.setattr("raft_peft.prediction.intervals.conformal._NUMBERS_AT_ONCE", 12)
+    monkeypatch.setattr("raft_peft.prediction.calibrating.intervals.conformal._NUMBERS_AT_ONCE", 12)
     assert (tails(distribution, labels) == whole).all()
     np.testing.assert_array_equal(central_intervals(distribution, whole), ends)
     none = GridDistribution(torch.empty(0, 3), distribution.values)

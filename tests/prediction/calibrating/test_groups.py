@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from raft_peft.prediction.groups import group_name, grouped
+from raft_peft.prediction.calibrating.groups import group_name, grouped
 
 
 def test_names_are_the_same_in_csv_and_elsewhere():
