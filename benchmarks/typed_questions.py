@@ -49,7 +49,7 @@ class Arguments:
     model: str = field(default=SMOLLM2, metadata={"help": "Folder of the language model, if it is not of the Hub."})
     only: list[str] | None = field(default=None, metadata={"help": "emobank or judge alone."})
     seeds: int = field(default=3, metadata={"help": "Runs of each way."})
-    texts: int = field(default=1000, metadata={"help": "Texts of EmoBank to train on, once each."})
+    texts: int = field(default=3000, metadata={"help": "Texts of EmoBank to train on, once each."})
     test_texts: int = field(default=500, metadata={"help": "Texts of EmoBank for the test, at most."})
     learning_rate: float = field(default=1e-3, metadata={"help": "Of every run."})
 
