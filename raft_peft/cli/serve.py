@@ -57,6 +57,7 @@ def parser() -> ArgumentParser:
         ("prompt-tokens", positive, 8192, "Tokens of a prompt, or of a state with a question."),
         ("prompts", positive, 1024, "Prompts in a request."),
         ("questions", positive, 200, "Questions in a request."),
+        ("numbers", positive, 1000, "Numbers in the grid of a question."),
         ("waiting-prompts", positive, 4096, "Prompts and states that may wait."),
         ("seconds", float, 60.0, "From a request's arrival to its answer."),
         ("batch-tokens", positive, 4096, "Tokens that are computed together."),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import Future
@@ -125,8 +126,9 @@ def create_app(
     @app.post("/v1/systemone", responses=_REFUSALS)
     async def systemone_route(body: systemone.SystemOneRequest, request: Request) -> systemone.SystemOneResponse:
         """Answer typed questions about a state, in the shape of Jev and of vLLM."""
+        _check_text(body)
         model = models.asked_for(body.model)
-        questions = systemone.questions_of(body, model.predictor.questions)
+        questions = systemone.questions_of(body, model.predictor.questions, limits)
         _check_count("questions", len(questions), limits.questions)
         encoded, tokens, computed = await asyncio.to_thread(
             model.encode_questions, body.state, questions, body.instructions, limits
@@ -148,9 +150,10 @@ def create_app(
         telemetry.note_answers(len(read), tokens)
         return decisions.response(model.name, body, read, tokens, computed, least_mass)
 
-    @app.post("/v1/predict", responses=_REFUSALS, response_model_exclude_none=True)
+    @app.post("/v1/predict", responses=_REFUSALS, response_model_exclude_unset=True)
     async def predict_route(body: predictions.PredictRequest, request: Request) -> predictions.PredictResponse:
         """Predict a number for each prompt."""
+        _check_text(body)
         model = models.asked_for(body.model)
         _check_count("prompts", len(body.prompts), limits.prompts)
         applied = predictions.applied_calibration(model, body)
@@ -233,6 +236,14 @@ async def _computed(
     finally:
         # Nothing is computed for a client that has gone.
         future.cancel()
+
+
+def _check_text(body: BaseModel) -> None:
+    """Refuse halves of characters, which JSON can hold and no tokenizer takes."""
+    try:
+        json.dumps(body.model_dump(), ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise invalid(f"The body holds half a character, {error.object[error.start]!a}. Send whole ones.") from None
 
 
 def _check_count(what: str, count: int, limit: int) -> None:

@@ -14,6 +14,7 @@ class Limits:
         prompt_tokens: of one prompt, and of a state with one question; 400 above.
         prompts: in one request to `/v1/predict`; 400 above.
         questions: in one request; 400 above.
+        numbers: in the grid of a question of the type `number`; 400 above.
         waiting_prompts: prompts and states of all requests that wait for the model; 429 above.
         seconds: from a request's arrival to its answer; 504 above.
         batch_tokens: tokens that are computed together.
@@ -27,6 +28,7 @@ class Limits:
     prompt_tokens: int = 8192
     prompts: int = 1024
     questions: int = 200
+    numbers: int = 1000
     waiting_prompts: int = 4096
     seconds: float = 60.0
     batch_tokens: int = 4096

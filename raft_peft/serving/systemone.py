@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from raft_peft.data.questions.question import CHOICE, NUMBER, PREDICATE, Question
 from raft_peft.prediction.questions.predictor import ReadQuestion
 from raft_peft.serving.errors import invalid
+from raft_peft.serving.limits import Limits
 
 
 class SystemOneQuestion(BaseModel):
@@ -83,12 +84,13 @@ class SystemOneResponse(BaseModel):
     diagnostics: dict[str, Diagnostics]
 
 
-def questions_of(request: SystemOneRequest, trained: Any) -> list[Question]:
+def questions_of(request: SystemOneRequest, trained: Any, limits: Limits) -> list[Question]:
     """The questions of a request.
 
     Args:
         request: which may have none.
         trained: the questions that the model was trained on; None where there are none.
+        limits: of the server.
 
     Raises:
         RequestError: there are none, or one is no question.
@@ -98,6 +100,9 @@ def questions_of(request: SystemOneRequest, trained: Any) -> list[Question]:
         asked = trained
     if not asked:
         raise invalid("`questions` are missing. Send {id: {'type': ..., 'instructions': ..., 'criteria': ...}}.")
+    for name, one in asked.items():
+        if isinstance(one, SystemOneQuestion) and one.type == NUMBER:
+            _check_count(name, one.criteria, limits.numbers)
     try:
         return [
             Question.of(name, one.model_dump() if isinstance(one, SystemOneQuestion) else one)
@@ -105,6 +110,22 @@ def questions_of(request: SystemOneRequest, trained: Any) -> list[Question]:
         ]
     except ValueError as error:
         raise invalid(str(error)) from error
+
+
+def _check_count(name: str, criteria: Any, limit: int) -> None:
+    """Refuse a grid that would be too large, before it is made."""
+    count = len(criteria) if isinstance(criteria, list | dict) else 0
+    if isinstance(criteria, str):
+        ends = criteria.split("..")
+        try:
+            low, high, step = (float(number) for number in (*ends, "1")[:3])
+            count = int((high - low) / step) + 1
+        except (ValueError, ZeroDivisionError, OverflowError):
+            count = criteria.count(",") + 1
+    if count > limit:
+        raise invalid(
+            f"question {name!r}: its grid has {count:,} numbers, and the server takes {limit:,}. Ask for fewer."
+        )
 
 
 def response(model: str, read: Sequence[ReadQuestion], tokens: int, least_mass: float) -> SystemOneResponse:

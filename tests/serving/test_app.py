@@ -1,5 +1,7 @@
 """The routes: the numbers of Python, in the shapes of others' clients."""
 
+import json
+
 import openai
 import pytest
 from support.serving import TICKETS, Served
@@ -105,12 +107,21 @@ def test_requests_that_come_together_do_not_mix(served, alone):
         ("/v1/systemone", {"state": "", "questions": {"a": {"type": "noul"}}}, 400, "`state` is empty"),
         ("/v1/systemone", {"state": "a", "questions": {"a": {"type": "text"}}}, 400, "its type is 'text'"),
         ("/v1/systemone", {"state": "a", "questions": {f"{n}": TICKETS["refund"] for n in range(201)}}, 400, "200"),
+        (
+            "/v1/systemone",
+            {"state": "a", "questions": {"n": {"type": "number", "criteria": "0..1000000000"}}},
+            400,
+            "1,000,000,001 numbers, and the server takes 1,000",
+        ),
+        ("/v1/systemone", {"state": {"a": ["\ud800"]}, "questions": {"a": {"type": "noul"}}}, 400, "half a character"),
+        ("/v1/predict", {"prompts": [{"prompt": "\ud800"}]}, 400, "half a character"),
         ("/v1/decisions", {"model": "stars", "input": " ", "questions": [{"type": "predicate"}]}, 400, "instructions"),
         ("/v1/moon", {}, 404, "Not Found"),
     ],
 )
 def test_what_is_refused_says_why(served, route, body, status, words):
-    answer = served.client.post(route, json=body)
+    # Written by the standard library, which can write half a character.
+    answer = served.client.post(route, content=json.dumps(body), headers={"Content-Type": "application/json"})
     assert answer.status_code == status
     assert words in answer.json()["error"]["message"]
 

@@ -17,6 +17,7 @@ from raft_peft.data.thoughts import is_in_thought
 from raft_peft.grid import NumberGrid
 from raft_peft.grid.resolution import Context, GridResolver, ResolvedGrid, default_separator
 
+_RESOLVERS_KEPT = 64
 # As the servers do: a label is the first token of the reply, and not of a thought.
 _WITHOUT_THOUGHTS = {"chat_template_kwargs": {"enable_thinking": False}}
 
@@ -203,6 +204,9 @@ class QuestionEncoder:
     def _resolver(self, texts: tuple[str, ...]) -> GridResolver:
         """Finds the tokens of texts. Each of them is a number here, its place."""
         if texts not in self._resolvers:
+            # Numbers may have any grid, in a server those of anybody's requests.
+            if len(self._resolvers) >= _RESOLVERS_KEPT:
+                self._resolvers.clear()
             self._resolvers[texts] = GridResolver(NumberGrid(dict(enumerate(texts))), self.tokenizer)
         return self._resolvers[texts]
 
