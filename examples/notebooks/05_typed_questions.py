@@ -320,7 +320,7 @@ for name in QUESTIONS:
 #
 # - [questions.md](../../docs/questions.md): rows, templates, aliases, metrics, and the public benchmark of the form.
 # - On the command line: `raft-peft train`, `predict`, `evaluate` and `calibrate` take such rows in files.
-# - A server: `raft-peft merge tickets tickets-merged` makes an ordinary model, which vLLM serves
+# - A server: `raft-peft serve tickets` ([server.md](../../docs/server.md)). For vLLM, merge it first
 #   ([serving.md](../../docs/serving.md)).
 # - One question alone: [03_llm_judge.ipynb](03_llm_judge.ipynb).
 

@@ -106,7 +106,12 @@ def open_saved(
 
 
 def base_of_adapter(name: str, **hub: Any) -> str | None:
-    """The name of the base model of an adapter's folder or repository; None where it holds a whole model."""
+    """The name of the base model of an adapter's folder or repository; None where it holds a whole model.
+
+    Raises:
+        OSError: there is no such folder.
+    """
+    check_there_is(name, hub)
     if find_file(name, ADAPTER_CONFIG_NAME, hub) is None:
         return None
     return config_of_adapter(name, RaftConfig.find(name, hub), **hub).base_model_name_or_path

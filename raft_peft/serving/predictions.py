@@ -62,11 +62,11 @@ class PredictResponse(BaseModel):
     usage: PredictUsage
 
 
-def applied_calibration(model: ServedModel, request: PredictRequest) -> AppliedCalibration:
-    """What a request asks of the model's calibration.
+def with_calibration(model: ServedModel, request: PredictRequest) -> tuple[AppliedCalibration, list[Any]]:
+    """What a request asks of the model's calibration, and its prompts, whose groups are then known.
 
     Raises:
-        RequestError: the model has no grid, or no calibration for it; or gives no distribution.
+        RequestError: the model has no grid, or no calibration for it; gives no distribution; or a prompt has no group.
     """
     predictor = model.predictor
     if not predictor.has_grid:
@@ -80,7 +80,8 @@ def applied_calibration(model: ServedModel, request: PredictRequest) -> AppliedC
         )
     known = model.calibration() if request.calibrated or request.interval is not None else None
     try:
-        return AppliedCalibration(known, interval=request.interval, mapped=request.calibrated)
+        applied = AppliedCalibration(known, interval=request.interval, mapped=request.calibrated)
+        return applied, list(applied.prompts(request.prompts))
     except ValueError as error:
         raise invalid(str(error)) from error
 
@@ -97,7 +98,7 @@ def response(
     Args:
         model: which made them.
         request: with the prompts.
-        applied: of `applied_calibration`.
+        applied: of `with_calibration`.
         read: of each prompt.
         tokens: of all of them.
 

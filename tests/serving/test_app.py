@@ -1,6 +1,7 @@
 """The routes: the numbers of Python, in the shapes of others' clients."""
 
 import json
+import shutil
 
 import openai
 import pytest
@@ -10,6 +11,7 @@ from raft_peft import RegressionPredictor
 from raft_peft.prediction.remote.decisions import RemoteDecisions
 from raft_peft.serving.app import create_app
 from raft_peft.serving.limits import Limits
+from raft_peft.serving.models import open_models
 
 PROMPTS = ["Review: bad. Stars:", "Review: very, very good indeed. Stars:"]
 STATE = "I was charged twice. Please refund me today."
@@ -181,3 +183,20 @@ def test_our_remote_predictor_gets_the_same_answers(served, alone, api):
             )
     with pytest.raises(ConnectionError, match="There is no model 'moon'"):
         RemoteDecisions(f"{served.url}/v1", "moon", api=api, api_key="").decide(STATE, asked)
+
+
+def test_intervals_of_a_calibrated_folder(folders, tmp_path):
+    folder = shutil.copytree(folders["stars"], tmp_path / "stars")
+    predictor = RegressionPredictor.from_pretrained(folder)
+    rows = [{"prompt": f"Review: {number}. Stars:", "shop": "ab"[number % 2]} for number in range(40)]
+    predictor.calibrate(rows, [number % 5 for number in range(40)], groups="shop").save(folder)
+    served = Served(create_app(open_models({"stars": str(folder), "tickets": folders["tickets"]})))
+    body = {"prompts": [rows[0], rows[3]], "interval": 0.8}
+    found = served.client.post("/v1/predict", json=body).json()["predictions"]
+    expected = predictor.predict([rows[0], rows[3]], interval=0.8)
+    assert [one["low"] for one in found] == pytest.approx(expected.low.tolist(), abs=1e-5)
+    assert [one["high"] for one in found] == pytest.approx(expected.high.tolist(), abs=1e-5)
+    for prompts, words in (([PROMPTS[0]], "shop"), ([{**rows[0], "shop": "c"}], "'c'")):
+        answer = served.client.post("/v1/predict", json={**body, "prompts": prompts})
+        assert answer.status_code == 400 and words in answer.json()["error"]["message"]
+    served.stop()
