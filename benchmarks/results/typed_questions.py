@@ -67,14 +67,14 @@ def _emobank(runs: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def _judge(runs: Sequence[Mapping[str, Any]]) -> list[str]:
     """A rubric as the criteria of a score, beside the rubric as text."""
-    lines = [["rubric", *(TITLES[name] for name in _METRICS), "training, min", "runs"]]
+    lines = [["rubric", *(TITLES[name] for name in _METRICS), "tokens of training", "runs"]]
     for way in dict.fromkeys(run["way"] for run in runs):
         some = [run for run in runs if run["way"] == way]
         before = [figures for run in some if run["before"] for figures in run["before"].values()]
         after = [figures for run in some for figures in run["after"].values()]
-        minutes = np.mean([run["seconds"] for run in some]) / 60
+        tokens = np.mean([run["tokens"] for run in some])
         lines.append([f"{way}, before training", *_cells(before), "-", "-"])
-        lines.append([way, *_cells(after), f"{minutes:.1f}", str(len(some))])
+        lines.append([way, *_cells(after), f"{tokens:,.0f}", str(len(some))])
     return [
         "### A judge with a rubric",
         f"The rubric's levels as criteria of a `score` question, or the rubric as text before a number from 1 to 5. "
