@@ -110,13 +110,17 @@ class ServedModel:
                 (encoded,) = self._encoder(system).encode([row])
             except ValueError as error:
                 raise invalid(str(error)) from error
-        lengths = [len(one.input_ids) for one in encoded]
-        _check_length("Question", lengths, limits)
         if any(one.was_cut for one in encoded):
             raise invalid(
                 f"The state and its question have more tokens than the {self.predictor.max_length:,} of the model's "
                 "`max_length`. Send a shorter state."
             )
+        lengths = [len(one.input_ids) for one in encoded]
+        _check_length("Question", lengths, limits)
+        try:
+            self.predictor.check_encoded([encoded], 0)
+        except ValueError as error:
+            raise invalid(str(error)) from error
         shared = len(common_prefix([one.input_ids for one in encoded]))
         return encoded, sum(lengths), sum(lengths) - shared * (len(lengths) - 1)
 

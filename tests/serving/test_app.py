@@ -118,6 +118,8 @@ def test_requests_that_come_together_do_not_mix(served, alone):
         ("/v1/systemone", {"state": {"a": ["\ud800"]}, "questions": {"a": {"type": "noul"}}}, 400, "half a character"),
         ("/v1/predict", {"prompts": [{"prompt": "\ud800"}]}, 400, "half a character"),
         ("/v1/decisions", {"model": "stars", "input": " ", "questions": [{"type": "predicate"}]}, 400, "instructions"),
+        ("/v1/predict", {"prompts": ["a", "word " * 3000]}, 400, "Prompt 1 has more tokens than the 1,024"),
+        ("/v1/systemone", {"state": "word " * 3000, "questions": {"a": {"type": "noul"}}}, 400, "than the 1,024"),
         ("/v1/moon", {}, 404, "Not Found"),
     ],
 )

@@ -279,7 +279,7 @@ class AnsweringPredictor:
         """
         # Targets are of no use here, and a batch could not hold them where some are missing.
         encoded = self._question_encoder.encode([replace(row, targets={}) for row in rows], first_row)
-        self._check_encoded(encoded, first_row)
+        self.check_encoded(encoded, first_row)
         asked = [one for row in encoded for one in row]
         read = iter(self.read_encoded(asked, batch_size, batch_tokens=batch_tokens, show_progress=show_progress))
         return [[next(read) for _ in row] for row in encoded]
@@ -301,7 +301,7 @@ class AnsweringPredictor:
         """The most tokens of a prompt, or of a state and a question; None for no limit."""
         return self._max_length
 
-    def _check_encoded(self, encoded: Sequence[Sequence[EncodedQuestion]], first_row: int) -> None:
+    def check_encoded(self, encoded: Sequence[Sequence[EncodedQuestion]], first_row: int) -> None:
         """Refuse questions that the model cannot take, and say once that states were cut.
 
         Raises:
