@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from common.side_by_side import device_name
 from datasets import Dataset
@@ -28,7 +29,9 @@ from transformers import HfArgumentParser
 
 from raft_peft import RegressionAwareConfig, RegressionAwareTrainer, questions_from_columns
 from raft_peft.data.questions.dataset import as_question_dataset
+from raft_peft.data.questions.row import QuestionRow
 from raft_peft.methods.saved_folder import installed_versions
+from raft_peft.metrics import rmse
 
 PAGE = Path("docs/results.md")
 METRICS = ("rmse", "pearson", "spearman")
@@ -140,7 +143,7 @@ def main(args: Arguments) -> None:
 
 
 def run(args: Arguments, way: Way, seed: int) -> dict[str, Any]:
-    """The figures of one run: metrics before and after training, tokens and seconds."""
+    """The figures of one run: metrics of a constant, and before and after training, tokens and seconds."""
     train, test = way.rows(args)
     settings = RegressionAwareConfig(
         str(Path(args.output) / "last-run"),
@@ -179,6 +182,7 @@ def run(args: Arguments, way: Way, seed: int) -> dict[str, Any]:
     return {
         "rows": len(train),
         "test_rows": len(test),
+        "constant": constant(way, train, test),
         "before": before,
         "after": metrics(trainer, way, test),
         "tokens": computed,
@@ -191,6 +195,22 @@ def metrics(trainer: RegressionAwareTrainer, way: Way, test: Dataset) -> dict[st
     found = trainer.evaluate(test)
     of_each = {"quality": "eval_"} if way.grid else {one: f"eval_{one}_" for one in json.loads(test[0]["questions"])}
     return {one: {metric: found[f"{prefix}{metric}"] for metric in METRICS} for one, prefix in of_each.items()}
+
+
+def constant(way: Way, train: Dataset, test: Dataset) -> dict[str, float]:
+    """The RMSE of the mean of the training targets, of each question."""
+    means = [targets_of(way, rows) for rows in (train, test)]
+    return {
+        one: rmse(np.full(len(test), np.mean([row[one] for row in means[0]])), [row[one] for row in means[1]])
+        for one in means[0][0]
+    }
+
+
+def targets_of(way: Way, rows: Dataset) -> list[dict[str, float]]:
+    """The means of the targets of each row."""
+    if way.grid is not None:
+        return [{"quality": float(np.mean(label))} for label in rows["label"]]
+    return [{one: target.mean for one, target in QuestionRow.of(row).targets.items()} for row in rows]
 
 
 def write_page(args: Arguments, output: Path) -> None:

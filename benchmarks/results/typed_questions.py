@@ -37,6 +37,8 @@ def _emobank(runs: Sequence[Mapping[str, Any]]) -> list[str]:
     questions = list(dict.fromkeys(one for run in runs for one in run["after"]))
     lines = [["question", "model", *(TITLES[name] for name in _METRICS), "runs"]]
     for question in questions:
+        constant = next(run["constant"][question] for run in runs if question in run["constant"])
+        lines.append([question, "mean of the training targets", f"{constant:.3f}", "-", "-", "-"])
         before = [run["before"] for run in runs if run["before"] and question in run["before"]]
         lines.append([question, "before training", *_cells([one[question] for one in before[:1]]), "-"])
         for label, is_alone in (("of its own", True), ("one for all", False)):
@@ -68,6 +70,8 @@ def _emobank(runs: Sequence[Mapping[str, Any]]) -> list[str]:
 def _judge(runs: Sequence[Mapping[str, Any]]) -> list[str]:
     """A rubric as the criteria of a score, beside the rubric as text."""
     lines = [["rubric", *(TITLES[name] for name in _METRICS), "tokens of training", "runs"]]
+    (constant,) = runs[0]["constant"].values()
+    lines.append(["mean of the training targets", f"{constant:.3f}", "-", "-", "-", "-"])
     for way in dict.fromkeys(run["way"] for run in runs):
         some = [run for run in runs if run["way"] == way]
         before = [figures for run in some if run["before"] for figures in run["before"].values()]
