@@ -28,6 +28,7 @@ import sys
 import tempfile
 import warnings
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, "..")  # examples/, where embedded_model.py lies
 if not sys.warnoptions:  # warnings of the libraries beneath; raft-peft's own go to its log, and are shown
@@ -130,7 +131,7 @@ URGENCY = [
 REFUND = [["Thank you.", "Can you look into it?", "Best wishes."], ["I want my money back.", "Please refund me."]]
 
 
-def ticket(rng):
+def ticket(rng: random.Random) -> dict:
     """A row: the state, the questions about it, and their targets."""
     team, urgency, refund = rng.choice(list(TOPICS)), rng.randrange(3), rng.randrange(2)
     topic = rng.choice(TOPICS[team]).format(thing=rng.choice(THINGS))
@@ -180,7 +181,7 @@ zero_shot = RegressionPredictor.from_pretrained(MODEL)
 before = zero_shot.decide_rows(test, show_progress=False)
 
 
-def show(answers, targets):
+def show(answers: dict, targets: dict) -> None:
     lines = ["| question | answer | truth | label mass |", "|---|---|---|---|"]
     for name, answer in answers.items():
         value = answer.value if isinstance(answer.value, str) else f"{answer.value:.2f}"
@@ -305,7 +306,7 @@ for name, answer in predictor.decide(example["state"], interval=0.9).items():
 after = predictor.decide_rows(test, interval=0.9, show_progress=False)
 
 
-def is_within(answer, target):
+def is_within(answer: Any, target: Any) -> bool:
     if answer.low is not None:
         return answer.low <= np.mean(target) <= answer.high
     return {True: "yes", False: "no"}.get(target, target) in answer.options
