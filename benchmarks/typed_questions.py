@@ -25,16 +25,17 @@ from peft import LoraConfig
 from results.figures import read_figures
 from results.page import page
 from results.tables import SMOLLM2
+from results.typed_questions import METRICS
 from transformers import HfArgumentParser
 
 from raft_peft import RegressionAwareConfig, RegressionAwareTrainer, questions_from_columns
 from raft_peft.data.questions.dataset import as_question_dataset
 from raft_peft.data.questions.row import QuestionRow
+from raft_peft.data.row_sources import read_rows
 from raft_peft.methods.saved_folder import installed_versions
 from raft_peft.metrics import rmse
 
 PAGE = Path("docs/results.md")
-METRICS = ("rmse", "pearson", "spearman")
 
 EMOTIONS = ("valence", "arousal", "dominance")
 _EMOTION = {"type": "number", "instructions": "How high is the {column}, from 1 to 5?", "criteria": [1, 2, 3, 4, 5]}
@@ -72,15 +73,13 @@ class Way:
     grid: tuple[float, ...] | None = None
 
 
-def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-
-
 def emobank(*columns: str) -> Way:
     """Questions about the columns of EmoBank, all of a text together."""
 
     def rows(args: Arguments) -> tuple[Dataset, Dataset]:
-        train, test = (read_jsonl(Path(args.data) / "emobank" / f"{name}.jsonl") for name in ("train", "validation"))
+        train, test = (
+            list(read_rows(Path(args.data) / "emobank" / f"{name}.jsonl")) for name in ("train", "validation")
+        )
         made = []
         for texts, most in ((train, args.texts), (test, args.test_texts)):
             some = Dataset.from_list(texts).shuffle(seed=0).select(range(min(most, len(texts))))
@@ -95,7 +94,7 @@ def judge(write: Callable[[dict[str, Any]], dict[str, Any]], **options: Any) -> 
 
     def rows(args: Arguments) -> tuple[Dataset, Dataset]:
         train, test = (
-            [write(row) for row in read_jsonl(Path(args.data) / "judge" / f"{name}.jsonl")]
+            [write(row) for row in read_rows(Path(args.data) / "judge" / f"{name}.jsonl")]
             for name in ("train", "test")
         )
         if "grid" in options:

@@ -13,7 +13,7 @@ from raft_peft.compare.table import TITLES, markdown, with_std
 # The name of the figures, beside those of the tables.
 TYPED_QUESTIONS = "typed_questions"
 
-_METRICS = ("rmse", "pearson", "spearman")
+METRICS = ("rmse", "pearson", "spearman")
 _TOGETHER = "together"
 
 
@@ -35,7 +35,7 @@ def typed_questions(figures: Mapping[str, Any]) -> str:
 def _emobank(runs: Sequence[Mapping[str, Any]]) -> list[str]:
     """One model for all questions, beside a model for each."""
     questions = list(dict.fromkeys(one for run in runs for one in run["after"]))
-    lines = [["question", "model", *(TITLES[name] for name in _METRICS), "runs"]]
+    lines = [["question", "model", *(TITLES[name] for name in METRICS), "runs"]]
     for question in questions:
         constant = next(run["constant"][question] for run in runs if question in run["constant"])
         lines.append([question, "mean of the training targets", f"{constant:.3f}", "-", "-", "-"])
@@ -69,7 +69,7 @@ def _emobank(runs: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def _judge(runs: Sequence[Mapping[str, Any]]) -> list[str]:
     """A rubric as the criteria of a score, beside the rubric as text."""
-    lines = [["rubric", *(TITLES[name] for name in _METRICS), "tokens of training", "runs"]]
+    lines = [["rubric", *(TITLES[name] for name in METRICS), "tokens of training", "runs"]]
     (constant,) = runs[0]["constant"].values()
     lines.append(["mean of the training targets", f"{constant:.3f}", "-", "-", "-", "-"])
     for way in dict.fromkeys(run["way"] for run in runs):
@@ -91,9 +91,9 @@ def _judge(runs: Sequence[Mapping[str, Any]]) -> list[str]:
 def _cells(found: Sequence[Mapping[str, float]]) -> list[str]:
     """Means and standard deviations over runs."""
     if not found:
-        return ["-"] * len(_METRICS)
+        return ["-"] * len(METRICS)
     cells = []
-    for name in _METRICS:
+    for name in METRICS:
         values = [one[name] for one in found]
         cells.append(with_std(float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else math.nan))
     return cells

@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 from argparse import ArgumentParser, ArgumentTypeError
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 
 from raft_peft.cli.options import DTYPES, parse, parser_of, positive
+from raft_peft.serving.limits import Limits
 
 SUMMARY = "answer requests over HTTP"
 HELP = """\
@@ -52,18 +54,10 @@ def parser() -> ArgumentParser:
     loading.add_argument("--autocast", choices=DTYPES[1:], help="Dtype of the products.")
     loading.add_argument("--trust-remote-code", action="store_true", help="Allow the model's own code to run.")
     limits = parser.add_argument_group("limits")
-    for name, kind, default, text in (
-        ("body-bytes", positive, 4 * 2**20, "Bytes of a body."),
-        ("prompt-tokens", positive, 8192, "Tokens of a prompt, or of a state with a question."),
-        ("prompts", positive, 1024, "Prompts in a request."),
-        ("questions", positive, 200, "Questions in a request."),
-        ("numbers", positive, 1000, "Numbers in the grid of a question."),
-        ("waiting-prompts", positive, 4096, "Prompts and states that may wait."),
-        ("seconds", float, 60.0, "From a request's arrival to its answer."),
-        ("batch-tokens", positive, 4096, "Tokens that are computed together."),
-        ("wait-milliseconds", float, 5.0, "How long the first request of a batch waits for others."),
-    ):
-        limits.add_argument(f"--{name}", type=kind, default=default, help=f"{text[:-1]} (%(default)s).")
+    for one in fields(Limits):
+        kind = float if isinstance(one.default, float) else positive
+        help_text = f"{one.metadata['help']} (%(default)s)."
+        limits.add_argument(f"--{one.name.replace('_', '-')}", type=kind, default=one.default, help=help_text)
     return parser
 
 
@@ -75,10 +69,8 @@ def run(parser: ArgumentParser, words: Sequence[str]) -> None:
         from raft_peft.serving.app import create_app
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(f"raft-peft serve needs {error.name}. Run: pip install 'raft-peft[serve]'") from None
-    from dataclasses import fields
 
     from raft_peft.grid import NumberGrid
-    from raft_peft.serving.limits import Limits
     from raft_peft.serving.models import open_models
 
     limits = Limits(**{one.name: getattr(options, one.name) for one in fields(Limits)})

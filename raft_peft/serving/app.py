@@ -8,6 +8,7 @@ import logging
 from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import Future
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
@@ -18,11 +19,14 @@ from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
 from raft_peft import __version__
+from raft_peft.data.questions.question import Question
+from raft_peft.methods.readout import Reading
+from raft_peft.prediction.questions.predictor import ReadQuestion
 from raft_peft.serving import decisions, predictions, systemone
 from raft_peft.serving.errors import RequestError, gone, invalid, out_of_time
 from raft_peft.serving.limits import Limits
 from raft_peft.serving.middleware import LimitBody, RequireKey, error_response
-from raft_peft.serving.models import PROMPTS, QUESTIONS, ServedModels
+from raft_peft.serving.models import PROMPTS, QUESTIONS, ServedModel, ServedModels
 from raft_peft.serving.scheduler import Scheduler
 from raft_peft.serving.telemetry import Telemetry
 
@@ -122,6 +126,45 @@ def create_app(
     app.state.scheduler = scheduler
     _add_errors(app)
     _add_information(app, models, scheduler, telemetry)
+    _add_answers(app, _Computer(models, limits, scheduler, telemetry), least_mass)
+    app.add_middleware(LimitBody, limit=limits.body_bytes)
+    if api_key is not None:
+        app.add_middleware(RequireKey, key=api_key)
+    app.add_middleware(telemetry.middleware)
+    return app
+
+
+@dataclass(frozen=True)
+class _Computer:
+    """Lets the scheduler compute what requests ask for."""
+
+    models: ServedModels
+    limits: Limits
+    scheduler: Scheduler
+    telemetry: Telemetry
+
+    async def questions(
+        self, request: Request, model: ServedModel, state: Any, questions: Sequence[Question], system: str | None
+    ) -> tuple[list[ReadQuestion], int, int]:
+        """What is read for each question, the tokens of all of them, and those that were computed."""
+        encoded, tokens, computed = await asyncio.to_thread(
+            model.encode_questions, state, questions, system, self.limits
+        )
+        kind = model.name, QUESTIONS
+        (read,) = await _computed(request, self.scheduler, kind, [encoded], [computed], self.limits)
+        self.telemetry.note_answers(len(read), tokens)
+        return read, tokens, computed
+
+    async def prompts(self, request: Request, model: ServedModel, prompts: Sequence[Any]) -> tuple[list[Reading], int]:
+        """What is read for each prompt, and the tokens of all of them."""
+        encoded, tokens = await asyncio.to_thread(model.encode_prompts, prompts, self.limits)
+        read = await _computed(request, self.scheduler, (model.name, PROMPTS), encoded, tokens, self.limits)
+        self.telemetry.note_answers(len(read), sum(tokens))
+        return read, sum(tokens)
+
+
+def _add_answers(app: FastAPI, computer: _Computer, least_mass: float) -> None:
+    models, limits = computer.models, computer.limits
 
     @app.post("/v1/systemone", responses=_REFUSALS)
     async def systemone_route(body: systemone.SystemOneRequest, request: Request) -> systemone.SystemOneResponse:
@@ -130,11 +173,7 @@ def create_app(
         model = models.asked_for(body.model)
         questions = systemone.questions_of(body, model.predictor.questions, limits)
         _check_count("questions", len(questions), limits.questions)
-        encoded, tokens, computed = await asyncio.to_thread(
-            model.encode_questions, body.state, questions, body.instructions, limits
-        )
-        (read,) = await _computed(request, scheduler, (model.name, QUESTIONS), [encoded], [computed], limits)
-        telemetry.note_answers(len(read), tokens)
+        read, tokens, _ = await computer.questions(request, model, body.state, questions, body.instructions)
         return systemone.response(model.name, read, tokens, least_mass)
 
     @app.post("/v1/decisions", responses=_REFUSALS)
@@ -143,11 +182,8 @@ def create_app(
         model = models.asked_for(body.model)
         state, system = decisions.state_of(body)
         _check_count("questions", len(body.questions), limits.questions)
-        encoded, tokens, computed = await asyncio.to_thread(
-            model.encode_questions, state, decisions.questions_of(body), system, limits
-        )
-        (read,) = await _computed(request, scheduler, (model.name, QUESTIONS), [encoded], [computed], limits)
-        telemetry.note_answers(len(read), tokens)
+        questions = decisions.questions_of(body)
+        read, tokens, computed = await computer.questions(request, model, state, questions, system)
         return decisions.response(model.name, body, read, tokens, computed, least_mass)
 
     @app.post("/v1/predict", responses=_REFUSALS, response_model_exclude_unset=True)
@@ -157,16 +193,8 @@ def create_app(
         model = models.asked_for(body.model)
         _check_count("prompts", len(body.prompts), limits.prompts)
         applied, prompts = predictions.with_calibration(model, body)
-        encoded, tokens = await asyncio.to_thread(model.encode_prompts, prompts, limits)
-        read = await _computed(request, scheduler, (model.name, PROMPTS), encoded, tokens, limits)
-        telemetry.note_answers(len(read), sum(tokens))
-        return predictions.response(model, body, applied, read, sum(tokens))
-
-    app.add_middleware(LimitBody, limit=limits.body_bytes)
-    if api_key is not None:
-        app.add_middleware(RequireKey, key=api_key)
-    app.add_middleware(telemetry.middleware)
-    return app
+        read, tokens = await computer.prompts(request, model, prompts)
+        return predictions.response(model, body, applied, read, tokens)
 
 
 def _add_information(app: FastAPI, models: ServedModels, scheduler: Scheduler, telemetry: Telemetry) -> None:

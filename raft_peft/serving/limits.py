@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+
+def _limit(default: float, text: str) -> Any:
+    return field(default=default, metadata={"help": text})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,15 +29,15 @@ class Limits:
         ValueError: a limit that lets nothing through.
     """
 
-    body_bytes: int = 4 * 2**20
-    prompt_tokens: int = 8192
-    prompts: int = 1024
-    questions: int = 200
-    numbers: int = 1000
-    waiting_prompts: int = 4096
-    seconds: float = 60.0
-    batch_tokens: int = 4096
-    wait_milliseconds: float = 5.0
+    body_bytes: int = _limit(4 * 2**20, "Bytes of a body")
+    prompt_tokens: int = _limit(8192, "Tokens of a prompt, or of a state with a question")
+    prompts: int = _limit(1024, "Prompts in a request")
+    questions: int = _limit(200, "Questions in a request")
+    numbers: int = _limit(1000, "Numbers in the grid of a question")
+    waiting_prompts: int = _limit(4096, "Prompts and states that may wait")
+    seconds: float = _limit(60.0, "From a request's arrival to its answer")
+    batch_tokens: int = _limit(4096, "Tokens that are computed together")
+    wait_milliseconds: float = _limit(5.0, "How long the first request of a batch waits for others")
 
     def __post_init__(self) -> None:
         for one in fields(self):
