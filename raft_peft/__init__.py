@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from raft_peft.prediction.predictor import RegressionPredictor
     from raft_peft.prediction.remote.decisions import RemoteDecisions
     from raft_peft.prediction.remote.predictor import RemoteRegressionPredictor
+    from raft_peft.prediction.remote.served import ServedRegressionPredictor
     from raft_peft.prediction.sharing import push_to_hub
     from raft_peft.training.config import RegressionAwareConfig
     from raft_peft.training.number_tokens import add_number_tokens
@@ -37,6 +38,7 @@ __all__ = [
     "RegressionPredictor",
     "RemoteDecisions",
     "RemoteRegressionPredictor",
+    "ServedRegressionPredictor",
     "TextRegressionPipeline",
     "add_number_tokens",
     "evaluate_rows",
@@ -57,6 +59,7 @@ _MODULES = {
     "RegressionPredictor": "raft_peft.prediction.predictor",
     "RemoteDecisions": "raft_peft.prediction.remote.decisions",
     "RemoteRegressionPredictor": "raft_peft.prediction.remote.predictor",
+    "ServedRegressionPredictor": "raft_peft.prediction.remote.served",
     "TextRegressionPipeline": "raft_peft.prediction.pipeline",
     "add_number_tokens": "raft_peft.training.number_tokens",
     "evaluate_rows": "raft_peft.prediction.evaluation",

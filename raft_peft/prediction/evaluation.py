@@ -26,7 +26,7 @@ from raft_peft.metrics import (
 )
 from raft_peft.prediction.calibrating.applied import AppliedCalibration
 from raft_peft.prediction.calibrating.calibration import USUAL_LEVEL
-from raft_peft.prediction.predictor import RegressionPredictor
+from raft_peft.prediction.number_predictor import NumberPredictor
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ _CHUNK = 4096
 
 
 def evaluate_rows(
-    predictor: RegressionPredictor,
+    predictor: NumberPredictor,
     rows: Iterable[Mapping[str, Any]],
     *,
     label_column: str = "label",
@@ -51,7 +51,7 @@ def evaluate_rows(
     level, `interval`. On the rows of the calibration itself they hold by construction, which says nothing of others.
 
     Args:
-        predictor: makes the predictions.
+        predictor: makes the predictions: a [`RegressionPredictor`], or one of a server.
         rows: of a `prompt`, or the columns of the model's prompt template, and a label each, as in training: dicts, a
             data frame or a dataset. A label that is text is read as a number.
         label_column: the column of the label.
@@ -87,7 +87,7 @@ def evaluate_rows(
     distributions = _distributions(whole.distribution, labels, ratings)
     if distributions is not None:
         metrics |= distributions.metrics()
-    if whole.distribution is not None and not predictor.readout.head.sums_to_one:
+    if whole.distribution is not None and not predictor.sums_to_one:
         metrics |= grid_metrics(whole.distribution.log_probs.numpy())
     if ends is not None:
         metrics |= {"interval": USUAL_LEVEL if interval is None else interval, **interval_metrics(*ends, targets)}
@@ -114,7 +114,7 @@ def _distributions(
 
 
 def _noting_groups(
-    prompts: Iterable[Mapping[str, Any]], predictor: RegressionPredictor, groups: list[Any]
+    prompts: Iterable[Mapping[str, Any]], predictor: NumberPredictor, groups: list[Any]
 ) -> Iterator[Mapping[str, Any]]:
     """The prompts, while what their rows hold as group is added to a list, where a calibration has a column of it."""
     column = None if predictor.calibration is None else predictor.calibration.group_column
@@ -124,9 +124,7 @@ def _noting_groups(
         yield row
 
 
-def _with_usual_intervals(
-    predictor: RegressionPredictor, groups: list[Any], *, mapped: bool
-) -> AppliedCalibration | None:
+def _with_usual_intervals(predictor: NumberPredictor, groups: list[Any], *, mapped: bool) -> AppliedCalibration | None:
     """The calibration at the usual level, or None, with a warning where there is one that cannot be used."""
     if predictor.calibration is None:
         return None

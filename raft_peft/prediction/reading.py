@@ -24,7 +24,8 @@ from raft_peft.methods.readout import Reading, Readout
 from raft_peft.methods.renormalization import resolve_renormalize
 from raft_peft.prediction.batching import BatchRunner, chunks, collate_prompts
 from raft_peft.prediction.calibrating.calibration import Calibration
-from raft_peft.prediction.questions.predictor import AnsweringPredictor, Questions
+from raft_peft.prediction.questions.answering import Questions
+from raft_peft.prediction.questions.predictor import AnsweringPredictor
 
 
 class PromptReader(AnsweringPredictor):
@@ -98,6 +99,16 @@ class PromptReader(AnsweringPredictor):
         if values == np.asarray(self.grid.values, np.float32).tolist():
             return self.grid.texts
         return tuple(number_text(value) for value in values)
+
+    @property
+    def reads_text(self) -> bool:
+        """Whether numbers are parsed from decoded texts."""
+        return self.readout.reads_text
+
+    @property
+    def sums_to_one(self) -> bool:
+        """Whether a distribution holds all probability by construction, so that its mass says nothing."""
+        return self.readout.head.sums_to_one
 
     def remarks(self) -> Remarks:
         """What says, once of each kind, what is odd about prompts and labels that are used."""

@@ -12,7 +12,7 @@ from raft_peft.prediction.calibrating.calibration import WITH_MAP, Calibration
 from raft_peft.prediction.calibrating.groups import grouped
 
 if TYPE_CHECKING:
-    from raft_peft.prediction.predictor import RegressionPredictor
+    from raft_peft.prediction.number_predictor import NumberPredictor
 
 Ends = tuple[np.ndarray, np.ndarray]
 
@@ -66,7 +66,7 @@ class AppliedCalibration:
 
     @classmethod
     def of_predictor(
-        cls, predictor: RegressionPredictor, *, interval: float | None, mapped: bool, **options: Any
+        cls, predictor: NumberPredictor, *, interval: float | None, mapped: bool, **options: Any
     ) -> AppliedCalibration:
         """That of a predictor, where an interval or mapped predictions are asked for.
 
