@@ -24,6 +24,7 @@ from raft_peft.losses import ExpectedSquaredError
 from raft_peft.messages import warn
 from raft_peft.methods import METHODS, MethodSettings
 from raft_peft.methods.distribution_losses import resolve_distribution_weight
+from raft_peft.methods.preference_losses import check_preference_settings
 
 logger = logging.getLogger(__name__)
 
@@ -73,6 +74,9 @@ class RegressionAwareConfig(MethodSettings, SFTConfig):
             dict. It is saved, and questions are asked by it.
         question_weights: what each typed question counts in the mean of the loss, by its id, `{"tone": 2}`; by
             default 1.
+        preference_beta, preference_weight: of rows of `chosen` and `rejected`: the log-odds for a difference of 1 in
+            the unit of the labels, and what they count in the mean of the loss beside rows with a label. None: both
+            are 1 on the grid 1 to 5, and as much on any other scale; the trainer sets what it used.
         separator: text between the prompt and the number. None puts one space after a plain prompt that does not
             end in white space, and nothing after a chat template's generation prompt.
         non_finite_loss: stop (the default), which saves the weights of the step before and names the rows, or skip,
@@ -168,6 +172,20 @@ class RegressionAwareConfig(MethodSettings, SFTConfig):
             "help": "What a typed question counts in the loss, by its id, as JSON: '{\"tone\": 2}'. By default 1."
         },
     )
+    preference_beta: float | None = field(
+        default=None,
+        metadata={
+            "help": "Of rows with `chosen` and `rejected`: the log-odds of the preference for a difference of 1 in "
+            "the unit of the labels. By default 1 on the grid 1 to 5, and as much on any other scale."
+        },
+    )
+    preference_weight: float | None = field(
+        default=None,
+        metadata={
+            "help": "What a row with `chosen` and `rejected` counts in the loss beside a row with a label. By default "
+            "1 on the grid 1 to 5, and as much on any other scale."
+        },
+    )
     separator: str | None = field(
         default=None,
         metadata={
@@ -223,6 +241,7 @@ class RegressionAwareConfig(MethodSettings, SFTConfig):
             if value != supported and not (supported in (None, False) and value in (None, False)):
                 raise ValueError(f"`{name}={value!r}` cannot be used with a regression loss. {cure}")
         self.check_method()
+        check_preference_settings(self)
         self.prompts_template()
         if self.padding_free and METHODS[self.method].trains_text:
             raise ValueError(

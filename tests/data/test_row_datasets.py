@@ -2,6 +2,7 @@ import json
 
 import pytest
 
+from raft_peft.data.prompt_template import PromptTemplate
 from raft_peft.data.row_datasets import read_dataset
 
 ROWS = ([3, 4, 4], 2, [5])
@@ -38,3 +39,16 @@ def test_shares_among_lists_are_refused(tmp_path):
     path.write_text('{"prompt": "a", "label": [3]}\n{"prompt": "a", "label": {"3": 1.0}}\n')
     with pytest.raises(ValueError, match=r"row 1 has the label \{'3': 1.0\}, which does not fit .*such as \[3\]"):
         read_dataset(str(path))
+
+
+def test_preferences_stand_beside_labels_in_a_table(tmp_path):
+    path = tmp_path / "rows.csv"
+    path.write_text("text,label,chosen,rejected,margin\na,2.5,,,\n,,b,c,0.5\n")
+    read = read_dataset(str(path), PromptTemplate("{text}:"))
+    assert read[:] == {
+        "text": ["a", ""],
+        "label": [2.5, None],
+        "chosen": ["", "b"],
+        "rejected": ["", "c"],
+        "margin": ["", "0.5"],
+    }
