@@ -147,7 +147,7 @@ def read(report: str, memory_early: int, memory: int) -> Load:
 
 
 def _seconds(report: str, part: str) -> float:
-    found = re.search(rf"^\s+{part}\s+([\d.]+)(us|ms|s|m)$", report, re.MULTILINE)
+    found = re.search(rf"^\s+{part}\s+([\d.]+)(us|ms|s|m)\s*$", report, re.MULTILINE)
     if found is None:
         raise RuntimeError(f"wrk gives no {part} of the latency: {report}")
     return float(found[1]) * _UNITS[found[2]]
