@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyarrow.compute as pc  # type: ignore[import-untyped]
-from datasets import Dataset
+from datasets import Dataset, List
 
 from raft_peft.data.prompts import EncodedPrompt, rows_error
 
@@ -65,7 +65,10 @@ class ModelLimits:
             raise rows_error(errors)
 
     def check_dataset(self, dataset: Dataset) -> None:
-        """The same, of an encoded dataset."""
+        """The same, of an encoded dataset; a row may have several prompts."""
+        if isinstance(dataset.features["input_ids"].feature, List):
+            self._check_prompts_of_rows(dataset)
+            return
         columns = dataset.with_format("arrow")
         for start in range(0, len(dataset), _SLICE):
             part = columns[start : start + _SLICE]
@@ -77,6 +80,12 @@ class ModelLimits:
             greatest = max(pc.max(pc.list_flatten(column, recursive=True)).as_py() for column in (ids, numbers))
             if self._objection(lengths - 1, greatest) is not None:
                 self.check_columns(ids.to_pylist(), numbers.to_pylist(), start)
+
+    def _check_prompts_of_rows(self, dataset: Dataset) -> None:
+        """The same, where a row has several prompts."""
+        for number, row in enumerate(dataset.select_columns(["input_ids", "grid_token_ids"])):
+            for ids, texts in zip(row["input_ids"], row["grid_token_ids"], strict=True):
+                self.check_columns([ids], [texts], number)
 
     def _objection(self, length: int, greatest: int) -> str | None:
         """Why the model cannot take a row; None where it can.

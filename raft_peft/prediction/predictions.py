@@ -42,6 +42,9 @@ class PredictOptions(TypedDict, total=False):
     batch_tokens: int
     groups: str | Iterable[Any] | None
     calibrated: bool
+    num_reasonings: int
+    temperature: float
+    max_reasoning_tokens: int
     show_progress: bool | None
 
 

@@ -34,6 +34,8 @@ from raft_peft.prediction.predictions import (
     predictions_of,
 )
 from raft_peft.prediction.reading import PromptReader
+from raft_peft.prediction.reasoning.reasoned import ReasonedPredictions
+from raft_peft.prediction.reasoning.writer import MAX_REASONING_TOKENS
 from raft_peft.prediction.reward import RegressionReward, reward_of
 
 
@@ -56,6 +58,8 @@ class RegressionPredictor(PromptReader):
         prompt_template: writes the prompts of rows that have its columns, see [`RegressionAwareConfig`].
         prompt_shape: what the prompts of training had in common; a warning says where those here do not have it.
         autocast, questions, question_template: see [`AnsweringPredictor`].
+        score_prefix: the words between a reasoning and its number, see [`RegressionAwareConfig`]. With them a row may
+            have a `reasoning`, or several, and `num_reasonings` of `predict` lets the model write them.
         settings: of [`MethodSettings`]: `method`, `decision`, `renormalize` and so on.
 
     Raises:
@@ -105,8 +109,9 @@ class RegressionPredictor(PromptReader):
             autocast, prompt_template: see [`RegressionPredictor`]; by default as in training.
             beside: a predictor's model, on whose base this adapter is opened too; `model.set_adapter` tells which of
                 them counts.
-            model_kwargs: `question_template`; the rest of [`MethodSettings`], which a trained head has to have been
-                trained with; all else goes to the model's `from_pretrained`, as `attn_implementation` or `token`.
+            model_kwargs: `question_template`, `score_prefix`; the rest of [`MethodSettings`], which a trained
+                head has to have been trained with; all else goes to the model's `from_pretrained`, as
+                `attn_implementation` or `token`.
 
         Raises:
             ValueError: a `raft_config.json` that does not fit the tokenizer; a head that is missing or does not fit.
@@ -125,7 +130,7 @@ class RegressionPredictor(PromptReader):
             "autocast": autocast,
             "prompt_template": prompt_template,
         }
-        more = ("question_template", *(one.name for one in fields(MethodSettings)))
+        more = ("question_template", "score_prefix", *(one.name for one in fields(MethodSettings)))
         asked |= {setting: model_kwargs.pop(setting) for setting in more if setting in model_kwargs}
         name = str(folder_or_model)
         opened = open_saved(
@@ -197,6 +202,9 @@ class RegressionPredictor(PromptReader):
         groups: str | Iterable[Any] | None = None,
         calibrated: bool = False,
         return_distribution: bool = False,
+        num_reasonings: int = 0,
+        temperature: float = 1.0,
+        max_reasoning_tokens: int = MAX_REASONING_TOKENS,
         show_progress: bool | None = None,
     ) -> Predictions:
         """Predict one number for each prompt.
@@ -217,6 +225,12 @@ class RegressionPredictor(PromptReader):
             calibrated: map the predictions to labels, after `calibrate(..., label_map=...)`.
             return_distribution: whether to give the distributions too, as `predict_distribution` does, without a
                 second pass.
+            num_reasonings: so many reasonings are written for each prompt, and the number is read behind each. The
+                prediction is that of the mean of their distributions. With 0, nothing is written: numbers are read
+                behind the reasonings that rows have, if any.
+            temperature: by which reasonings are drawn from torch's random numbers; 0 for the most likely one.
+            max_reasoning_tokens: the most tokens of a reasoning. One that does not end by then is read as it is; see
+                `predict_with_reasons`, which counts them.
             show_progress: whether to show a progress bar; by default where there is more than one batch.
 
         Returns:
@@ -231,11 +245,39 @@ class RegressionPredictor(PromptReader):
         # What cannot be given is refused now, not after hours of prediction.
         applied = AppliedCalibration.of_predictor(self, interval=interval, mapped=calibrated, groups=groups)
         prompts = applied.prompts(prompts)
-        chunks = self.read(prompts, batch_size, batch_tokens=batch_tokens, show_progress=show_progress)
+        writer = self.writer(
+            num_reasonings, temperature=temperature, max_reasoning_tokens=max_reasoning_tokens, batch_size=batch_size
+        )
+        options: Any = {"batch_tokens": batch_tokens, "show_progress": show_progress, "writer": writer}
+        chunks = self.read(prompts, batch_size, **options)
         both = return_distribution or applied.needs_distribution
         predictions, distribution = self._with_distribution(chunks) if both else (predictions_of(chunks), None)
         predictions, ends = applied.of(predictions, distribution)
         return as_asked(predictions, ends, distribution if return_distribution else None)
+
+    def predict_with_reasons(
+        self,
+        prompts: Iterable[Any],
+        num_reasonings: int = 1,
+        *,
+        temperature: float = 1.0,
+        max_reasoning_tokens: int = MAX_REASONING_TOKENS,
+        batch_size: int = 64,
+        batch_tokens: int = 4096,
+        show_progress: bool | None = None,
+    ) -> ReasonedPredictions:
+        """What `predict` gives, with the reasonings, the number behind each, and how far these differ.
+
+        Takes what `predict` takes; with `num_reasonings=0`, the reasonings of the rows are read.
+
+        Raises:
+            ValueError: as `predict`; or no words are known that lead from a reasoning to its score.
+        """
+        writer = self.writer(
+            num_reasonings, temperature=temperature, max_reasoning_tokens=max_reasoning_tokens, batch_size=batch_size
+        )
+        options: Any = {"batch_tokens": batch_tokens, "show_progress": show_progress, "writer": writer}
+        return ReasonedPredictions.of(self.read_reasonings(prompts, batch_size, **options), self.readout)
 
     def _with_distribution(self, readings: Iterable[Reading]) -> PredictionsWithDistribution:
         return predictions_and_distribution(readings, self.readout.values, self.settings.method)

@@ -10,7 +10,8 @@ from accelerate.utils import extract_model_from_parallel
 
 from raft_peft.forward.memory import PartsThatFit
 from raft_peft.losses import DistributionLoss, Loss, LossSum, cross_entropy
-from raft_peft.methods.readout import HeadOutput, Readout, losses_of
+from raft_peft.methods.readout import HeadOutput, Readout
+from raft_peft.methods.row_losses import losses_of
 from raft_peft.training.evaluation import RowsRead, rows_read
 
 
@@ -52,7 +53,7 @@ class BatchReader:
             if head.output is None:
                 head = self.readout.read_head(model, batch, unwrapped=self._unwrapped(model))
             reading = self.readout.read(head, self._unwrapped(model), batch)
-        return rows_read(reading, self.readout, losses, batch)
+        return rows_read(reading, self.readout, losses, batch, head.tail_log_probs)
 
     def in_parts(
         self,

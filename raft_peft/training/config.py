@@ -75,6 +75,10 @@ class RegressionAwareConfig(MethodSettings, SFTConfig):
             default 1.
         separator: text between the prompt and the number. None puts one space after a plain prompt that does not
             end in white space, and nothing after a chat template's generation prompt.
+        score_prefix: the words between a row's `reasoning` and its number, by default "\\n[RESULT] ". They are saved,
+            and stand before the number of a row without reasoning, too.
+        reasoning_weight: what the cross-entropy of the reasonings, a mean over their tokens, counts beside the loss.
+        reasonings: all (the default): each reasoning of a row is an example; or one, another in each epoch.
         non_finite_loss: stop (the default), which saves the weights of the step before and names the rows, or skip,
             which leaves the step out and goes on.
         log_predictions: so many rows of each evaluation, the first, are sent to `report_to` (TensorBoard, W&B,
@@ -175,6 +179,25 @@ class RegressionAwareConfig(MethodSettings, SFTConfig):
             "end in white space, and nothing after a chat template's generation prompt."
         },
     )
+    score_prefix: str | None = field(
+        default=None,
+        metadata={
+            "help": "The words between a row's `reasoning` and its number. By default '\\n[RESULT] ' if rows have one."
+        },
+    )
+    reasoning_weight: float = field(
+        default=1.0,
+        metadata={
+            "help": "What the cross-entropy of the reasonings, a mean over their tokens, counts beside the loss."
+        },
+    )
+    reasonings: str = field(
+        default="all",
+        metadata={
+            "help": "all: every reasoning of a row is an example. one: another of them in each epoch.",
+            "choices": ["all", "one"],
+        },
+    )
     non_finite_loss: str = field(
         default="stop",
         metadata={
@@ -229,7 +252,9 @@ class RegressionAwareConfig(MethodSettings, SFTConfig):
                 f"`padding_free=True` is for rows that end in their number, and method {self.method!r} trains on the "
                 "target's text after them. Leave it off; `train_sampling_strategy='group_by_length'` saves padding."
             )
-        for name in ("init", "non_finite_loss"):
+        if not self.reasoning_weight >= 0:
+            raise ValueError(f"`reasoning_weight={self.reasoning_weight}` must be 0 or more.")
+        for name in ("init", "non_finite_loss", "reasonings"):
             choices = self.__dataclass_fields__[name].metadata["choices"]
             if getattr(self, name) not in choices:
                 raise ValueError(

@@ -58,6 +58,8 @@ class RowsRead(TypedDict, Generic[Array]):
             and `log_probs`.
         rated, beyond: beside `label_shares`, whether a row has ratings, and how far its label is beyond the grid, in
             the unit of the labels, each of shape (rows,).
+        reasoning_nll, reasoning_tokens: where rows have reasonings, the negative log-likelihood of these in nats, and
+            their tokens, each of shape (rows,).
     """
 
     predictions: Array
@@ -68,10 +70,16 @@ class RowsRead(TypedDict, Generic[Array]):
     label_shares: NotRequired[Array]
     rated: NotRequired[Array]
     beyond: NotRequired[Array]
+    reasoning_nll: NotRequired[Array]
+    reasoning_tokens: NotRequired[Array]
 
 
 def rows_read(
-    reading: Reading, readout: Readout, losses: torch.Tensor | None, batch: Mapping[str, torch.Tensor]
+    reading: Reading,
+    readout: Readout,
+    losses: torch.Tensor | None,
+    batch: Mapping[str, torch.Tensor],
+    tail_log_probs: torch.Tensor | None = None,
 ) -> RowsRead[torch.Tensor]:
     """What an evaluation keeps of a batch that was read, and of the losses of its rows where they have labels."""
     rows: RowsRead[torch.Tensor] = {"predictions": reading.predictions}
@@ -85,6 +93,9 @@ def rows_read(
             rows["label_shares"], rows["rated"], rows["beyond"] = found
     if losses is not None:
         rows["losses"] = losses
+    if tail_log_probs is not None:
+        rows["reasoning_nll"] = -tail_log_probs.sum(-1)
+        rows["reasoning_tokens"] = batch["reasoning_mask"].sum(-1).to(tail_log_probs.device)
     return rows
 
 
