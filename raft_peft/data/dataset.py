@@ -175,7 +175,8 @@ def encode_dataset(
         def encode_and_remark(batch: Mapping[str, list], indices: Sequence[int]) -> dict[str, list]:
             encoded = encode(batch, indices)
             if limits is not None:
-                limits.check_columns(encoded["input_ids"], encoded["grid_token_ids"], indices[0])
+                check = limits.check_nested if encode.reasoned else limits.check_columns
+                check(encoded["input_ids"], encoded["grid_token_ids"], indices[0])
             remarks.on_prompts(len(indices), *(sum(encoded[kind]) for kind in REMARKABLE))
             remarks.on_labels(encoded.get("label", []))
             remarks.on_ratings(encoded.get("rating_values", []))

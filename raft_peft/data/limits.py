@@ -64,6 +64,17 @@ class ModelLimits:
         if errors:
             raise rows_error(errors)
 
+    def check_nested(
+        self,
+        input_ids: Sequence[Sequence[Sequence[int]]],
+        grid_token_ids: Sequence[Sequence[Sequence[Sequence[int]]]],
+        first_row: int = 0,
+    ) -> None:
+        """The same, of columns with several prompts a row."""
+        for number, (prompts, grids) in enumerate(zip(input_ids, grid_token_ids, strict=True), first_row):
+            for ids, numbers in zip(prompts, grids, strict=True):
+                self.check_columns([ids], [numbers], number)
+
     def check_dataset(self, dataset: Dataset) -> None:
         """The same, of an encoded dataset; a row may have several prompts."""
         if isinstance(dataset.features["input_ids"].feature, List):
@@ -84,8 +95,7 @@ class ModelLimits:
     def _check_prompts_of_rows(self, dataset: Dataset) -> None:
         """The same, where a row has several prompts."""
         for number, row in enumerate(dataset.select_columns(["input_ids", "grid_token_ids"])):
-            for ids, texts in zip(row["input_ids"], row["grid_token_ids"], strict=True):
-                self.check_columns([ids], [texts], number)
+            self.check_nested([row["input_ids"]], [row["grid_token_ids"]], number)
 
     def _objection(self, length: int, greatest: int) -> str | None:
         """Why the model cannot take a row; None where it can.

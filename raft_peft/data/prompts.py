@@ -9,7 +9,8 @@ from typing import Any
 
 from raft_peft.data.chats import render_chat
 from raft_peft.data.reasoning.context import ReasonedContext, reasoned_context
-from raft_peft.data.reasoning.reasonings import REASONING, ScorePrefix, check_reasoning
+from raft_peft.data.reasoning.reasonings import REASONING, ScorePrefix, check_reasoning, reasonings_of
+from raft_peft.data.reasoning.turns import check_turn_is_open, check_turn_stays_open
 from raft_peft.data.thoughts import is_in_thought
 from raft_peft.data.token_rows import ids_of_prompt
 from raft_peft.grid import NumberGrid
@@ -127,7 +128,8 @@ class PromptEncoder:
             rows: the rows.
             first_row: the number of the first of them in its dataset, for error messages.
             targets: the text of each row's target, to be encoded behind its prompt.
-            numbers: the number of each row in its dataset, where they do not follow each other.
+            numbers: the number of each row in its dataset, where they do not follow each other. Rows of one number are
+                one prompt with several reasonings; where it is cut, it is cut alike for all of them.
             is_written_by_model: whether the reasonings are what a model has written, and are read whatever they hold.
 
         Raises:
@@ -148,14 +150,22 @@ class PromptEncoder:
         encoded = []
         contexts = [reading.context for reading in readings]
         resolved_grids = self._resolver.resolve(contexts, targets)
+        too_many = self._too_many_tokens(numbers, readings, resolved_grids)
         for number, reading, resolved in zip(numbers, readings, resolved_grids, strict=True):
             if isinstance(resolved, ValueError):
-                errors.append((number, str(resolved)))
+                prefix = (
+                    "" if self.score_prefix is None else f" Here `score_prefix={self.score_prefix.text!r}` ends it."
+                )
+                errors.append((number, f"{resolved}{prefix}"))
                 continue
             prompt_ids = [*reading.ids_before, *resolved.prompt_ids]
-            input_ids = cut_beginning(prompt_ids, self.tokenizer, self.max_length)
+            input_ids = cut_beginning(prompt_ids, self.tokenizer, len(prompt_ids) - too_many[number])
             was_cut = len(input_ids) < len(prompt_ids)
-            reasoned = reading.reasoned if reading.has_reasoning else None
+            reasoned = reading.reasoned
+            behind = 0 if reasoned is None else reasoned.tokens_behind_prompt(resolved.prompt_ids)
+            if was_cut and behind >= len(input_ids) - 1:
+                errors.append((number, self._no_room(behind)))
+                continue
             encoded.append(
                 EncodedPrompt(
                     input_ids,
@@ -165,7 +175,7 @@ class PromptEncoder:
                     was_trimmed=reading.was_trimmed,
                     is_in_thought=reading.is_in_thought,
                     lost_system=was_cut and reading.has_system,
-                    reasoning_tokens=0 if reasoned is None else reasoned.tokens_behind_prompt(resolved.prompt_ids),
+                    reasoning_tokens=behind if reading.has_reasoning else 0,
                     reasoning_was_cut=reasoned is not None and reasoned.was_cut,
                 )
             )
@@ -173,9 +183,28 @@ class PromptEncoder:
             raise rows_error(errors)
         return encoded
 
+    def _too_many_tokens(
+        self, numbers: Sequence[int], readings: Sequence[_Reading], resolved_grids: Sequence[Any]
+    ) -> dict[int, int]:
+        """How many tokens each row loses at its beginning: those that its longest reasoning is too long by."""
+        too_many = dict.fromkeys(numbers, 0)
+        for number, reading, resolved in zip(numbers, readings, resolved_grids, strict=True):
+            if self.max_length is not None and not isinstance(resolved, ValueError):
+                length = len(reading.ids_before) + len(resolved.prompt_ids)
+                too_many[number] = max(too_many[number], length - self.max_length)
+        return too_many
+
+    def _no_room(self, tokens: int) -> str:
+        words = "" if self.score_prefix is None else self.score_prefix.text
+        return (
+            f"`max_length={self.max_length}` leaves no room for the prompt before the {tokens} tokens that end in "
+            f"{words!r}, the words that lead to the score. Raise `max_length`, or shorten `score_prefix`."
+        )
+
     def _read(self, row: Mapping[str, Any], *, is_written_by_model: bool) -> _Reading:
         reading = self._read_prompt(row)
-        prefix, reasoning = self.score_prefix, row.get(REASONING)
+        prefix = self.score_prefix
+        reasoning = row.get(REASONING) if is_written_by_model else _only_reasoning(row)
         if prefix is None:
             if reasoning is not None:
                 raise ValueError(
@@ -183,8 +212,11 @@ class PromptEncoder:
                     "`score_prefix`, such as '\\n[RESULT] ', or drop the column."
                 )
             return reading
+        _check_not_empty(reading)
+        check_turn_is_open(reading.context.text, self.tokenizer)
         if reasoning is not None and not is_written_by_model:
             check_reasoning(reasoning, prefix, self.grid)
+            check_turn_stays_open(reasoning, self.tokenizer)
         reasoned = reasoned_context(
             reading.ids_before, reading.context, reasoning, prefix, self.tokenizer, self.max_length
         )
@@ -215,8 +247,8 @@ class PromptEncoder:
             try:
                 reading = self._read_prompt(row)
                 context = reading.context
-                if not context.text.strip() and not reading.ids_before:
-                    raise ValueError("The prompt is empty. The model needs a text that the reasoning follows.")
+                _check_not_empty(reading)
+                check_turn_is_open(context.text, self.tokenizer)
             except ValueError as error:
                 errors.append((number, str(error)))
                 continue
@@ -310,3 +342,20 @@ def rows_error(errors: Sequence[tuple[int, str]]) -> ValueError:
     shown = "\n".join(f"  row {row}: {reason}" for row, reason in errors[:_ROWS_SHOWN])
     more = f"\n  and {len(errors) - _ROWS_SHOWN} more" if len(errors) > _ROWS_SHOWN else ""
     return ValueError(f"{len(errors)} row(s) cannot be used:\n{shown}{more}")
+
+
+def _check_not_empty(reading: _Reading) -> None:
+    if not reading.context.text.strip() and not reading.ids_before:
+        raise ValueError("The prompt is empty. The model needs a text that the reasoning follows.")
+
+
+def _only_reasoning(row: Mapping[str, Any]) -> str | None:
+    """The reasoning of a row; None where it has none.
+
+    Raises:
+        ValueError: it has several, or what is no text.
+    """
+    found = reasonings_of(row)
+    if len(found) > 1:
+        raise ValueError(f"The row has {len(found)} reasonings, and one is read here. Make a row of each.")
+    return found[0] if found else None

@@ -12,10 +12,11 @@ from raft_peft.data.chats import CHAT_COLUMNS
 from raft_peft.data.labels import LabelColumn, with_number
 from raft_peft.data.prompt_template import PromptTemplate
 from raft_peft.data.ratings import of_one_kind
+from raft_peft.data.reasoning.reasonings import REASONING
 from raft_peft.data.row_sources import read_rows
 
 # What a row may hold besides its label.
-_COLUMNS = ("prompt", "completion", "input_ids", "attention_mask", *CHAT_COLUMNS)
+_COLUMNS = ("prompt", "completion", "input_ids", "attention_mask", REASONING, *CHAT_COLUMNS)
 
 
 def read_dataset(path: str, template: PromptTemplate | None = None, label_column: str = "label") -> Dataset:
@@ -50,6 +51,8 @@ def read_dataset(path: str, template: PromptTemplate | None = None, label_column
     columns = {name: [row.get(name) for row in rows] for name in known}
     if label_column in columns:
         columns[label_column] = of_one_kind(columns[label_column])
+    if any(isinstance(one, list) for one in columns.get(REASONING, [])):
+        columns[REASONING] = [[one] if isinstance(one, str) else one for one in columns[REASONING]]
     try:
         return Dataset.from_dict(columns)
     except (pyarrow.ArrowException, TypeError, OverflowError):

@@ -46,6 +46,16 @@ def is_in_thought(text: str, written_before: str = "") -> bool:
     return any(opening.end() == len(end) for opening in _OPENING.finditer(end))
 
 
+def closing_mark_of(text: str) -> str | None:
+    """The mark that closes a thought, where a text begins with one.
+
+    >>> closing_mark_of("\\n</think>\\n\\nScore: "), closing_mark_of("\\n[RESULT] ")
+    ('</think>', None)
+    """
+    found = _CLOSING.match(text.lstrip())
+    return None if found is None else found.group()
+
+
 def is_open_behind(text: str, *, opened: bool) -> bool:
     """Whether a thought is open behind a text.
 

@@ -69,7 +69,7 @@ def write_texts(
         options = _computed_once(plain, inputs, count)
         inputs = {name: values.repeat_interleave(count, 0) for name, values in inputs.items()}
         made = plain.generate(**inputs, **options, generation_config=config, tokenizer=tokenizer)
-    texts = [_written(row, tokenizer, set(ends), max_new_tokens, stop) for row in made[:, length:].tolist()]
+    texts = [_written(row, tokenizer, set(ends), stop) for row in made[:, length:].tolist()]
     return [texts[start : start + count] for start in range(0, len(texts), count)]
 
 
@@ -93,8 +93,9 @@ def _computed_once(model: Any, inputs: dict[str, torch.Tensor], count: int) -> d
     return {name: cache}
 
 
-def _written(ids: list[int], tokenizer: Any, ends: set[int], most: int, stop: str) -> Written:
+def _written(ids: list[int], tokenizer: Any, ends: set[int], stop: str) -> Written:
     place = next((place for place, one in enumerate(ids) if one in ends), None)
-    text = tokenizer.decode(ids[:place], skip_special_tokens=True)
+    # A mark that closes a thought is a special token of some tokenizers.
+    text = tokenizer.decode(ids[:place], skip_special_tokens=False, clean_up_tokenization_spaces=False)
     before, found, _ = text.partition(stop)
     return Written(before, bool(found) or place is not None)

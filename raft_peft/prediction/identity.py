@@ -11,23 +11,30 @@ from raft_peft.data.questions.form import QuestionForm
 from raft_peft.prediction.calibrating.weights import weights_digest
 from raft_peft.prediction.predictor import RegressionPredictor
 from raft_peft.prediction.questions.predictor import AnsweringPredictor
+from raft_peft.prediction.reasoning.writer import ReasoningWriter
 
 
 def identity_of(
-    predictor: RegressionPredictor, *, interval: float | None = None, calibrated: bool = False
+    predictor: RegressionPredictor,
+    *,
+    interval: float | None = None,
+    calibrated: bool = False,
+    writer: ReasoningWriter | None = None,
 ) -> dict[str, Any]:
     """What the predictions of a predictor depend on, besides the rows, by names and as JSON can hold it.
 
     Args:
         predictor: makes the predictions.
         interval, calibrated: as in [`predict_rows`].
+        writer: writes the reasonings before the numbers; None where nothing is written.
     """
-    calibration = asdict(predictor.calibrated()) if calibrated or interval is not None else None
+    calibration = asdict(predictor.calibrated(writer)) if calibrated or interval is not None else None
     return {
-        **predictor._calibrated_settings(),
+        **predictor._calibrated_settings(None if writer is None else writer.reading_options()),
         **_of_model(predictor),
         "interval": interval,
         "calibrated": calibrated,
+        "seed": None if writer is None else writer.seed,
         "calibration": None if calibration is None else digest_of(calibration),
     }
 

@@ -45,6 +45,7 @@ class PredictOptions(TypedDict, total=False):
     num_reasonings: int
     temperature: float
     max_reasoning_tokens: int
+    seed: int | None
     show_progress: bool | None
 
 

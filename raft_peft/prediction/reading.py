@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from functools import partial
 from typing import Any
 
@@ -21,6 +22,7 @@ from raft_peft.data.remarks import Remarks
 from raft_peft.forward.writing import Written
 from raft_peft.grid import NumberGrid, number_text
 from raft_peft.heads import Head
+from raft_peft.messages import warn
 from raft_peft.methods import METHODS, MethodSettings
 from raft_peft.methods.grid_check import check_grid
 from raft_peft.methods.readout import Reading, Readout
@@ -31,6 +33,8 @@ from raft_peft.prediction.calibrating.calibration import Calibration
 from raft_peft.prediction.questions.predictor import AnsweringPredictor, Questions
 from raft_peft.prediction.reasoning.reasoned import ReasonedReading
 from raft_peft.prediction.reasoning.writer import MAX_REASONING_TOKENS, ReasoningWriter
+
+logger = logging.getLogger(__name__)
 
 
 class PromptReader(AnsweringPredictor):
@@ -85,6 +89,11 @@ class PromptReader(AnsweringPredictor):
     def has_grid(self) -> bool:
         """Whether it predicts numbers, and not answers alone."""
         return self._readout is not None
+
+    @property
+    def reads_reasonings(self) -> bool:
+        """Whether it knows the words that lead from a reasoning to its number."""
+        return self.has_grid and self._encoder.score_prefix is not None
 
     @property
     def grid(self) -> NumberGrid:
@@ -167,16 +176,19 @@ class PromptReader(AnsweringPredictor):
         show_progress = (total is None or total > batch_size) if show_progress is None else show_progress
         runner = self.runner(batch_size, batch_tokens)
         remarks, limits = self.remarks(), ModelLimits.of(self.model)
+        count = unfinished = 0
         with tqdm(total=total, unit="prompt", disable=not show_progress) as progress:
             for rows in chunks(self.prompt_form.rows(prompts, first_row), chunk_size):
                 if first_row == 0:
                     self.prompt_form.warn_of_others(rows)
-                written = None if writer is None else writer.write(rows, first_row)
+                    self._warn_of_no_reasonings(rows, writer)
+                # Writing takes far longer than reading, so that the bar shows what is written.
+                written = None if writer is None else writer.write(rows, first_row, progress.update)
                 encoded, counts = self._encode_reasonings(rows, first_row, written)
                 limits.check(encoded, first_row)
                 remarks.on_encoded(encoded)
-                share = len(rows) / len(encoded)
-                reading = runner.run(encoded, partial(_update, progress, share))
+                on_read = _unseen if written is not None else _of_rows(progress.update, len(rows), len(encoded))
+                reading = runner.run(encoded, on_read)
                 first_row += len(rows)
                 if written is None:
                     texts = [reasonings_of(row) for row in rows]
@@ -184,7 +196,25 @@ class PromptReader(AnsweringPredictor):
                 else:
                     texts = [[one.text.strip() for one in row] for row in written]
                     ended = [[one.ended for one in row] for row in written]
+                    count += sum(counts)
+                    unfinished += sum(not done for row in ended for done in row)
                 yield ReasonedReading(reading, texts, ended, counts)
+        if writer is not None and unfinished:
+            warn(
+                logger,
+                f"{unfinished} of the {count} reasonings did not end within "
+                f"`max_reasoning_tokens={writer.max_reasoning_tokens}`. Each was closed with the words that lead to "
+                "the score, and its number read behind what there was.",
+            )
+
+    def _warn_of_no_reasonings(self, rows: Sequence[Mapping[str, Any]], writer: ReasoningWriter | None) -> None:
+        """Warn where a model of reasons is asked for numbers without any."""
+        if writer is None and self.reads_reasonings and all(row.get(REASONING) is None for row in rows):
+            warn(
+                logger,
+                "The model knows the words between a reasoning and its number, and there are no reasonings: numbers "
+                "are read behind the prompts and these words. Set `num_reasonings`, such as 5, to let it write some.",
+            )
 
     def _encode_reasonings(
         self, rows: Sequence[Mapping[str, Any]], first_row: int, written: Sequence[Sequence[Written]] | None
@@ -203,14 +233,24 @@ class PromptReader(AnsweringPredictor):
 
     def writer(
         self,
-        num_reasonings: int,
+        num_reasonings: int = 0,
         *,
         temperature: float = 1.0,
         max_reasoning_tokens: int = MAX_REASONING_TOKENS,
+        seed: int | None = None,
         batch_size: int = 64,
     ) -> ReasoningWriter | None:
-        """What writes reasonings before the numbers; None for 0 of them. Takes what `predict` takes."""
+        """What writes reasonings before the numbers; None for 0 of them. Takes what `predict` takes.
+
+        Raises:
+            ValueError: a number that is out of range, or an argument that has no effect without reasonings.
+        """
         if num_reasonings == 0:
+            if (temperature, max_reasoning_tokens, seed) != (1.0, MAX_REASONING_TOKENS, None):
+                raise ValueError(
+                    "`temperature`, `max_reasoning_tokens` and `seed` are for reasonings that the model writes, and "
+                    "it writes none. Set `num_reasonings`, or leave them out."
+                )
             return None
         return ReasoningWriter(
             model=self.model,
@@ -219,6 +259,7 @@ class PromptReader(AnsweringPredictor):
             num_reasonings=num_reasonings,
             temperature=temperature,
             max_reasoning_tokens=max_reasoning_tokens,
+            seed=seed,
             batch_size=batch_size,
         )
 
@@ -241,6 +282,17 @@ class PromptReader(AnsweringPredictor):
         return encoded
 
 
-def _update(progress: Any, share: float, count: int) -> None:
-    """Move a progress bar of rows on by so many readings, each of which is a share of a row."""
-    progress.update(count * share)
+def _of_rows(update: Callable[[int], object], rows: int, readings: int) -> Callable[[int], None]:
+    """Counts rows, where readings are counted, of which several may be of one row."""
+    done = 0
+
+    def on_read(count: int) -> None:
+        nonlocal done
+        before, done = done * rows // readings, done + count
+        update(done * rows // readings - before)
+
+    return on_read
+
+
+def _unseen(_: int) -> None:
+    """Count nothing."""

@@ -181,15 +181,11 @@ class RegressionAwareConfig(MethodSettings, SFTConfig):
     )
     score_prefix: str | None = field(
         default=None,
-        metadata={
-            "help": "The words between a row's `reasoning` and its number. By default '\\n[RESULT] ' if rows have one."
-        },
+        metadata={"help": "Words between a `reasoning` and its number, by default '\\n[RESULT] ' if rows have one."},
     )
     reasoning_weight: float = field(
         default=1.0,
-        metadata={
-            "help": "What the cross-entropy of the reasonings, a mean over their tokens, counts beside the loss."
-        },
+        metadata={"help": "What the cross-entropy of the reasonings, a mean over tokens, counts beside the loss."},
     )
     reasonings: str = field(
         default="all",
@@ -252,8 +248,8 @@ class RegressionAwareConfig(MethodSettings, SFTConfig):
                 f"`padding_free=True` is for rows that end in their number, and method {self.method!r} trains on the "
                 "target's text after them. Leave it off; `train_sampling_strategy='group_by_length'` saves padding."
             )
-        if not self.reasoning_weight >= 0:
-            raise ValueError(f"`reasoning_weight={self.reasoning_weight}` must be 0 or more.")
+        if not 0 <= self.reasoning_weight < float("inf"):
+            raise ValueError(f"`reasoning_weight={self.reasoning_weight}` must be a number of 0 or more.")
         for name in ("init", "non_finite_loss", "reasonings"):
             choices = self.__dataclass_fields__[name].metadata["choices"]
             if getattr(self, name) not in choices:

@@ -224,26 +224,30 @@ def warn_where_flat(evaluation: Evaluation, name: str, *, step: int, args: Regre
 
 
 def prediction_rows(
-    prompts: Sequence[str], labels: np.ndarray, read: RowsRead[np.ndarray], values: Sequence[float]
+    columns: Sequence[Mapping[str, Any]], labels: np.ndarray, read: RowsRead[np.ndarray], values: Sequence[float]
 ) -> list[dict[str, Any]]:
-    """A table's rows: `prompt`, `label`, `prediction`, and where there is a distribution, its likeliest numbers.
+    """A table's rows: `label`, `prediction`, and where there is a distribution, its likeliest numbers, beside others.
 
     Args:
-        prompts: the texts of the first rows.
+        columns: what else is shown of the first rows, such as their `prompt`; of texts the end.
         labels: of shape (rows,), of these and of others behind them.
         read: what was read of the same rows.
         values: the numbers of the grid, of shape (grid,).
     """
     rows: list[dict[str, Any]] = []
-    for index, prompt in enumerate(prompts):
-        text = prompt if len(prompt) <= _LAST_LETTERS else f"...{prompt[-_LAST_LETTERS:]}"
-        row = {"prompt": text, "label": float(labels[index]), "prediction": float(read["predictions"][index])}
+    for index, shown in enumerate(columns):
+        row = {name: _end_of(value) if isinstance(value, str) else value for name, value in shown.items()}
+        row |= {"label": float(labels[index]), "prediction": float(read["predictions"][index])}
         if "log_probs" in read:
             probs = np.exp(read["log_probs"][index].astype(np.float64))
             likeliest = np.argsort(-probs, kind="stable")[:_NUMBERS_SHOWN]
             row["distribution"] = ", ".join(f"{number_text(values[one])}: {probs[one]:.3f}" for one in likeliest)
         rows.append(row)
     return rows
+
+
+def _end_of(text: str) -> str:
+    return text if len(text) <= _LAST_LETTERS else f"...{text[-_LAST_LETTERS:]}"
 
 
 def log_table(name: str, rows: list[dict[str, Any]], step: int, callbacks: Iterable[TrainerCallback]) -> None:

@@ -6,7 +6,7 @@ saved. What a hook does stands in the module that it calls.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -66,7 +66,7 @@ from raft_peft.training.model_init import (
 )
 from raft_peft.training.quantization import trained_tensors
 from raft_peft.training.saving import SavingTrainer
-from raft_peft.training.speed import choose_for_speed
+from raft_peft.training.speed.choice import choose_for_speed
 from raft_peft.training.trained_weights import refuse_untrainable
 
 # Those arguments that give rows.
@@ -354,13 +354,14 @@ class RegressionAwareTrainer(SavingTrainer):
         warn_where_flat(evaluation, metric_key_prefix, step=self.state.global_step, args=self.args)
         if self.args.log_predictions and self.args.report_to and self.is_world_process_zero():
             shown = first_rows(dataloader.dataset, self.args.log_predictions)
-            texts = self._tokenizer.batch_decode(map(self._ids_shown, shown), skip_special_tokens=True)
-            rows = prediction_rows(texts, output.label_ids, output.predictions, self.readout.values.tolist())
+            columns = self._columns_shown(shown)
+            rows = prediction_rows(columns, output.label_ids, output.predictions, self.readout.values.tolist())
             self._table = (f"{metric_key_prefix}_predictions", rows)
 
-    def _ids_shown(self, row: Mapping[str, Any]) -> list[int]:
-        """The tokens of an encoded row that a table shows."""
-        return row["input_ids"]
+    def _columns_shown(self, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """What a table shows of encoded rows, beside what was predicted of them."""
+        ids = [row["input_ids"] for row in rows]
+        return [{"prompt": text} for text in self._tokenizer.batch_decode(ids, skip_special_tokens=True)]
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """As `SFTTrainer.evaluate`, and send a table of predictions to those who log."""

@@ -38,3 +38,13 @@ def test_shares_among_lists_are_refused(tmp_path):
     path.write_text('{"prompt": "a", "label": [3]}\n{"prompt": "a", "label": {"3": 1.0}}\n')
     with pytest.raises(ValueError, match=r"row 1 has the label \{'3': 1.0\}, which does not fit .*such as \[3\]"):
         read_dataset(str(path))
+
+
+def test_reasonings_of_a_file(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    rows = [{"prompt": "a", "label": 1, "reasoning": one} for one in ("b", ["c", "d"], None)]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    assert read_dataset(str(path))["reasoning"][:] == [["b"], ["c", "d"], None]
+    path = tmp_path / "rows.csv"
+    path.write_text("prompt,reasoning,label\na,b,1\na,,2\n")
+    assert read_dataset(str(path))["reasoning"][:] == ["b", None]

@@ -57,8 +57,10 @@ def reasoned_context(
     """
     prompt_ids = _encode(tokenizer, context.text)
     was_cut = False
+    # Those that the tokenizer puts in front, such as `<bos>`.
+    leading = leading_special_ids(tokenizer, "a") if context.add_special_tokens else ()
     if reasoning is not None and max_length is not None:
-        room = max(max_length - len(ids_before) - len(prompt_ids), max_length // 2)
+        room = max(max_length - len(ids_before) - len(leading) - len(prompt_ids), max_length // 2)
         reasoning, was_cut = _cut_to(reasoning, room, context, prefix, tokenizer)
     behind = _behind(context, reasoning, prefix)
     whole = _encode(tokenizer, context.text + behind)
@@ -66,7 +68,6 @@ def reasoned_context(
     if whole[: len(prompt_ids)] == prompt_ids:
         return ReasonedContext(ids_before, number, prompt_ids, was_cut)
     # The reasoning's first token took in the prompt's last one, while a model that writes one begins behind it.
-    leading = leading_special_ids(tokenizer, "a") if context.add_special_tokens else ()
     own = replace(number, text=behind, add_special_tokens=False)
     return ReasonedContext([*ids_before, *leading, *prompt_ids], own, [], was_cut)
 
@@ -84,8 +85,10 @@ def _cut_to(reasoning: str, room: int, context: Context, prefix: ScorePrefix, to
     ids = _encode(tokenizer, reasoning.strip())
     kept = reasoning
     while over > 0 and ids:
-        ids = ids[: len(ids) - over]
+        ids = ids[: max(0, len(ids) - over)]
         kept = tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        # What is left of a letter of several tokens is no letter.
+        kept = kept.rstrip("\ufffd")
         over = len(_encode(tokenizer, _behind(context, kept, prefix))) - room
     return kept, True
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from raft_peft.data.thoughts import is_open_behind
+from raft_peft.data.thoughts import closing_mark_of, is_open_behind
 from raft_peft.grid import NumberGrid
 
 # The column of a row.
@@ -38,6 +38,11 @@ class ScorePrefix:
                 f"`score_prefix={self.text!r}` has no words, by which the end of a reasoning could be told. Write "
                 f"some that no reasoning holds, such as {SCORE_PREFIX!r}."
             )
+        if "\\n" in self.text:
+            raise ValueError(
+                f"`score_prefix={self.text!r}` holds a backslash and an n, and no line break. In a shell, write it as "
+                "$'\\n[RESULT] '."
+            )
 
     @property
     def words(self) -> str:
@@ -48,6 +53,11 @@ class ScorePrefix:
     def separator(self) -> str:
         """The white space behind the words, before the number."""
         return self.text[len(self.words) :]
+
+    @property
+    def end_of_reasoning(self) -> str:
+        """The text at which a reasoning that is being written ends: the end of a thought, or else all of the words."""
+        return closing_mark_of(self.words) or self.words.strip()
 
     def behind(self, reasoning: str | None) -> str:
         """A reasoning and the words behind it; without a reasoning, the words alone."""

@@ -3,18 +3,34 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, TypedDict
 
 import torch
 
 from raft_peft.data.limits import ModelLimits
 from raft_peft.data.prompts import PromptEncoder, rows_error
+from raft_peft.forward.memory import PartsThatFit
+from raft_peft.forward.model import device_of
 from raft_peft.forward.one_at_a_time import turn_of
 from raft_peft.forward.writing import Written, write_texts
 
 MAX_REASONING_TOKENS = 512
+
+
+class ReasoningOptions(TypedDict, total=False):
+    """How reasonings are written before the numbers, as `RegressionPredictor.predict` takes it."""
+
+    num_reasonings: int
+    temperature: float
+    max_reasoning_tokens: int
+    seed: int | None
+
+
+# What predictions with reasons depend on. The random numbers change each of them, and not how far they err.
+READING_OPTIONS = ("num_reasonings", "temperature", "max_reasoning_tokens")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +44,8 @@ class ReasoningWriter:
         temperature: by which they are drawn; 0 for the most likely one.
         max_reasoning_tokens: the most tokens of a reasoning.
         batch_size: the most reasonings that are written at a time.
+        seed: of the random numbers, which then depend on this and on the number of the first row alone; None for
+            torch's own.
 
     Raises:
         ValueError: a number that is out of range, or no words are known by which a reasoning ends.
@@ -40,6 +58,8 @@ class ReasoningWriter:
     temperature: float = 1.0
     max_reasoning_tokens: int = MAX_REASONING_TOKENS
     batch_size: int = 64
+    seed: int | None = None
+    _parts: PartsThatFit = field(default_factory=PartsThatFit, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         for name in ("num_reasonings", "max_reasoning_tokens", "batch_size"):
@@ -73,45 +93,71 @@ class ReasoningWriter:
         """
         prompts = self.encoder.prompts_alone(rows, first_row, self.max_reasoning_tokens)
         self._check_room(prompts, first_row)
-        prefix: Any = self.encoder.score_prefix
         at_once = max(1, self.batch_size // self.num_reasonings)
         # Prompts of like length are written behind together, so that little is padded.
         order = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
         written: list[list[Written]] = [[] for _ in prompts]
-        device = self.model.get_input_embeddings().weight.device.type
-        for start in range(0, len(order), at_once):
-            some = order[start : start + at_once]
-            with (
-                turn_of(self.model),
-                torch.autocast(device, dtype=self.autocast, enabled=self.autocast is not None),
-            ):
-                texts = write_texts(
-                    self.model,
-                    self.encoder.tokenizer,
-                    [prompts[index] for index in some],
-                    count=self.num_reasonings,
-                    temperature=self.temperature,
-                    max_new_tokens=self.max_reasoning_tokens,
-                    stop=prefix.words.strip(),
-                )
-            for index, found in zip(some, texts, strict=True):
-                written[index] = found
-            on_batch(len(some))
+        with self._writing(first_row):
+            for start in range(0, len(order), at_once):
+                some = order[start : start + at_once]
+                for index, texts in zip(some, self._write([prompts[index] for index in some]), strict=True):
+                    written[index] = texts
+                on_batch(len(some))
         return written
+
+    def _write(self, prompts: Sequence[Sequence[int]]) -> list[list[Written]]:
+        """The reasonings of a batch, in parts where the memory is not enough for the whole."""
+        prefix: Any = self.encoder.score_prefix
+
+        def of_part(some: slice) -> list[list[Written]]:
+            return write_texts(
+                self.model,
+                self.encoder.tokenizer,
+                prompts[some],
+                count=self.num_reasonings,
+                temperature=self.temperature,
+                max_new_tokens=self.max_reasoning_tokens,
+                stop=prefix.end_of_reasoning,
+            )
+
+        tokens = self.num_reasonings * (max(map(len, prompts)) + self.max_reasoning_tokens)
+        return [texts for part in self._parts.run(of_part, len(prompts), tokens) for texts in part]
+
+    @contextmanager
+    def _writing(self, first_row: int) -> Iterator[None]:
+        device = device_of(self.model.get_input_embeddings())
+        forked = [] if device.type == "cpu" else [device]
+        with (
+            turn_of(self.model),
+            torch.autocast(device.type, dtype=self.autocast, enabled=self.autocast is not None),
+            torch.random.fork_rng(forked, enabled=self.seed is not None, device_type=device.type),
+        ):
+            if self.seed is not None:
+                torch.manual_seed(self.seed + first_row)
+            yield
+
+    def reading_options(self) -> dict[str, Any]:
+        """What predictions depend on, by names."""
+        return {name: getattr(self, name) for name in READING_OPTIONS}
 
     def _check_room(self, prompts: Sequence[Sequence[int]], first_row: int) -> None:
         positions = ModelLimits.of(self.model).positions
         if positions is None:
             return
+        prefix: Any = self.encoder.score_prefix
+        # Behind a reasoning stand the words of the prefix and the number, whose tokens are fewer than its letters.
+        behind = len(self.encoder.tokenizer(prefix.text, add_special_tokens=False)["input_ids"])
+        behind += max(map(len, self.encoder.grid.texts))
+        most = positions - self.max_reasoning_tokens - behind
         errors = [
             (
                 row,
                 f"the prompt has {len(prompt)} tokens, and with `max_reasoning_tokens={self.max_reasoning_tokens}` "
-                f"they are more than the model's {positions} positions. Set `max_reasoning_tokens` or `max_length` to "
-                "less.",
+                f"and {behind} for the score they are more than the model's {positions} positions. Set "
+                "`max_reasoning_tokens` or `max_length` to less.",
             )
             for row, prompt in enumerate(prompts, first_row)
-            if len(prompt) + self.max_reasoning_tokens >= positions
+            if len(prompt) > most
         ]
         if errors:
             raise rows_error(errors)

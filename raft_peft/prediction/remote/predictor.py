@@ -18,6 +18,7 @@ from raft_peft.data.labels import range_of_grid
 from raft_peft.data.prompt_form import PromptForm
 from raft_peft.data.prompt_template import PromptTemplate
 from raft_peft.data.prompts import EncodedPrompt, PromptEncoder, rows_error
+from raft_peft.data.reasoning.reasonings import ScorePrefix
 from raft_peft.data.remarks import Remarks
 from raft_peft.decisions import decide
 from raft_peft.grid import NumberGrid
@@ -74,6 +75,8 @@ class RemoteRegressionPredictor:
         max_retries: how often a request is repeated after a timeout, a broken connection, or an answer of 429 or 5xx;
             after a pause that grows from half a second to 30, or as long as the server asks, up to two minutes.
         prompt_template, prompt_shape: as for [`RegressionPredictor`].
+        score_prefix: the words between a row's `reasoning` and its number. A row has one reasoning here, which is
+            given: to let the model write several, open it with [`RegressionPredictor`].
         settings: of [`MethodSettings`]: `decision`, `renormalize` and so on.
 
     Raises:
@@ -95,6 +98,7 @@ class RemoteRegressionPredictor:
         max_retries: int = 5,
         prompt_template: str | Sequence[Mapping[str, str]] | PromptTemplate | None = None,
         prompt_shape: Any = None,
+        score_prefix: str | None = None,
         **settings: Any,
     ):
         self.settings = MethodSettings(**settings)
@@ -123,6 +127,7 @@ class RemoteRegressionPredictor:
             separator=separator,
             max_length=max_length,
             number_end=self.settings.end_of_numbers(self.tokenizer),
+            score_prefix=None if score_prefix is None else ScorePrefix(score_prefix),
         )
         self._values = torch.tensor(self.grid.values, dtype=torch.float32)
         self._dialect: SpokenDialect | None = None

@@ -8,7 +8,7 @@ from typing import Any
 from datasets import Dataset
 
 from raft_peft.data.dataset import ENCODED_COLUMNS
-from raft_peft.data.reasoning.reasonings import SCORE_PREFIX, ScorePrefix
+from raft_peft.data.reasoning.reasonings import REASONING, SCORE_PREFIX, ScorePrefix
 from raft_peft.grid import NumberGrid
 from raft_peft.training.config import RegressionAwareConfig
 from raft_peft.training.datasets import RunDatasets
@@ -27,9 +27,15 @@ class ReasoningDatasets(RunDatasets):
         if args.attention == "bidirectional":
             raise ValueError(
                 "`attention='bidirectional'` lets each token see what comes after it, so that nothing is learned of "
-                "writing a reasoning. Leave it at 'causal', or drop the column `reasoning`."
+                "writing a reasoning. Leave it at 'causal', or drop the column `reasoning` and `score_prefix`."
             )
         super().__init__(grid, args, loss)
+        if self.template is not None and REASONING in self.template.columns:
+            raise ValueError(
+                f"`score_prefix={args.score_prefix!r}` leads from the column `{REASONING}` to the score, and "
+                f"`prompt_template` writes this column into the prompt. Leave out `score_prefix`, or {{{REASONING}}} "
+                "in the template."
+            )
         self.score_prefix = ScorePrefix(SCORE_PREFIX if args.score_prefix is None else args.score_prefix)
         self.stand_in = Dataset.from_dict(
             {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from raft_peft.methods.readout import HeadOutput
 from raft_peft.training.config import RegressionAwareConfig, temporarily
 from raft_peft.training.reasoning.datasets import ReasoningDatasets
 from raft_peft.training.reasoning.evaluation import reasoning_metrics, rows_of_reasonings
+from raft_peft.training.reasoning.sample import first_reasoning, write_and_read
 from raft_peft.training.trainer import RegressionAwareTrainer
 
 
@@ -91,8 +92,14 @@ class ReasoningTrainer(RegressionAwareTrainer):
         found = rows_of_reasonings(read, inputs["row"], self.readout)
         return None, found, found.pop("labels", None)
 
-    def _ids_shown(self, row: Mapping[str, Any]) -> list[int]:
-        return row["input_ids"][0]
+    def _columns_shown(self, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """The first reasoning of each row, and where the model can write alone, what it writes and predicts itself."""
+        shown: list[dict[str, Any]] = [first_reasoning(row, self._tokenizer) for row in rows]
+        if not self.runs_in_step_with_others:
+            with self.compute_loss_context_manager():
+                written = write_and_read(self.model, self._datasets.encoder, self._reader, self.data_collator, rows)
+            shown = [{**one, **more} for one, more in zip(shown, written, strict=True)]
+        return shown
 
     def _compute_metrics(self, evaluated: EvalPrediction) -> dict[str, float]:
         return super()._compute_metrics(evaluated) | reasoning_metrics(evaluated.predictions)
@@ -109,14 +116,20 @@ class ReasoningTrainer(RegressionAwareTrainer):
 
 
 class _EpochCallback(TrainerCallback):
-    """Tells a collator the epoch."""
+    """Tells a collator the epoch: how often the rows were gone over, also those of a stream of unknown length."""
 
     def __init__(self, collator: ReasoningCollator):
         self._collator = collator
+        self._next = 0
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        # A resumed run begins in the epoch that it was in. What is left of rounding a whole number must not make it
+        # the one before.
+        self._next = int((state.epoch or 0) + 1e-6)
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        # What is left of rounding a whole number must not make it the epoch before.
-        self._collator.epoch.fill_(int(state.epoch + 1e-6))
+        self._collator.epoch.fill_(self._next)
+        self._next += 1
 
 
 def _counted(batch: dict[str, torch.Tensor]) -> torch.Tensor:

@@ -24,7 +24,7 @@ def of_text(predictor, text):
         return predictor.model(input_ids=torch.tensor([ids])).logits[0, -1].float().softmax(-1)[numbers]
 
 
-def test_given_reasonings(predictor):
+def test_given_reasonings(predictor, caplog):
     rows = reasoned_rows()
     expected = []
     for row in rows:
@@ -35,9 +35,12 @@ def test_given_reasonings(predictor):
     torch.testing.assert_close(distribution.probs, torch.stack(expected), atol=1e-6, rtol=1e-4)
     means = torch.stack(expected) @ torch.tensor(GRID, dtype=torch.float32)
     np.testing.assert_allclose(predictor.predict(rows), means, atol=1e-5)
+    assert "there are no reasonings" not in caplog.text
     reasoned = predictor.predict_with_reasons(rows, 0)
     np.testing.assert_allclose(reasoned.predictions, means, atol=1e-5)
     assert [len(one) for one in reasoned.numbers] == [2, 1, 1, 3, 1, 1, 1, 2]
+    predictor.predict(["Rate tea:"])
+    assert "Set `num_reasonings`, such as 5" in caplog.text
     assert reasoned.reasonings[3] == ["It", "It is fine", "It is fine as it is"] and reasoned.reasonings[2] == []
 
 
@@ -80,3 +83,58 @@ def test_the_most_likely_reasoning_is_that_of_greedy_decoding(predictor):
             ids = [*ids, int(predictor.model(input_ids=torch.tensor([ids])).logits[0, -1].argmax())]
     expected = predictor.tokenizer.decode(ids[-5:], skip_special_tokens=True)
     assert written[0].text == expected and not written[0].ended
+
+
+def test_one_reasoning_where_one_is_read(predictor):
+    """As a server reads prompts, each of which gets a number."""
+    row = {"prompt": "Rate tea:", "reasoning": "It is hot."}
+    one, listed, none = predictor.encode([row, {**row, "reasoning": ["It is hot."]}, {**row, "reasoning": None}])
+    assert one == listed
+    text = predictor.tokenizer.decode(one.input_ids)
+    assert text.startswith("Rate tea: It is hot.\n[RESULT]") and one.reasoning_tokens > none.reasoning_tokens == 0
+    with pytest.raises(ValueError, match=r"row 0: The row has 2 reasonings, .* Make a row of each"):
+        predictor.encode([{**row, "reasoning": ["a", "b"]}])
+    with pytest.raises(ValueError, match=r"row 0: The reasoning is 3\. It must be a text"):
+        predictor.encode([{**row, "reasoning": 3}])
+
+
+def test_a_reasoning_in_the_prompt_is_read_once(predictor, tokenizer):
+    template = "Rate tea. {reasoning} The score is"
+    plain = RegressionPredictor(predictor.model, tokenizer, GRID, prompt_template=template)
+    written = plain.predict(["Rate tea. It is hot. The score is"])
+    np.testing.assert_allclose(plain.predict([{"reasoning": "It is hot."}]), written, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num_reasonings": -1}, "num_reasonings=-1"),
+        ({"seed": 0}, "Set `num_reasonings`, or leave them out"),
+        ({"num_reasonings": 2, "temperature": 0.0}, "are the same"),
+        ({"num_reasonings": 1, "temperature": float("nan")}, "temperature=nan"),
+        ({"num_reasonings": 1, "max_reasoning_tokens": 0}, "max_reasoning_tokens=0"),
+        ({"num_reasonings": 1, "max_reasoning_tokens": 2040}, r"row 0: the prompt has \d+ tokens, .* 2048 positions"),
+    ],
+)
+def test_what_cannot_be_written(predictor, options, message):
+    with pytest.raises(ValueError, match=message):
+        predictor.predict(["Rate tea, and say why:"], **options)
+
+
+def test_words_by_which_no_reasoning_ends(predictor, tokenizer):
+    for prefix in (" ", ""):
+        with pytest.raises(ValueError, match="has no words"):
+            RegressionPredictor(predictor.model, tokenizer, GRID, score_prefix=prefix)
+    plain = RegressionPredictor(predictor.model, tokenizer, GRID)
+    with pytest.raises(ValueError, match="Pass `score_prefix`"):
+        plain.predict(["Rate tea:"], num_reasonings=1)
+
+
+def test_a_seed_gives_the_same_reasonings_and_leaves_others_random_numbers_alone(predictor):
+    prompts = ["Rate tea:", "Rate soup, and say why:"]
+    state = torch.get_rng_state()
+    once, again, other = (
+        predictor.predict_with_reasons(prompts, 2, max_reasoning_tokens=4, seed=seed).reasonings for seed in (1, 1, 2)
+    )
+    assert once == again != other
+    assert torch.equal(torch.get_rng_state(), state)
