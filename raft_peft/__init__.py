@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from raft_peft.prediction.reasoning.files import reason_file
     from raft_peft.prediction.remote.decisions import RemoteDecisions
     from raft_peft.prediction.remote.predictor import RemoteRegressionPredictor
+    from raft_peft.prediction.remote.served import ServedRegressionPredictor
     from raft_peft.prediction.sharing import push_to_hub
     from raft_peft.training.config import RegressionAwareConfig
     from raft_peft.training.number_tokens import add_number_tokens
@@ -38,6 +39,7 @@ __all__ = [
     "RegressionPredictor",
     "RemoteDecisions",
     "RemoteRegressionPredictor",
+    "ServedRegressionPredictor",
     "TextRegressionPipeline",
     "add_number_tokens",
     "evaluate_rows",
@@ -59,6 +61,7 @@ _MODULES = {
     "RegressionPredictor": "raft_peft.prediction.predictor",
     "RemoteDecisions": "raft_peft.prediction.remote.decisions",
     "RemoteRegressionPredictor": "raft_peft.prediction.remote.predictor",
+    "ServedRegressionPredictor": "raft_peft.prediction.remote.served",
     "TextRegressionPipeline": "raft_peft.prediction.pipeline",
     "add_number_tokens": "raft_peft.training.number_tokens",
     "evaluate_rows": "raft_peft.prediction.evaluation",

@@ -126,6 +126,23 @@ def rail_metrics(rail: Numbers, target: Numbers) -> dict[str, float]:
     return {f"rail_{name}": value for name, value in metrics.items() if name != "rmse_of_mean"}
 
 
+def pair_metrics(chosen: Numbers, rejected: Numbers) -> dict[str, float]:
+    """Of preferences: `pair_accuracy` and `pair_margin`; NaN without pairs.
+
+    They are the share of the pairs whose chosen prompt has the greater prediction, in which equal ones count as
+    wrong, and the mean difference, in the unit of the labels.
+
+    >>> pair_metrics([3, 2, 2], [1, 2, 4])
+    {'pair_accuracy': 0.3333333333333333, 'pair_margin': 0.0}
+    """
+    differences = np.asarray(chosen, dtype=np.float64) - np.asarray(rejected, dtype=np.float64)
+    if not len(differences):
+        return {"pair_accuracy": np.nan, "pair_margin": np.nan}
+    # A prediction that is not a number must not look like a wrong one.
+    right = np.where(np.isnan(differences), np.nan, differences > 0)
+    return {"pair_accuracy": float(right.mean()), "pair_margin": float(differences.mean())}
+
+
 def interval_metrics(low: Numbers, high: Numbers, target: Numbers) -> dict[str, float]:
     """How well intervals hold: the share of targets that lie within theirs, `coverage`, and their `mean_width`.
 
@@ -331,6 +348,7 @@ class Evaluation:
             known.
         distributions: of the rows; None where the method has none, or the grid is one number.
         widths: of the rows' intervals, in the unit of the labels, of shape (rows,); None without a calibration.
+        pairs: how many preferences there were beside, which have no labels.
     """
 
     predictions: np.ndarray
@@ -339,6 +357,7 @@ class Evaluation:
     step: int = 0
     distributions: RowDistributions | None = None
     widths: np.ndarray | None = None
+    pairs: int = 0
 
     def of_rows(self, rows: np.ndarray) -> Evaluation:
         """Some of the rows, by their numbers, with the metrics of all."""

@@ -37,8 +37,9 @@ from raft_peft.training.speed import choice
 from raft_peft.training.trainer import RegressionAwareTrainer
 
 HELP = """\
-Fine-tune a language model to predict a number, on rows of a `prompt` and a float `label`; or to answer typed
-questions, on rows of a `state`, `questions` and `targets`, without a grid.
+Fine-tune a language model to predict a number, on rows of a `prompt` and a float `label`, or of which of two texts is
+better, `chosen` and `rejected`; or to answer typed questions, on rows of a `state`, `questions` and `targets`, without
+a grid.
 
   raft-peft train --model_name_or_path HuggingFaceTB/SmolLM2-135M-Instruct --grid 1,2,3,4,5 \\
       --train_file train.jsonl --eval_file dev.jsonl --output_dir stars-raft

@@ -15,6 +15,8 @@ Train methods side by side on your data and see which is best.
   raft-peft compare --model HuggingFaceTB/SmolLM2-135M-Instruct --task stsb_1k \\
       --methods rail,zero_shot,ce,special_token,raft --seeds 3 --output_dir comparison
   raft-peft compare --model google/gemma-2-2b-it --suite table13 --output_dir table13
+  raft-peft compare --model HuggingFaceTB/SmolLM2-135M-Instruct --task stsb_1k --output_dir comparison \\
+      --methods raft,served:model=stsb-raft --base_url http://localhost:8000/v1
 
 If the comparison is interrupted, run the same command again: it continues with what is missing.
 """
@@ -39,7 +41,7 @@ _ON_WHAT = (
     "max_test_samples",
     "drop_leaks",
 )
-_WHAT = ("suite", "quick", "methods", "baseline", "encoder", "decisions", "seeds", "train_sizes", "budget")
+_WHAT = ("suite", "quick", "methods", "baseline", "encoder", "base_url", "decisions", "seeds", "train_sizes", "budget")
 
 
 def parser() -> Any:

@@ -13,7 +13,6 @@ from raft_peft.cli.options import (
     check_calibration,
     check_rows,
     check_writable,
-    open_predictor,
     parse,
     parser_of,
     reasoning_options,
@@ -21,6 +20,7 @@ from raft_peft.cli.options import (
 )
 from raft_peft.cli.questions import evaluate as evaluate_questions
 from raft_peft.cli.questions import question_form
+from raft_peft.cli.remote import add_server_options, number_predictor
 
 SUMMARY = "compute metrics on rows with labels"
 HELP = """\
@@ -29,6 +29,7 @@ Predict rows that have labels, and print the metrics.
   raft-peft evaluate test.jsonl --model stars-raft --picture prediction_and_truth.png
   raft-peft evaluate test.csv --model HuggingFaceTB/SmolLM2-135M-Instruct --grid 1,2,3,4,5 --label-column stars
   raft-peft evaluate tickets.jsonl --model HuggingFaceTB/SmolLM2-135M-Instruct --questions questions.json
+  raft-peft evaluate tickets.jsonl --model decisions --base-url http://localhost:8000/v1 --questions questions.json
 """
 
 
@@ -54,6 +55,7 @@ def parser() -> ArgumentParser:
     )
     add_reasoning_options(parser)
     add_predictor_options(parser)
+    add_server_options(parser)
     return parser
 
 
@@ -69,13 +71,13 @@ def run(parser: ArgumentParser, words: Sequence[str]) -> None:
         return
     reasoning = reasoning_options(options)
     check_rows(options, options.label_column)
-    check_calibration(options.model, options.interval, mapped=options.calibrated)
+    check_calibration(options, mapped=options.calibrated)
 
     from raft_peft.data.row_sources import read_rows
     from raft_peft.prediction.evaluation import evaluate_rows
 
     found = evaluate_rows(
-        open_predictor(options),
+        number_predictor(options),
         islice(read_rows(options.source), options.limit),
         label_column=options.label_column,
         batch_size=options.batch_size,

@@ -51,6 +51,7 @@ def parse(parser: ArgumentParser, words: Sequence[str]) -> Namespace:
 
 def add_predictor_options(parser: ArgumentParser) -> None:
     """The options of all commands that predict: the model, the rows, and how numbers are read."""
+    parser.set_defaults(base_url=None)
     parser.add_argument(
         "--model",
         required=True,
@@ -161,6 +162,11 @@ def reasoning_options(options: Namespace) -> ReasoningOptions:
                 "out."
             )
         return {}
+    if getattr(options, "base_url", None) is not None:
+        raise ValueError(
+            "`num_reasonings` lets a model write reasonings, and a model behind `base_url` does not. Leave it out, or "
+            "run the model here."
+        )
     saved = None if options.score_prefix is not None else saved_config(options)
     if options.score_prefix is None and (saved is None or saved.score_prefix is None):
         raise ValueError(
@@ -203,21 +209,12 @@ def open_predictor(options: Namespace, *, for_questions: bool = False) -> Regres
     from raft_peft.prediction.opening import check_grid_is_known
     from raft_peft.prediction.predictor import RegressionPredictor
 
-    names = [setting.name for setting in fields(MethodFields) if hasattr(options, setting.name)]
-    names += [
-        "separator",
-        "score_prefix",
-        "max_length",
-        "dtype",
-        "autocast",
-        "attn_implementation",
-        "revision",
-        "trust_remote_code",
-    ]
+    names = ["dtype", "autocast", "attn_implementation", "revision", "trust_remote_code"]
     names += ["question_template"] if for_questions else []
-    given = {name: value for name in names if (value := getattr(options, name)) is not None}
+    given = method_options(options)
+    given |= {name: value for name in names if (value := getattr(options, name)) is not None}
     grid = None if options.grid is None else NumberGrid.parse(options.grid)
-    template = None if for_questions else _template(options)
+    template = None if for_questions else chosen_template(options)
     if template is not None:
         given["prompt_template"] = template
     if options.quantization is not None:
@@ -226,6 +223,13 @@ def open_predictor(options: Namespace, *, for_questions: bool = False) -> Regres
         if not for_questions:
             check_grid_is_known(options.model, grid, hub_options(given))
         return RegressionPredictor.from_pretrained(options.model, grid, **given)
+
+
+def method_options(options: Namespace) -> dict[str, Any]:
+    """The options by which numbers are read off a model, where they are given."""
+    names = [setting.name for setting in fields(MethodFields) if hasattr(options, setting.name)]
+    names += ["separator", "score_prefix", "max_length"]
+    return {name: value for name in names if (value := getattr(options, name)) is not None}
 
 
 def saved_config(options: Namespace) -> RaftConfig | None:
@@ -263,7 +267,7 @@ def _quantization_config(name: str) -> Any:
     return BitsAndBytesConfig(load_in_8bit=True) if name == "int8" else qlora()["quantization_config"]
 
 
-def _template(options: Namespace) -> PromptTemplate | None:
+def chosen_template(options: Namespace) -> PromptTemplate | None:
     """The prompt template of the options; None where they name none."""
     from raft_peft.data.prompt_template import PromptTemplate
 
@@ -288,7 +292,7 @@ def check_rows(options: Namespace, label_column: str | None = None, group_column
     from raft_peft.data.row_sources import read_rows
     from raft_peft.methods.saved_folder import RAFT_CONFIG_NAME, RaftConfig
 
-    source, template = options.source, _template(options)
+    source, template = options.source, chosen_template(options)
     row = next(iter(read_rows(source)), None)
     if row is None and label_column is not None:
         raise ValueError(f"{source} has no rows.")
@@ -307,6 +311,9 @@ def check_rows(options: Namespace, label_column: str | None = None, group_column
     if template is not None:
         template(row, 0)
         return
+    if options.base_url is not None:
+        # The server knows what its model reads, and is asked before a file is written.
+        return
     path = Path(options.model) / RAFT_CONFIG_NAME
     saved = PromptTemplate.of(RaftConfig.load(path).prompt_template) if path.is_file() else None
     form = PromptForm(saved)
@@ -320,12 +327,11 @@ def check_rows(options: Namespace, label_column: str | None = None, group_column
     )
 
 
-def check_calibration(model: str, level: float | None, *, mapped: bool = False) -> None:
+def check_calibration(options: Namespace, *, mapped: bool = False) -> None:
     """Refuse what no calibration of a model's folder can give, before the model is loaded.
 
     Args:
-        model: its folder or name.
-        level: of the intervals; None for none.
+        options: name the model, and the level of the intervals.
         mapped: whether predictions are to be mapped to labels.
 
     Raises:
@@ -335,7 +341,8 @@ def check_calibration(model: str, level: float | None, *, mapped: bool = False) 
     from raft_peft.prediction.calibrating.applied import AppliedCalibration
     from raft_peft.prediction.calibrating.calibration import Calibration
 
-    if (level is None and not mapped) or not Path(model).is_dir():
+    model, level = options.model, options.interval
+    if (level is None and not mapped) or options.base_url is not None or not Path(model).is_dir():
         return
     path = Path(model) / CALIBRATION_NAME
     if not path.is_file():

@@ -16,14 +16,14 @@ from raft_peft.cli.options import (
     add_reasoning_options,
     check_calibration,
     check_rows,
-    open_predictor,
     parse,
     parser_of,
     positive,
     reasoning_options,
     share,
 )
-from raft_peft.cli.questions import check_intervals, question_form
+from raft_peft.cli.questions import check_intervals, question_form, question_predictor
+from raft_peft.cli.remote import add_server_options, number_predictor
 
 if TYPE_CHECKING:
     from raft_peft.data.questions.form import QuestionForm
@@ -34,6 +34,7 @@ Predict a number for each row, or answer its typed questions, and write the rows
 
   raft-peft predict rows.jsonl predictions.jsonl --model stars-raft
   raft-peft predict rows.csv --model HuggingFaceTB/SmolLM2-135M-Instruct --grid 1,2,3,4,5 > predictions.jsonl
+  raft-peft predict rows.jsonl predictions.jsonl --model stars --base-url http://localhost:8000/v1
 
 Rows are a file in .jsonl, .csv, .tsv or .parquet, a folder of Dataset.save_to_disk (FOLDER, or FOLDER:SPLIT), or a
 dataset of the Hub (OWNER/NAME:SPLIT or OWNER/NAME:CONFIG:SPLIT). Each has a `prompt`, or the columns of the prompt
@@ -81,6 +82,7 @@ def parser() -> ArgumentParser:
     )
     add_reasoning_options(parser)
     add_predictor_options(parser)
+    add_server_options(parser)
     return parser
 
 
@@ -94,12 +96,12 @@ def run(parser: ArgumentParser, words: Sequence[str]) -> None:
     if form is None:
         reasoning_options(options)
         check_rows(options)
-        check_calibration(options.model, options.interval, mapped=options.calibrated)
+        check_calibration(options, mapped=options.calibrated)
     else:
         check_intervals(options, form)
     if options.target is not None:
         check_target(Path(options.target))
-    predictor = open_predictor(options, for_questions=form is not None)
+    predictor = number_predictor(options) if form is None else question_predictor(options)
     names = ("batch_size", "batch_tokens", "chunk_size", "distribution", "interval")
     settings = {name: value for name in names if (value := getattr(options, name)) is not None}
     predict_rows, predict_file = _ways_to_predict(options, form)

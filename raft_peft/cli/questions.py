@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from raft_peft.cli.options import open_predictor, saved_config
+from raft_peft.cli.remote import DECISIONS, SYSTEMONE, choose_api, open_decisions, refuse_server_options
 from raft_peft.methods.fields import MethodFields
 
 if TYPE_CHECKING:
     from raft_peft.data.questions.form import QuestionForm
     from raft_peft.data.questions.row import QuestionRow
     from raft_peft.methods.saved_folder import RaftConfig
+    from raft_peft.prediction.questions.answering import Answering
     from raft_peft.prediction.questions.evaluation import QuestionEvaluation
 
 # Options of rows with one number. How an answer is read is not a choice, but for the attention.
@@ -51,9 +53,17 @@ def question_form(parser: ArgumentParser, options: Namespace, *, with_targets: b
     from raft_peft.data.row_sources import read_rows
 
     row = next(iter(read_rows(options.source)), None)
-    saved = saved_config(options)
     questions = None if options.questions is None else read_questions(options.questions)
-    if questions is None and not _asks(options, saved, row):
+    saved = None
+    if options.base_url is None:
+        refuse_server_options(options)
+        saved = saved_config(options)
+        asks = questions is not None or _asks(options, saved, row)
+    else:
+        asks_questions = questions is not None or _brings_questions(row)
+        options.api = choose_api(parser, options, asks_questions=asks_questions)
+        asks = options.api in (SYSTEMONE, DECISIONS)
+    if not asks:
         if options.question_template is not None:
             raise ValueError(
                 f"`question_template` is for typed questions, and {options.source} has none. Leave it out, or pass "
@@ -66,6 +76,9 @@ def question_form(parser: ArgumentParser, options: Namespace, *, with_targets: b
         template = saved.prompt_template if template is None else template
         if questions is None and saved.questions is not None:
             questions = {name: Question.of(name, raw) for name, raw in saved.questions.items()}
+    if options.base_url is not None and questions is None and not _brings_questions(row):
+        told = open_decisions(options, options.api).questions or {}
+        questions = {name: Question.of(name, raw) for name, raw in told.items()} or None
     form = QuestionForm(questions, PromptTemplate.of(template), is_from_table(options.source))
     if row is not None:
         if options.prompt_template is not None and form.template is not None:
@@ -80,7 +93,6 @@ def _asks(options: Namespace, saved: RaftConfig | None, row: Mapping[str, Any] |
     """Whether rows ask typed questions where no option says so."""
     from raft_peft.data.prompt_form import PromptForm
     from raft_peft.data.prompt_template import PromptTemplate
-    from raft_peft.data.questions.row import QUESTIONS
 
     # After training on questions, the template writes states.
     template = None if saved is None or saved.asks_questions else PromptTemplate.of(saved.prompt_template)
@@ -89,10 +101,16 @@ def _asks(options: Namespace, saved: RaftConfig | None, row: Mapping[str, Any] |
     fits_grid = written or PromptForm(template).has_prompt(own)
     if saved is not None and saved.asks_questions:
         return options.grid is None or not fits_grid
-    asked = own.get(QUESTIONS)
-    brings = isinstance(asked, Mapping) or (isinstance(asked, str) and asked.lstrip().startswith("{"))
     has_grid = options.grid is not None or saved is not None
-    return brings and not (has_grid and fits_grid)
+    return _brings_questions(row) and not (has_grid and fits_grid)
+
+
+def _brings_questions(row: Mapping[str, Any] | None) -> bool:
+    """Whether a row holds its own questions."""
+    from raft_peft.data.questions.row import QUESTIONS
+
+    asked = (row or {}).get(QUESTIONS)
+    return isinstance(asked, Mapping) or (isinstance(asked, str) and asked.lstrip().startswith("{"))
 
 
 def _refuse_options_of_numbers(parser: ArgumentParser, options: Namespace) -> None:
@@ -116,7 +134,7 @@ def check_intervals(options: Namespace, form: QuestionForm) -> None:
     from raft_peft.methods.saved_folder import QUESTION_CALIBRATION_NAME
     from raft_peft.prediction.questions.calibration import QuestionCalibration
 
-    if options.interval is None or not Path(options.model).is_dir():
+    if options.interval is None or options.base_url is not None or not Path(options.model).is_dir():
         return
     path = Path(options.model) / QUESTION_CALIBRATION_NAME
     if not path.is_file():
@@ -145,6 +163,13 @@ def question_rows(options: Namespace, form: QuestionForm) -> list[QuestionRow]:
     if not rows:
         raise ValueError(f"{options.source} has no rows.")
     return rows
+
+
+def question_predictor(options: Namespace) -> Answering:
+    """What answers the questions: the model of the options, here or behind a server."""
+    if options.base_url is not None:
+        return open_decisions(options, options.api)
+    return open_predictor(options, for_questions=True)
 
 
 def calibrate(options: Namespace, form: QuestionForm) -> None:
@@ -188,13 +213,15 @@ def evaluate(options: Namespace, form: QuestionForm) -> None:
         )
 
     found = evaluate_question_rows(
-        open_predictor(options, for_questions=True),
+        question_predictor(options),
         rows,
         batch_size=options.batch_size,
         batch_tokens=options.batch_tokens,
         interval=options.interval,
     )
-    print(f"{found.rows} rows of {options.source}, {len(found.asked.ids)} questions")
+    print(f"{found.rows} rows of {options.source}, {len(found.asked.ids) + found.refused} questions")
+    if found.refused:
+        print(f"The server refused {found.refused} of them. The metrics are those of the others.")
     print(table(found))
     if options.output is not None:
         found.save(options.output)

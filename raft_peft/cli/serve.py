@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from argparse import ArgumentParser, ArgumentTypeError
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -18,7 +18,9 @@ Serve trained folders over HTTP.
   raft-peft serve stars-raft
   raft-peft serve stars-raft --adapter tone=tone-raft --port 8000 --api-key-file key.txt
   curl localhost:8000/v1/predict -H 'content-type: application/json' -d '{"prompts": ["Review: Broke. Stars:"]}'
+  raft-peft serve me/stars --space stars-space
 
+http://localhost:8000 is a page to ask on, with raft-peft[page].
 /v1/predict gives numbers, /v1/systemone and /v1/decisions answer typed questions, in the shapes of the decisions APIs.
 /docs describes them all. Needs raft-peft[serve].
 """
@@ -44,6 +46,12 @@ def parser() -> ArgumentParser:
         "--api-key-file", metavar="FILE", help=f"File with the key that requests must send. Or set {_KEY}."
     )
     parser.add_argument(
+        "--no-page", dest="page", action="store_false", help="No page at /, which needs raft-peft[page]."
+    )
+    parser.add_argument(
+        "--space", metavar="DIR", help="Write the page as a folder for a Space of Hugging Face, and serve nothing."
+    )
+    parser.add_argument(
         "--least-mass",
         type=float,
         default=0.0,
@@ -63,6 +71,9 @@ def parser() -> ArgumentParser:
 
 def run(parser: ArgumentParser, words: Sequence[str]) -> None:
     options = parse(parser, words)
+    if options.space is not None:
+        _write_space(options)
+        return
     try:
         import uvicorn
 
@@ -75,11 +86,7 @@ def run(parser: ArgumentParser, words: Sequence[str]) -> None:
 
     limits = Limits(**{one.name: getattr(options, one.name) for one in fields(Limits)})
     key = _key(options.api_key_file)
-    folders = {options.name or Path(options.model).resolve().name: options.model}
-    for name, folder in options.adapter:
-        if name in folders:
-            raise ValueError(f"Two models are named {name!r}. Give each a name of its own with `name` or `adapter`.")
-        folders[name] = folder
+    folders = _folders(options)
     models = open_models(
         folders,
         None if options.grid is None else NumberGrid.parse(options.grid),
@@ -88,11 +95,35 @@ def run(parser: ArgumentParser, words: Sequence[str]) -> None:
         autocast=options.autocast,
         trust_remote_code=options.trust_remote_code,
     )
-    app = create_app(models, limits, api_key=key, least_mass=options.least_mass)
+    app = create_app(models, limits, api_key=key, least_mass=options.least_mass, page=options.page)
     if options.host not in ("127.0.0.1", "localhost", "::1") and key is None:
         print(f"Everyone who reaches {options.host}:{options.port} can send requests. To ask for a key, set {_KEY}.")
     print(f"Serving {', '.join(models)} on http://{options.host}:{options.port}, described at /docs.", flush=True)
     uvicorn.run(app, host=options.host, port=options.port, log_level="warning", timeout_graceful_shutdown=30)
+
+
+def _folders(options: Namespace) -> dict[str, str]:
+    """The models by their names.
+
+    Raises:
+        ValueError: two have one name.
+    """
+    folders = {options.name or Path(options.model).resolve().name: options.model}
+    for name, folder in options.adapter:
+        if name in folders:
+            raise ValueError(f"Two models are named {name!r}. Give each a name of its own with `name` or `adapter`.")
+        folders[name] = folder
+    return folders
+
+
+def _write_space(options: Namespace) -> None:
+    from raft_peft.grid import NumberGrid
+    from raft_peft.serving.space import write_space
+
+    grid = None if options.grid is None else NumberGrid.parse(options.grid)
+    for path in write_space(options.space, _folders(options), grid):
+        print(path)
+    print(f"To put it on the Hub: hf upload OWNER/NAME {options.space} --repo-type space")
 
 
 def _named(text: str) -> tuple[str, str]:

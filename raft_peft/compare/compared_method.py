@@ -11,12 +11,15 @@ from raft_peft.grid import NumberGrid
 from raft_peft.methods import METHODS, MethodSettings
 from raft_peft.methods.grid_check import check_grid
 from raft_peft.methods.renormalization import renormalizes
+from raft_peft.prediction.remote.opening import NUMBER_APIS, PREDICT
 from raft_peft.training.number_tokens import INITS
 
 ENCODERS = ("encoder_cls", "encoder_mean")
 SEQUENCE_CLASSIFICATION = "sequence_classification"
 # They are trained by transformers' own `Trainer`, and know no grid.
 BASELINES = (*ENCODERS, SEQUENCE_CLASSIFICATION)
+# A model behind a server, which is asked, and not trained.
+SERVED = "served"
 
 # What a method of a comparison takes beside the settings of `MethodSettings`.
 _WEIGHTS = ("pretrained", "random")
@@ -25,7 +28,7 @@ _CHOICES = {"init": _WEIGHTS, "token_rows": _WEIGHTS, "number_tokens": INITS}
 
 @dataclass(frozen=True)
 class ComparedMethod:
-    """A method with its options: `raft`, `pooled:pooling=max`, `raft:grid=1,9`, `encoder_cls:frozen=true`.
+    """A method with its options: `raft`, `pooled:pooling=max`, `raft:grid=1,9`, `served:model=stars`.
 
     Attributes:
         label: as it was named.
@@ -53,8 +56,9 @@ class ComparedMethod:
         """
         label = label.strip()
         name, *parts = re.split(r":(?=\w+=)", label)
-        if name not in (*METHODS, *BASELINES):
-            raise ValueError(f"There is no method {name!r}. Choose one of {', '.join((*METHODS, *BASELINES))}.")
+        known = (*METHODS, *BASELINES, SERVED)
+        if name not in known:
+            raise ValueError(f"There is no method {name!r}. Choose one of {', '.join(known)}.")
         types = _option_types(name)
         options: dict[str, Any] = {}
         for part in parts:
@@ -64,7 +68,9 @@ class ComparedMethod:
             options[option] = _value(option, text, types[option])
         own = {option: options.pop(option) for option in ("grid", "number_tokens", "token_rows") if option in options}
         method = cls(label, name, options, **own)
-        if not method.is_baseline:
+        if method.is_served:
+            method._check_served()
+        if method.is_of_table:
             method._check(method.grid)
         return method
 
@@ -74,18 +80,29 @@ class ComparedMethod:
         Raises:
             ValueError: every prediction would be the same.
         """
-        if not self.is_baseline and self.grid is None:
+        if self.is_of_table and self.grid is None:
             self._check(grid)
 
     def renormalizes(self, grid: NumberGrid) -> bool:
         """Whether it divides the probabilities by their sum over a grid."""
-        return not self.is_baseline and renormalizes(self._settings, grid)
+        return self.is_of_table and renormalizes(self._settings, grid)
 
     @property
     def _settings(self) -> MethodSettings:
         return MethodSettings(
             method=self.name, **{option: value for option, value in self.options.items() if option != "init"}
         )
+
+    def _check_served(self) -> None:
+        api = self.options.get("api", PREDICT)
+        if "model" not in self.options:
+            raise ValueError(
+                f"{self.label!r} names no model. Write 'served:model=NAME', with the name that the server knows."
+            )
+        if api not in NUMBER_APIS:
+            raise ValueError(f"{self.label!r}: `api={api}` predicts no numbers. Use {' or '.join(NUMBER_APIS)}.")
+        if "tokenizer" in self.options and api == PREDICT:
+            raise ValueError(f"{self.label!r}: a tokenizer is for 'api=completions'. Leave it out.")
 
     def _check(self, grid: NumberGrid | None) -> None:
         settings = self._settings
@@ -108,16 +125,25 @@ class ComparedMethod:
         return self.name in BASELINES
 
     @property
+    def is_served(self) -> bool:
+        return self.name == SERVED
+
+    @property
+    def is_of_table(self) -> bool:
+        """Whether it is one of `METHODS`."""
+        return self.name in METHODS
+
+    @property
     def is_encoder(self) -> bool:
         return self.name in ENCODERS
 
     @property
     def trains(self) -> bool:
-        return self.is_baseline or METHODS[self.name].trains
+        return self.is_baseline or (self.is_of_table and METHODS[self.name].trains)
 
     @property
     def reads_text(self) -> bool:
-        return not self.is_baseline and METHODS[self.name].reads_text
+        return self.is_of_table and METHODS[self.name].reads_text
 
     @property
     def starts_at_random(self) -> bool:
@@ -161,6 +187,8 @@ def split_methods(text: str) -> list[str]:
 
 def _option_types(name: str) -> dict[str, Any]:
     """What a method can be told beside its name, and the type of each."""
+    if name == SERVED:
+        return dict.fromkeys(("model", "api", "tokenizer"), str)
     if name in BASELINES:
         return {"frozen": bool} if name in ENCODERS else {}
     types = {setting.name: type(setting.default) for setting in fields(MethodSettings) if setting.name != "method"}

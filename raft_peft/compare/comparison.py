@@ -191,6 +191,7 @@ def _compare(opened: _Opened, progress: Progress) -> str:
         planned = Planned(opened.settings.task, method.label, size)
         folder = opened.run_folder(method, size, rate, seed)
         if (folder / RESULT).is_file():
+            _check_server(folder, method, opened.settings)
             progress.finish(planned, RunResult.load(folder).seconds)
             return
         reason = _run(opened, folder, method, size, rate, seed)
@@ -217,6 +218,20 @@ def _compare(opened: _Opened, progress: Progress) -> str:
         train_labels=labels_of(opened.data["train"]),
         leaks=opened.leaks,
     )
+
+
+def _check_server(folder: Path, method: ComparedMethod, settings: CompareSettings) -> None:
+    """Refuse the result of a run that asked another server.
+
+    Raises:
+        ValueError: it did.
+    """
+    asked = RunResult.load(folder).run.comparison.get("base_url")
+    if method.is_served and asked != settings.base_url:
+        raise ValueError(
+            f"{folder} holds what the server {asked} gave for {method.label!r}, and not {settings.base_url}. Choose "
+            "another `output_dir`, or delete this folder."
+        )
 
 
 def _open(folder: Path, settings: CompareSettings, grid: NumberGrid, data: DatasetDict) -> None:

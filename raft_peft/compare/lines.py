@@ -93,7 +93,9 @@ class Line:
 
     @property
     def memory(self) -> int | None:
-        return max((run.metrics["peak_memory_bytes"] for run in self.runs), default=None)
+        known = [run.metrics["peak_memory_bytes"] for run in self.runs]
+        # A server does not tell its own.
+        return max((memory for memory in known if memory is not None), default=None)
 
     @cached_property
     def is_random(self) -> bool:

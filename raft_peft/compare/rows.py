@@ -54,7 +54,7 @@ def _read_files(settings: CompareSettings) -> dict[str, Dataset]:
             template = settings.template()
             rows = read_dataset(path, template, settings.label_column)
             rows = rows if template is None else template.write_all(rows, path)
-            if settings.label_column in rows.column_names:
+            if settings.label_column != "label" and settings.label_column in rows.column_names:
                 rows = rows.rename_column(settings.label_column, "label")
             splits[split] = rows
     return splits

@@ -24,15 +24,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from datasets import load_from_disk
+from datasets import DatasetDict, load_from_disk
 from transformers import TrainerCallback, set_seed
 
 from raft_peft.compare.compared_method import ComparedMethod
 from raft_peft.compare.rows import labels_of, nested_rows
 from raft_peft.compare.settings import CompareSettings
 from raft_peft.compare.trainers import trainer_of
-from raft_peft.grid import number_text
+from raft_peft.grid import NumberGrid, number_text
 from raft_peft.metrics import DISTRIBUTION_METRICS, rail_metrics, regression_metrics
+from raft_peft.prediction.evaluation import evaluate_rows
+from raft_peft.prediction.remote.opening import PREDICT, open_numbers
 from raft_peft.training.trainer import RegressionAwareTrainer
 
 COMPARISON = "comparison.json"
@@ -97,11 +99,22 @@ def execute(folder: Path) -> None:
     """Carry out the run whose settings lie in the folder."""
     began = time.monotonic()
     run = Run.load(folder)
-    trains = ComparedMethod.parse(run.method).trains
-    settings = CompareSettings(**run.comparison)
+    method, settings = ComparedMethod.parse(run.method), CompareSettings(**run.comparison)
     dataset = load_from_disk(run.data)
     dataset["train"] = nested_rows(dataset["train"], run.train_rows, settings.split_seed)
     set_seed(run.seed)
+    found = _ask(run, method, folder, dataset) if method.is_served else _train(run, method, folder, dataset)
+    memory = None if method.is_served else _peak_memory()
+    found |= {"seconds": time.monotonic() - began, "peak_memory_bytes": memory}
+    # Written last and in one move: a folder with a result is whole.
+    unfinished = folder / f"{RESULT}.unfinished"
+    unfinished.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    unfinished.rename(folder / RESULT)
+
+
+def _train(run: Run, method: ComparedMethod, folder: Path, dataset: DatasetDict) -> dict[str, Any]:
+    """Train a model, where its method does, and test it. Returns what `result.json` holds of it."""
+    settings, trains = CompareSettings(**run.comparison), method.trains
     cost = _Cost()
     trainer, test = trainer_of(run, dataset, folder, cost)
     trainer.args.include_num_input_tokens_seen = "non_padding"
@@ -126,7 +139,7 @@ def execute(folder: Path) -> None:
         trainer.save_model(str(folder / "model"))
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
 
-    found = {
+    return {
         **regression_metrics(columns["prediction"], labels),
         **(rail_metrics(columns["rail"], labels) if "rail" in columns else {}),
         **_of_distribution(output.metrics or {}),
@@ -135,15 +148,38 @@ def execute(folder: Path) -> None:
         "train_tokens": cost.tokens if trains else None,
         "train_seconds": cost.seconds if trains else None,
         "test_seconds": test_seconds,
-        "seconds": time.monotonic() - began,
-        "peak_memory_bytes": _peak_memory(),
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         "parameters_trained": sum(p.numel() for p in trainer.model.parameters() if p.requires_grad) if trains else 0,
     }
-    # Written last and in one move: a folder with a result is whole.
-    unfinished = folder / f"{RESULT}.unfinished"
-    unfinished.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
-    unfinished.rename(folder / RESULT)
+
+
+def _ask(run: Run, method: ComparedMethod, folder: Path, dataset: DatasetDict) -> dict[str, Any]:
+    """Ask a server about the test rows. Returns what `result.json` holds of it."""
+    asked = {"tokenizer": run.comparison["model"], "grid": NumberGrid(dict(run.grid)), **method.options}
+    if asked.get("api", PREDICT) == PREDICT:
+        asked = method.options
+    predictor = open_numbers(run.comparison["base_url"], **asked)
+    started = time.monotonic()
+    found = evaluate_rows(predictor, dataset["test"], show_progress=False)
+    distributions = found.distributions
+    columns: dict[str, Any] = {"label": found.labels, "prediction": found.predictions.astype(np.float64)}
+    if distributions is not None:
+        texts = [number_text(value) for value in distributions.values.tolist()]
+        probs = np.exp(distributions.log_probs.astype(np.float64))
+        columns |= {f"p({text})": column for text, column in zip(texts, probs.T.tolist(), strict=True)}
+        columns |= {f"share({text})": column for text, column in zip(texts, distributions.label_shares.T, strict=True)}
+        columns["crps"] = distributions.crps()
+    _write_columns(folder / PREDICTIONS, columns)
+    _write_columns(folder / CURVE, {"step": [], "rmse": [], "seconds": [], "tokens": []})
+    not_trained = ("validation_rmse", "train_rows", "train_tokens", "train_seconds")
+    return {
+        **regression_metrics(columns["prediction"], found.labels),
+        **{name: value for name, value in found.metrics.items() if name in DISTRIBUTION_METRICS},
+        **dict.fromkeys(not_trained),
+        "test_seconds": time.monotonic() - started,
+        "device": "a server",
+        "parameters_trained": 0,
+    }
 
 
 def _predictions(output: Any, labels: np.ndarray) -> dict[str, Any]:

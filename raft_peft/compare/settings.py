@@ -19,7 +19,7 @@ from raft_peft.training.recipes import RECIPES, STEPS_KEPT, check_warmup, get_re
 # The settings that may change when a comparison goes on: they ask for more runs, or for another report.
 EXTENSIBLE = (
     *("methods", "seeds", "learning_rates", "decisions", "output_dir", "suite", "quick", "one_process"),
-    *("baseline", "train_sizes"),
+    *("baseline", "train_sizes", "base_url"),
 )
 BUDGETS = ("steps", "epochs")
 # What people have without this library, and compare it with.
@@ -107,8 +107,8 @@ class CompareSettings:
     )
     methods: str = _left_open(
         "Methods, with commas between them, or semicolons if one has a grid: raft, mbr:renormalize=true, "
-        "pooled:pooling=max, raft:init=random, encoder_cls:frozen=true; 'raft:grid=1,9;raft:grid=1..5'. By default "
-        "the suite's, or rail,zero_shot,ce,special_token,raft."
+        "pooled:pooling=max, raft:init=random, encoder_cls:frozen=true, served:model=stars; 'raft:grid=1,9;"
+        "raft:grid=1..5'. By default the suite's, or rail,zero_shot,ce,special_token,raft."
     )
     seeds: int = _left_open("Runs of each method, with the seeds 0, 1, ...; by default 3.")
     learning_rates: str = _left_open(
@@ -175,6 +175,13 @@ class CompareSettings:
     )
     encoder: str | None = field(
         default=None, metadata={"help": "Name or folder of an encoder, for the methods encoder_cls and encoder_mean."}
+    )
+    base_url: str | None = field(
+        default=None,
+        metadata={
+            "help": "A server, such as http://localhost:8000/v1, for the method served:model=NAME: a model that is "
+            "asked, and not trained. Its key is in the environment's OPENAI_API_KEY."
+        },
     )
     decisions: str = field(
         default="mean",
@@ -263,6 +270,14 @@ class CompareSettings:
             self.baseline == label or self.baseline.startswith(f"{label}, ") for label in labels
         ):
             raise ValueError(f"`baseline={self.baseline}` is not compared. Use one of {'; '.join(labels)}.")
+        served = [method.label for method in methods if method.is_served]
+        if served and self.base_url is None:
+            raise ValueError(f"Method {served[0]!r} needs a server. Set `base_url`, such as http://localhost:8000/v1.")
+        if self.base_url is not None and not served:
+            raise ValueError(
+                f"`base_url={self.base_url}` is asked by no method. Add `served:model=NAME` to `methods`, or leave it "
+                "out."
+            )
         with_lora = get_recipe(self.recipe).lora is not None
         if self.load_in_4bit and not with_lora:
             raise ValueError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,11 +11,15 @@ import torch
 from torch.nn.functional import pad
 from torch.nn.utils.rnn import pad_sequence
 
+from raft_peft.data.preferences import MARGIN, REJECTED_IDS, REJECTED_NUMBERS
 from raft_peft.data.ratings import padded_ratings
 from raft_peft.grid.trie import Trie, is_deep
 
 # Fills the targets of a batch up to the longest; torch's losses leave it out by default.
 IGNORED = -100
+
+# What a prompt is in a batch with preferences. A rejected one follows the chosen one of its pair.
+REJECTED_PROMPT, LABELLED_PROMPT, CHOSEN_PROMPT = -1, 0, 1
 
 
 @dataclass
@@ -24,6 +29,7 @@ class RegressionCollator:
     Args:
         pad_token_id: fills the rows; masked out, so it may be the eos token.
         pad_to_multiple_of: rounds the length of the batch up to a multiple.
+        preference_weight: what a preference counts in the loss, beside a row with a label.
 
     Returns:
         A dict of `input_ids` and `attention_mask` of shape (batch, length); `grid_token_ids` of shape (batch, grid),
@@ -32,12 +38,40 @@ class RegressionCollator:
         float32 of shape (batch, ratings), padded with the share 0; where they have a `weight`, `weights`, float32 of
         shape (batch,); and where they have `target_ids`, these, padded on the right with -100, of shape
         (batch, tokens).
+
+        Of encoded preferences the batch holds both prompts, one below the other, with a label of NaN. Then it also
+        has, each of shape (prompts,): `pair`, 1 for the chosen prompt of a pair, -1 for the rejected one, and 0 for
+        one with a label; `margins`; `row`, the row of each prompt; and `weights`, by which each row counts once, or
+        by its weight.
     """
 
     pad_token_id: int
     pad_to_multiple_of: int | None = None
+    preference_weight: float = 1.0
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
+        if REJECTED_IDS in rows[0]:
+            return self._with_preferences(rows)
+        return self._of_prompts(rows)
+
+    def _with_preferences(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
+        prompts: list[dict[str, Any]] = []
+        for number, row in enumerate(rows):
+            if not len(row[REJECTED_IDS]):
+                prompts.append({"weight": 1.0, **row, "row": number, "pair": LABELLED_PROMPT})
+                continue
+            chosen = {**row, "row": number, "label": math.nan}
+            ids = {"input_ids": row[REJECTED_IDS], "grid_token_ids": row[REJECTED_NUMBERS]}
+            prompts.append({**chosen, "pair": CHOSEN_PROMPT, "weight": self.preference_weight})
+            # The pair's loss is at its chosen prompt, and counts once.
+            prompts.append({**chosen, **ids, "pair": REJECTED_PROMPT, "weight": 0.0})
+        batch = self._of_prompts(prompts)
+        batch["margins"] = torch.tensor([one[MARGIN] for one in prompts], dtype=torch.float32)
+        for name in ("row", "pair"):
+            batch[name] = torch.tensor([one[name] for one in prompts])
+        return batch
+
+    def _of_prompts(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
         input_ids = [torch.as_tensor(row["input_ids"]) for row in rows]
         batch = {
             "input_ids": self._pad(input_ids, self.pad_token_id),

@@ -15,6 +15,8 @@ CHAT_COLUMNS = ("tools", "chat_template_kwargs")
 
 _EXAMPLE = "{'role': 'user', 'content': '...'}"
 
+Text = str | Sequence[Mapping[str, Any]]
+
 
 @dataclass(frozen=True)
 class RenderedChat:
@@ -186,3 +188,20 @@ def _cure_of(refusal: str) -> str:
 
 def _shortened(text: str, length: int = 60) -> str:
     return text if len(text) <= length else text[:length] + "..."
+
+
+def as_text(text: Text) -> str:
+    """A text, or the contents of a chat's messages; where they are several, each behind its role."""
+    if isinstance(text, str):
+        return text
+    contents = [(str(message.get("role", "")), _words_of(message)) for message in text]
+    if len(contents) == 1:
+        return contents[0][1]
+    return "\n\n".join(f"{role}: {content}" for role, content in contents)
+
+
+def _words_of(message: Mapping[str, Any]) -> str:
+    content = message.get("content") or ""
+    if isinstance(content, str):
+        return content
+    return "\n".join(part["text"] for part in content if part.get("type") == "text")

@@ -23,6 +23,13 @@ from raft_peft.data.labels import (
     written_labels,
 )
 from raft_peft.data.limits import ModelLimits
+from raft_peft.data.preferences import (
+    PREFERENCE_COLUMNS,
+    REJECTED_IDS,
+    REJECTED_NUMBERS,
+    PreferenceEncoder,
+    PreferenceWriter,
+)
 from raft_peft.data.prompts import EncodedPrompt, PromptEncoder, rows_error
 from raft_peft.data.ratings import check_ratings_within, weights_of
 from raft_peft.data.reasoning.rows import spread_reasonings
@@ -33,7 +40,10 @@ from raft_peft.forward.decoding import MAX_NEW_TOKENS
 if TYPE_CHECKING:
     from raft_peft.methods import Method
 
-ENCODED_COLUMNS = ["input_ids", "grid_token_ids", "label", "target_ids", "rating_values", "rating_shares", "weight"]
+ENCODED_COLUMNS = [
+    *("input_ids", "grid_token_ids", "label", "target_ids", "rating_values", "rating_shares", "weight"),
+    *PREFERENCE_COLUMNS,
+]
 
 
 def first_row(dataset: Dataset | IterableDataset, name: str) -> dict[str, Any]:
@@ -101,6 +111,7 @@ def encode_dataset(
     renormalize: bool = False,
     num_proc: int | None = None,
     limits: ModelLimits | None = None,
+    preferences: PreferenceWriter | None = None,
 ) -> Dataset | IterableDataset:
     """Encode every row, check every label, and say how many rows were cut or cannot be expressed.
 
@@ -124,12 +135,14 @@ def encode_dataset(
         renormalize: whether predictions are renormalized over the grid, which also decides the labels within reach.
         num_proc: processes to encode with (datasets of known length only).
         limits: of the model, where it is known.
+        preferences: writes the prompts, where rows may have `chosen` and `rejected` in place of a label.
 
     Returns:
         A dataset of `input_ids`, `grid_token_ids`, and, where the encoder has a score prefix, `reasoning_tokens`, each
         a list with an entry for each reasoning of a row (one of 0 tokens where it has none). And, where the rows have
         a label, `label` as float64 and where asked for `target_ids` and `weight`. Where labels may be ratings, `label`
-        is their mean, beside `rating_values` and `rating_shares`, which are None for a label that is one number.
+        is their mean, beside `rating_values` and `rating_shares`, which are None for a label that is one number. A
+        preference is a row of its chosen prompt without a label, and of the columns in `PREFERENCE_COLUMNS`.
 
     Raises:
         ValueError: the dataset is empty, holds images, or has rows that cannot be encoded, have no usable label, or
@@ -138,7 +151,11 @@ def encode_dataset(
     dataset = as_dataset(dataset, name, label_column)
     row = first_row(dataset, name)
     column = _column_of(dataset, label_column)
-    labelled = _check_columns(row, name, column, require_label=require_label)
+    if preferences is None:
+        labelled = _check_columns(row, name, column, require_label=require_label)
+    else:
+        _check_not_refused(row, name)
+        labelled = column.is_in(row)
     if method.trains_text and encoder.tokenizer.eos_token_id is None:
         raise ValueError(
             "The tokenizer has no end-of-sequence token to put after the target. Set tokenizer.eos_token."
@@ -160,25 +177,42 @@ def encode_dataset(
         labels_within_grid=method.labels_within_grid or labels_within_grid,
         reasoned=encoder.score_prefix is not None,
     )
-    options: dict[str, Any] = {
-        "batched": True,
-        "with_indices": True,
-        "remove_columns": list(row),
-        "features": encode.features,
-    }
     remarks = Remarks(
         f"of the {name} dataset", encoder, limited_by_grid=method.limited_by_grid, renormalize=renormalize
     )
+    whole = encode if preferences is None else PreferenceEncoder(encode, preferences, label_column)
+    return _encoded(dataset, name, list(row), whole, remarks, rated=encode.rated, num_proc=num_proc, limits=limits)
 
+
+def _encoded(
+    dataset: Dataset | IterableDataset,
+    name: str,
+    columns: list[str],
+    encode: BatchEncoder | PreferenceEncoder,
+    remarks: Remarks,
+    *,
+    rated: bool,
+    num_proc: int | None,
+    limits: ModelLimits | None,
+) -> Dataset | IterableDataset:
+    """A dataset of these columns, encoded, with what is to be said of its rows."""
+    options: dict[str, Any] = {
+        "batched": True,
+        "with_indices": True,
+        "remove_columns": columns,
+        "features": encode.features,
+    }
     if isinstance(dataset, IterableDataset):
         # The rows of a stream are never seen together, so the first of each kind is said as it is read.
         def encode_and_remark(batch: Mapping[str, list], indices: Sequence[int]) -> dict[str, list]:
             encoded = encode(batch, indices)
             if limits is not None:
-                check = limits.check_nested if encode.reasoned else limits.check_columns
+                check = limits.check_nested if "reasoning_tokens" in encoded else limits.check_columns
                 check(encoded["input_ids"], encoded["grid_token_ids"], indices[0])
+                if REJECTED_IDS in encoded:
+                    limits.check_columns(encoded[REJECTED_IDS], encoded[REJECTED_NUMBERS], indices[0])
             remarks.on_prompts(len(indices), *(sum(encoded[kind]) for kind in REMARKABLE))
-            remarks.on_labels(encoded.get("label", []))
+            remarks.on_labels([label for label in encoded.get("label", []) if label is not None])
             remarks.on_ratings(encoded.get("rating_values", []))
             return encoded
 
@@ -186,14 +220,20 @@ def encode_dataset(
 
     encoded = dataset.map(encode, num_proc=num_proc, desc=f"Tokenizing {name} dataset", **options)
     # Counted here and not while encoding, so that it is also said of rows that come from the cache.
-    columns = encoded.with_format("numpy")
-    remarks.on_prompts(len(encoded), *(int(columns[kind][:].sum()) for kind in REMARKABLE))
-    remarks.on_labels(columns["label"][:] if labelled else [])
-    remarks.on_ratings(encoded["rating_values"] if encode.rated else [])
+    arrays = encoded.with_format("numpy")
+    remarks.on_prompts(len(encoded), *(int(arrays[kind][:].sum()) for kind in REMARKABLE))
+    remarks.on_labels(_known(arrays["label"][:]) if "label" in encoded.column_names else [])
+    remarks.on_ratings(encoded["rating_values"] if rated else [])
     encoded = encoded.remove_columns(list(REMARKABLE))
     if limits is not None:
         limits.check_dataset(encoded)
     return encoded
+
+
+def _known(labels: np.ndarray) -> Any:
+    """The labels without those of preferences, which have none."""
+    numbers = np.asarray(labels, dtype=np.float64)
+    return numbers[~np.isnan(numbers)]
 
 
 @cache
@@ -346,16 +386,7 @@ def _check_columns(row: Mapping[str, Any], name: str, column: LabelColumn, *, re
     Raises:
         ValueError: the row has columns that cannot be used, or lacks those that are needed.
     """
-    if "grid_token_ids" in row:
-        raise ValueError(
-            f"The {name} dataset was encoded by another trainer, for its grid and method. Pass the rows themselves, "
-            "with `prompt` and a label."
-        )
-    if "image" in row or "images" in row:
-        raise ValueError(
-            f"The {name} dataset has images, and the final-position loss reads text only. Drop the image column and "
-            "describe the image in the prompt."
-        )
+    _check_not_refused(row, name)
     if "prompt" not in row and "input_ids" not in row:
         raise ValueError(
             f"The {name} dataset has the columns {sorted(row)}, and neither `prompt` nor `input_ids`. Rename the "
@@ -370,6 +401,20 @@ def _check_columns(row: Mapping[str, Any], name: str, column: LabelColumn, *, re
             f"of the target to {column.name!r}, or set `label_column` to its name."
         )
     return True
+
+
+def _check_not_refused(row: Mapping[str, Any], name: str) -> None:
+    """Raise a ValueError for rows that were encoded before, or have images."""
+    if "grid_token_ids" in row:
+        raise ValueError(
+            f"The {name} dataset was encoded by another trainer, for its grid and method. Pass the rows themselves, "
+            "with `prompt` and a label."
+        )
+    if "image" in row or "images" in row:
+        raise ValueError(
+            f"The {name} dataset has images, and the final-position loss reads text only. Drop the image column and "
+            "describe the image in the prompt."
+        )
 
 
 def check_target_lengths(prompts: Sequence[EncodedPrompt], targets: Sequence[str], first_row: int = 0) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow.compute as pc  # type: ignore[import-untyped]
 from datasets import Dataset, List
 
+from raft_peft.data.preferences import REJECTED_IDS, REJECTED_NUMBERS
 from raft_peft.data.prompts import EncodedPrompt, rows_error
 
 # Encoded rows that are looked at together.
@@ -58,6 +59,9 @@ class ModelLimits:
         """The same, of the columns of encoded rows."""
         errors = []
         for row, (ids, numbers) in enumerate(zip(input_ids, grid_token_ids, strict=True), first_row):
+            # A row with a label has no rejected prompt.
+            if not ids:
+                continue
             reason = self._objection(len(ids) + max(map(len, numbers)) - 1, max(max(ids), *map(max, numbers)))
             if reason is not None:
                 errors.append((row, reason))
@@ -80,10 +84,18 @@ class ModelLimits:
         if isinstance(dataset.features["input_ids"].feature, List):
             self._check_prompts_of_rows(dataset)
             return
+        self._check_prompts(dataset, "input_ids", "grid_token_ids")
+        if REJECTED_IDS in dataset.column_names:
+            self._check_prompts(dataset, REJECTED_IDS, REJECTED_NUMBERS)
+
+    def _check_prompts(self, dataset: Dataset, ids_column: str, numbers_column: str) -> None:
         columns = dataset.with_format("arrow")
         for start in range(0, len(dataset), _SLICE):
             part = columns[start : start + _SLICE]
-            ids, numbers = part["input_ids"], part["grid_token_ids"]
+            ids, numbers = part[ids_column], part[numbers_column]
+            # No row has a preference.
+            if pc.max(pc.list_value_length(ids)).as_py() == 0:
+                continue
             lengths = (
                 pc.max(pc.list_value_length(ids)).as_py()
                 + pc.max(pc.list_value_length(pc.list_flatten(numbers))).as_py()

@@ -4,19 +4,32 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Sequence
+from typing import Protocol
 
 import numpy as np
 
 from raft_peft.data.labels import label_range, range_of_grid
-from raft_peft.data.prompts import EncodedPrompt, PromptEncoder
+from raft_peft.data.prompts import EncodedPrompt
 from raft_peft.data.thoughts import CURE
-from raft_peft.grid import number_text
+from raft_peft.grid import NumberGrid, number_text
 from raft_peft.messages import warn
 
 logger = logging.getLogger(__name__)
 
 # The properties of an `EncodedPrompt` that something is said of.
 REMARKABLE = ("was_cut", "was_trimmed", "is_in_thought", "lost_system", "reasoning_was_cut")
+
+
+class EncodesPrompts(Protocol):
+    """What encodes prompts: a [`PromptEncoder`], or a server.
+
+    Attributes:
+        grid: the numbers that may follow a prompt.
+        max_length: the most tokens of a prompt; None for no limit.
+    """
+
+    grid: NumberGrid
+    max_length: int | None
 
 
 class Remarks:
@@ -29,7 +42,7 @@ class Remarks:
         renormalize: whether predictions are renormalized over the grid.
     """
 
-    def __init__(self, whose: str, encoder: PromptEncoder, *, limited_by_grid: bool, renormalize: bool):
+    def __init__(self, whose: str, encoder: EncodesPrompts, *, limited_by_grid: bool, renormalize: bool):
         self._whose = f" {whose}" if whose else ""
         self._max_length = encoder.max_length
         self._grid = encoder.grid

@@ -10,13 +10,17 @@ from datasets import Dataset
 
 from raft_peft.data.chats import CHAT_COLUMNS
 from raft_peft.data.labels import LabelColumn, with_number
+from raft_peft.data.preferences import CHOSEN, MARGIN, REJECTED, may_prefer
 from raft_peft.data.prompt_template import PromptTemplate
 from raft_peft.data.ratings import of_one_kind
 from raft_peft.data.reasoning.reasonings import REASONING
 from raft_peft.data.row_sources import read_rows
 
 # What a row may hold besides its label.
-_COLUMNS = ("prompt", "completion", "input_ids", "attention_mask", REASONING, *CHAT_COLUMNS)
+_COLUMNS = (
+    *("prompt", "completion", "input_ids", "attention_mask", REASONING),
+    *(*CHAT_COLUMNS, CHOSEN, REJECTED, MARGIN),
+)
 
 
 def read_dataset(path: str, template: PromptTemplate | None = None, label_column: str = "label") -> Dataset:
@@ -35,14 +39,15 @@ def read_dataset(path: str, template: PromptTemplate | None = None, label_column
     rows = [with_number(row, label_column) for row in read_rows(path)]
     names = list(dict.fromkeys(name for row in rows for name in row))
     wanted = () if template is None else template.columns
-    if rows and template is not None:
+    prefers = may_prefer(names, label_column)
+    if rows and template is not None and not prefers:
         template(rows[0], 0)
-    elif rows and not {"prompt", "input_ids"} & set(names):
+    elif rows and not prefers and not {"prompt", "input_ids"} & set(names):
         raise ValueError(
             f"{path} has the columns {names}, and no `prompt`. Rename the column of the text, or write "
             "it with `prompt_template='Review: {text} Stars:'`."
         )
-    if rows and not LabelColumn.of(label_column).is_in(names):
+    if rows and not LabelColumn.of(label_column).is_in(names) and not prefers:
         raise ValueError(
             f"{path} has the columns {names}, and no label in {label_column!r}. Rename the column of the target to "
             f"{label_column!r}, or give its name as `label_column`."
@@ -50,7 +55,10 @@ def read_dataset(path: str, template: PromptTemplate | None = None, label_column
     known = [name for name in names if name in (label_column, *_COLUMNS, *wanted)]
     columns = {name: [row.get(name) for row in rows] for name in known}
     if label_column in columns:
-        columns[label_column] = of_one_kind(columns[label_column])
+        labels = columns[label_column]
+        # In CSV the empty cell of a preference is a text.
+        labels = [None if label == "" else label for label in labels] if prefers else labels
+        columns[label_column] = of_one_kind(labels)
     if any(isinstance(one, list) for one in columns.get(REASONING, [])):
         columns[REASONING] = [[one] if isinstance(one, str) else one for one in columns[REASONING]]
     try:

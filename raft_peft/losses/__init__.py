@@ -2,10 +2,11 @@
 
 A loss is any callable `(prediction, target) -> loss`, all of shape (batch,) and not reduced, such as
 `torch.nn.HuberLoss(reduction="none")`. One that reads the whole distribution instead of the prediction says so by
-deriving from `DistributionLoss`.
+deriving from `DistributionLoss`. `BradleyTerry` is of two prompts, of which one is preferred.
 """
 
 from raft_peft.losses.base import DistributionLoss, Loss
+from raft_peft.losses.bradley_terry import BradleyTerry
 from raft_peft.losses.cross_entropy import cross_entropy
 from raft_peft.losses.crps import CRPS
 from raft_peft.losses.expected_squared_error import ExpectedSquaredError
@@ -20,6 +21,7 @@ from raft_peft.losses.wasserstein import WassersteinDistance
 
 __all__ = [
     "CRPS",
+    "BradleyTerry",
     "DistributionLoss",
     "ExpectedSquaredError",
     "GridMass",

@@ -15,7 +15,11 @@ if TYPE_CHECKING:
 NUMBER_TOKEN_WEIGHT = 0.3
 
 # The power of the labels' unit in which a loss is measured, where it has one.
-UNITS = {"raft": 2, "crps": 1}
+UNITS = {
+    **dict.fromkeys(("raft", "mbr", "learnable_raft", "special_token", "logits_mlp", "pooled"), 2),
+    "probability_projection": 2,
+    "crps": 1,
+}
 
 # The cross-entropy is over the whole vocabulary. The others do not see what is off the grid.
 DISTRIBUTION_LOSSES: dict[str, Callable[[MethodSettings], losses.DistributionLoss | losses.LossSum]] = {

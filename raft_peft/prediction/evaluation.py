@@ -26,7 +26,7 @@ from raft_peft.metrics import (
 )
 from raft_peft.prediction.calibrating.applied import AppliedCalibration
 from raft_peft.prediction.calibrating.calibration import USUAL_LEVEL
-from raft_peft.prediction.predictor import RegressionPredictor
+from raft_peft.prediction.number_predictor import NumberPredictor
 from raft_peft.prediction.reasoning.writer import ReasoningOptions, ReasoningWriter
 
 logger = logging.getLogger(__name__)
@@ -36,7 +36,7 @@ _CHUNK = 4096
 
 
 def evaluate_rows(
-    predictor: RegressionPredictor,
+    predictor: NumberPredictor,
     rows: Iterable[Mapping[str, Any]],
     *,
     label_column: str = "label",
@@ -53,7 +53,7 @@ def evaluate_rows(
     level, `interval`. On the rows of the calibration itself they hold by construction, which says nothing of others.
 
     Args:
-        predictor: makes the predictions.
+        predictor: makes the predictions: a [`RegressionPredictor`], or one of a server.
         rows: of a `prompt`, or the columns of the model's prompt template, and a label each, as in training: dicts, a
             data frame or a dataset. A label that is text is read as a number.
         label_column: the column of the label.
@@ -76,7 +76,7 @@ def evaluate_rows(
     prompts: Iterable[Any] = labelled_prompts(rows, read, predictor.grid, label_column=label_column)
     prompts = _noting_groups(prompts, predictor, groups) if interval is None else applied.prompts(prompts)
     options: Any = {"batch_tokens": batch_tokens, "show_progress": show_progress, "writer": writer}
-    readings = list(predictor.read(prompts, batch_size, **options))
+    readings = [one.of_rows for one in predictor.read_reasonings(prompts, batch_size, **options)]
     if not read:
         raise ValueError("There are no rows to evaluate.")
     labels, ratings = means_of(read), ratings_among(read)
@@ -94,7 +94,7 @@ def evaluate_rows(
     distributions = _distributions(whole.distribution, labels, ratings)
     if distributions is not None:
         metrics |= distributions.metrics()
-    if whole.distribution is not None and not predictor.readout.head.sums_to_one:
+    if whole.distribution is not None and not predictor.sums_to_one:
         metrics |= grid_metrics(whole.distribution.log_probs.numpy())
     if ends is not None:
         metrics |= {"interval": USUAL_LEVEL if interval is None else interval, **interval_metrics(*ends, targets)}
@@ -121,7 +121,7 @@ def _distributions(
 
 
 def _noting_groups(
-    prompts: Iterable[Mapping[str, Any]], predictor: RegressionPredictor, groups: list[Any]
+    prompts: Iterable[Mapping[str, Any]], predictor: NumberPredictor, groups: list[Any]
 ) -> Iterator[Mapping[str, Any]]:
     """The prompts, while what their rows hold as group is added to a list, where a calibration has a column of it."""
     column = None if predictor.calibration is None else predictor.calibration.group_column
@@ -132,7 +132,7 @@ def _noting_groups(
 
 
 def _with_usual_intervals(
-    predictor: RegressionPredictor, groups: list[Any], *, mapped: bool, writer: ReasoningWriter | None
+    predictor: NumberPredictor, groups: list[Any], *, mapped: bool, writer: ReasoningWriter | None
 ) -> AppliedCalibration | None:
     """The calibration at the usual level, or None, with a warning where there is one that cannot be used."""
     if predictor.calibration is None:

@@ -13,18 +13,16 @@ from pathlib import Path
 from typing import Any, Unpack
 
 import numpy as np
-import torch
 
 from raft_peft.data.row_files import RowWriter, is_table
 from raft_peft.data.row_sources import read_rows
 from raft_peft.data.rows import each
 from raft_peft.decisions import chooses_from_grid
 from raft_peft.methods.readout import Reading
-from raft_peft.methods.reasonings import mean_reading
 from raft_peft.prediction.calibrating.applied import AppliedCalibration
 from raft_peft.prediction.identity import identity_of
-from raft_peft.prediction.predictor import RegressionPredictor
-from raft_peft.prediction.questions.predictor import AnsweringPredictor
+from raft_peft.prediction.number_predictor import NumberPredictor
+from raft_peft.prediction.questions.answering import Answering
 from raft_peft.prediction.reasoning.columns import REASON_COLUMNS, REASONINGS, reason_columns
 from raft_peft.prediction.reasoning.reasoned import ReasonedReading
 from raft_peft.prediction.reasoning.writer import ReasoningOptions
@@ -45,7 +43,7 @@ _DIGITS, _DIGITS_OF_HALF = 6, 4
 
 
 def predict_rows(
-    predictor: RegressionPredictor,
+    predictor: NumberPredictor,
     rows: Iterable[Mapping[str, Any]],
     *,
     batch_size: int = 64,
@@ -66,7 +64,7 @@ def predict_rows(
     that a decision or a text chooses is exact. The ends of intervals are rounded outwards.
 
     Args:
-        predictor: makes the predictions.
+        predictor: makes the predictions: a [`RegressionPredictor`], or one of a server.
         rows: with a `prompt` each, or the columns of the model's prompt template: dicts, a data frame or a dataset.
         batch_size, batch_tokens: as in [`RegressionPredictor.predict`].
         chunk_size: the rows that are predicted and given together. By default 512, and 64 where reasonings are
@@ -133,7 +131,7 @@ class _Columns:
 
     def __init__(
         self,
-        predictor: RegressionPredictor,
+        predictor: NumberPredictor,
         *,
         distribution: bool,
         as_columns: bool,
@@ -150,7 +148,7 @@ class _Columns:
         self._distribution, self._as_columns = distribution, as_columns
         self._rounded = partial(rounded, digits=digits_of(predictor))
         # A number of the grid or of a text is what it is.
-        chosen = chooses_from_grid(predictor.settings.decision) or predictor.readout.reads_text
+        chosen = chooses_from_grid(predictor.settings.decision) or predictor.reads_text
         self._exact = chosen and not calibrated
         self._of_grid = [f"p_{text}" for text in predictor.texts] if as_columns else [PROBABILITIES]
         self.of_distribution = (*self._of_grid, MASS, ENTROPY) if distribution else ()
@@ -179,10 +177,10 @@ class _Columns:
         Raises:
             ValueError: there is no distribution.
         """
-        made = self._of_rows(mean_reading(chunk.reading, chunk.counts, self._predictor.readout), applied)
+        made = self._of_rows(chunk.of_rows, applied)
         if not self._reasons:
             return made
-        reasons = reason_columns(chunk, self._predictor.readout, self._rounded)
+        reasons = reason_columns(chunk, self._rounded)
         return [{**row, **more} for row, more in zip(made, reasons, strict=True)]
 
     def _of_rows(self, reading: Reading, applied: AppliedCalibration) -> list[dict[str, Any]]:
@@ -211,10 +209,9 @@ class _Columns:
         return made
 
 
-def digits_of(predictor: AnsweringPredictor) -> int:
+def digits_of(predictor: NumberPredictor | Answering) -> int:
     """How many digits of what a model computes mean something."""
-    computed_in = predictor._autocast or predictor.model.dtype
-    return _DIGITS_OF_HALF if computed_in in (torch.bfloat16, torch.float16) else _DIGITS
+    return _DIGITS_OF_HALF if predictor.computes_in_half else _DIGITS
 
 
 def rounded(number: Any, rounding: str = ROUND_HALF_EVEN, *, digits: int) -> float | None:
@@ -230,7 +227,7 @@ def _shortest(number: np.float32) -> float | None:
 
 
 def predict_file(
-    predictor: RegressionPredictor,
+    predictor: NumberPredictor,
     source: str | Path,
     target: str | Path,
     *,
@@ -245,7 +242,7 @@ def predict_file(
     no note, as beside a target of a version before this, rows alone are compared, and a warning says so.
 
     Args:
-        predictor: makes the predictions.
+        predictor: makes the predictions: a [`RegressionPredictor`], or one of a server.
         source: as [`read_rows`] takes it, with a `prompt` in each row, or the columns of the model's prompt template.
         target: JSON Lines, CSV or TSV. A row holds all that it has in the source, and `prediction`, null (in a table
             empty) where the model gave no number.

@@ -9,13 +9,16 @@ from typing import Any
 
 from raft_peft.data.questions.form import QuestionForm
 from raft_peft.prediction.calibrating.weights import weights_digest
+from raft_peft.prediction.number_predictor import NumberPredictor
 from raft_peft.prediction.predictor import RegressionPredictor
+from raft_peft.prediction.questions.answering import Answering
 from raft_peft.prediction.questions.predictor import AnsweringPredictor
 from raft_peft.prediction.reasoning.writer import ReasoningWriter
+from raft_peft.prediction.remote.model import RemoteModel
 
 
 def identity_of(
-    predictor: RegressionPredictor,
+    predictor: NumberPredictor,
     *,
     interval: float | None = None,
     calibrated: bool = False,
@@ -30,8 +33,7 @@ def identity_of(
     """
     calibration = asdict(predictor.calibrated(writer)) if calibrated or interval is not None else None
     return {
-        **predictor._calibrated_settings(None if writer is None else writer.reading_options()),
-        **_of_model(predictor),
+        **weights_and_settings(predictor, writer),
         "interval": interval,
         "calibrated": calibrated,
         "seed": None if writer is None else writer.seed,
@@ -40,7 +42,7 @@ def identity_of(
 
 
 def identity_of_answers(
-    predictor: AnsweringPredictor, form: QuestionForm, *, interval: float | None, distribution: bool
+    predictor: Answering, form: QuestionForm, *, interval: float | None, distribution: bool
 ) -> dict[str, Any]:
     """The same, of answers to typed questions.
 
@@ -53,15 +55,40 @@ def identity_of_answers(
     if interval is not None:
         calibration = {name: one.as_dict() for name, one in predictor.calibrated_questions().questions.items()}
     return {
-        **predictor._question_settings(),
-        **_of_model(predictor),
-        "attention": predictor.settings.attention,
+        **weights_and_question_settings(predictor),
         "questions": form.questions and {name: one.as_dict() for name, one in form.questions.items()},
         "prompt_template": template and template.template,
         "interval": interval,
         "distribution": distribution,
         "calibration": None if calibration is None else digest_of(calibration),
     }
+
+
+def weights_and_settings(predictor: NumberPredictor, writer: ReasoningWriter | None = None) -> dict[str, Any]:
+    """Those of a predictor of numbers, as digests and by names."""
+    if isinstance(predictor, RemoteModel):
+        return predictor.identity()
+    assert isinstance(predictor, RegressionPredictor)
+    reasoning = None if writer is None else writer.reading_options()
+    return {**predictor._calibrated_settings(reasoning), **_of_model(predictor)}
+
+
+def weights_and_question_settings(predictor: Answering) -> dict[str, Any]:
+    """Those of a predictor of answers, as digests and by names."""
+    if isinstance(predictor, RemoteModel):
+        return predictor.identity()
+    assert isinstance(predictor, AnsweringPredictor)
+    return {
+        **predictor._question_settings(),
+        **_of_model(predictor),
+        "attention": predictor.settings.attention,
+    }
+
+
+def fingerprint_of(predictor: RegressionPredictor) -> str:
+    """A digest of the weights and settings of a predictor; under an adapter, of the adapter's weights alone."""
+    of_numbers = predictor._calibrated_settings() if predictor.has_grid else {}
+    return digest_of({**predictor._question_settings(), **of_numbers, "attention": predictor.settings.attention})
 
 
 def _of_model(predictor: AnsweringPredictor) -> dict[str, Any]:

@@ -295,7 +295,7 @@ class RegressionPredictor(PromptReader):
             batch_size=batch_size,
         )
         options: Any = {"batch_tokens": batch_tokens, "show_progress": show_progress, "writer": writer}
-        return ReasonedPredictions.of(self.read_reasonings(prompts, batch_size, **options), self.readout)
+        return ReasonedPredictions.of(self.read_reasonings(prompts, batch_size, **options))
 
     def _with_distribution(self, readings: Iterable[Reading]) -> PredictionsWithDistribution:
         return predictions_and_distribution(readings, self.readout.values, self.settings.method)

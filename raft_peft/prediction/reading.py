@@ -30,7 +30,8 @@ from raft_peft.methods.reasonings import mean_reading
 from raft_peft.methods.renormalization import resolve_renormalize
 from raft_peft.prediction.batching import BatchRunner, chunks, collate_prompts
 from raft_peft.prediction.calibrating.calibration import Calibration
-from raft_peft.prediction.questions.predictor import AnsweringPredictor, Questions
+from raft_peft.prediction.questions.answering import Questions
+from raft_peft.prediction.questions.predictor import AnsweringPredictor
 from raft_peft.prediction.reasoning.reasoned import ReasonedReading
 from raft_peft.prediction.reasoning.writer import MAX_REASONING_TOKENS, ReasoningWriter
 
@@ -122,6 +123,16 @@ class PromptReader(AnsweringPredictor):
             return self.grid.texts
         return tuple(number_text(value) for value in values)
 
+    @property
+    def reads_text(self) -> bool:
+        """Whether numbers are parsed from decoded texts."""
+        return self.readout.reads_text
+
+    @property
+    def sums_to_one(self) -> bool:
+        """Whether a distribution holds all probability by construction, so that its mass says nothing."""
+        return self.readout.head.sums_to_one
+
     def remarks(self) -> Remarks:
         """What says, once of each kind, what is odd about prompts and labels that are used."""
         limited = METHODS[self.settings.method].limited_by_grid
@@ -158,7 +169,7 @@ class PromptReader(AnsweringPredictor):
             "show_progress": show_progress,
         }
         for one in self.read_reasonings(prompts, batch_size, batch_tokens=batch_tokens, **options):
-            yield mean_reading(one.reading, one.counts, self.readout)
+            yield one.of_rows
 
     def read_reasonings(
         self,
@@ -198,7 +209,7 @@ class PromptReader(AnsweringPredictor):
                     ended = [[one.ended for one in row] for row in written]
                     count += sum(counts)
                     unfinished += sum(not done for row in ended for done in row)
-                yield ReasonedReading(reading, texts, ended, counts)
+                yield ReasonedReading(reading, mean_reading(reading, counts, self.readout), texts, ended, counts)
         if writer is not None and unfinished:
             warn(
                 logger,

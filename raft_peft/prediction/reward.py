@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from raft_peft.data.chats import Text, as_text
 from raft_peft.data.prompt_template import PromptTemplate
 
 if TYPE_CHECKING:
@@ -14,8 +15,6 @@ if TYPE_CHECKING:
 PROMPT, COMPLETION = "prompt", "completion"
 # What TRL hands to a reward beside the columns of its rows.
 _OF_TRAINER = ("completion_ids", "trainer_state", "log_extra", "log_metric", "environments")
-
-Text = str | Sequence[Mapping[str, Any]]
 
 
 class RegressionReward:
@@ -82,20 +81,3 @@ def reward_of(predictor: RegressionPredictor, template: Any = None, **options: A
             "template. Pass `template`, such as 'Question: {prompt} Answer: {completion} Score:'."
         )
     return RegressionReward(predictor, written, **options)
-
-
-def as_text(text: Text) -> str:
-    """A text, or the contents of a chat's messages; where they are several, each behind its role."""
-    if isinstance(text, str):
-        return text
-    contents = [(str(message.get("role", "")), _content(message)) for message in text]
-    if len(contents) == 1:
-        return contents[0][1]
-    return "\n\n".join(f"{role}: {content}" for role, content in contents)
-
-
-def _content(message: Mapping[str, Any]) -> str:
-    content = message.get("content") or ""
-    if isinstance(content, str):
-        return content
-    return "\n".join(part["text"] for part in content if part.get("type") == "text")

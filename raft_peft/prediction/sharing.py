@@ -116,7 +116,7 @@ def push_to_hub(
             f"{str(folder)!r} has no {RAFT_CONFIG_NAME}. Pass a folder that RegressionAwareTrainer.save_model wrote."
         )
     base = _base_on_hub(folder, saved, base_model)
-    shared = _shared_files(folder)
+    shared = shared_files(folder)
     api = HfApi(token=token)
     repository = name if dry_run else _repository(api, name, private=private)
     changed = _changed_texts(folder, saved, repository, base)
@@ -132,8 +132,8 @@ def push_to_hub(
     return Pushed(repository, f"{api.endpoint}/{repository}", sizes, private)
 
 
-def _shared_files(folder: Path) -> dict[str, Path]:
-    """The files that go along, by their paths in the repository."""
+def shared_files(folder: Path) -> dict[str, Path]:
+    """The files that a model is opened with, and its card, by their paths in the folder."""
     patterns = list(_SHARED)
     config = folder / CONFIG_NAME
     # The code of a model of its own kind, which its config names.

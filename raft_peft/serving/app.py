@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import logging
 from collections.abc import AsyncIterator, Sequence
-from concurrent.futures import Future
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
@@ -19,23 +15,16 @@ from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
 from raft_peft import __version__
-from raft_peft.data.questions.question import Question
-from raft_peft.methods.readout import Reading
-from raft_peft.prediction.questions.predictor import ReadQuestion
 from raft_peft.serving import decisions, predictions, systemone
-from raft_peft.serving.errors import RequestError, gone, invalid, out_of_time
+from raft_peft.serving.computing import Computer, check_text
+from raft_peft.serving.details import details_of
+from raft_peft.serving.errors import RequestError, invalid
 from raft_peft.serving.limits import Limits
 from raft_peft.serving.middleware import LimitBody, RequireKey, error_response
-from raft_peft.serving.models import PROMPTS, QUESTIONS, ServedModel, ServedModels
+from raft_peft.serving.models import ServedModels
+from raft_peft.serving.page import PATHS, add_page
 from raft_peft.serving.scheduler import Scheduler
 from raft_peft.serving.telemetry import Telemetry
-
-logger = logging.getLogger(__name__)
-
-# How often it is looked whether the client of a waiting request is still there, in seconds.
-_LOOK = 0.5
-# Beyond the deadline of the queue, so that its own message comes first.
-_GRACE = 1.0
 
 
 class ErrorDetails(BaseModel):
@@ -99,6 +88,7 @@ def create_app(
     *,
     api_key: str | None = None,
     least_mass: float = 0.0,
+    page: bool = False,
 ) -> FastAPI:
     """A server of models, as an ASGI application.
 
@@ -107,13 +97,17 @@ def create_app(
         limits: what it takes at most.
         api_key: that every request but `/health` has to send; None for none.
         least_mass: the probability of all labels below which a question is refused.
+        page: whether there is a page at `/`, which asks for the key by the password of Basic authentication.
     """
     limits = limits or Limits()
     scheduler = Scheduler(models.compute, limits)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        yield
+        async with AsyncExitStack() as stack:
+            if page_lifespan is not None:
+                await stack.enter_async_context(page_lifespan)
+            yield
         await asyncio.to_thread(scheduler.close)
 
     app = FastAPI(
@@ -126,75 +120,44 @@ def create_app(
     app.state.scheduler = scheduler
     _add_errors(app)
     _add_information(app, models, scheduler, telemetry)
-    _add_answers(app, _Computer(models, limits, scheduler, telemetry), least_mass)
+    computer = Computer(models, limits, scheduler, telemetry)
+    _add_answers(app, computer, least_mass)
+    page_lifespan = add_page(app, computer, least_mass) if page else None
     app.add_middleware(LimitBody, limit=limits.body_bytes)
     if api_key is not None:
-        app.add_middleware(RequireKey, key=api_key)
+        app.add_middleware(RequireKey, key=api_key, page=PATHS if page else ())
     app.add_middleware(telemetry.middleware)
     return app
 
 
-@dataclass(frozen=True)
-class _Computer:
-    """Lets the scheduler compute what requests ask for."""
-
-    models: ServedModels
-    limits: Limits
-    scheduler: Scheduler
-    telemetry: Telemetry
-
-    async def questions(
-        self, request: Request, model: ServedModel, state: Any, questions: Sequence[Question], system: str | None
-    ) -> tuple[list[ReadQuestion], int, int]:
-        """What is read for each question, the tokens of all of them, and those that were computed."""
-        encoded, tokens, computed = await asyncio.to_thread(
-            model.encode_questions, state, questions, system, self.limits
-        )
-        kind = model.name, QUESTIONS
-        (read,) = await _computed(request, self.scheduler, kind, [encoded], [computed], self.limits)
-        self.telemetry.note_answers(len(read), tokens)
-        return read, tokens, computed
-
-    async def prompts(self, request: Request, model: ServedModel, prompts: Sequence[Any]) -> tuple[list[Reading], int]:
-        """What is read for each prompt, and the tokens of all of them."""
-        encoded, tokens = await asyncio.to_thread(model.encode_prompts, prompts, self.limits)
-        read = await _computed(request, self.scheduler, (model.name, PROMPTS), encoded, tokens, self.limits)
-        self.telemetry.note_answers(len(read), sum(tokens))
-        return read, sum(tokens)
-
-
-def _add_answers(app: FastAPI, computer: _Computer, least_mass: float) -> None:
+def _add_answers(app: FastAPI, computer: Computer, least_mass: float) -> None:
     models, limits = computer.models, computer.limits
 
     @app.post("/v1/systemone", responses=_REFUSALS)
     async def systemone_route(body: systemone.SystemOneRequest, request: Request) -> systemone.SystemOneResponse:
         """Answer typed questions about a state, in the shape of Jev and of vLLM."""
-        _check_text(body)
+        check_text(body)
         model = models.asked_for(body.model)
         questions = systemone.questions_of(body, model.predictor.questions, limits)
-        _check_count("questions", len(questions), limits.questions)
-        read, tokens, _ = await computer.questions(request, model, body.state, questions, body.instructions)
-        return systemone.response(model.name, read, tokens, least_mass)
+        systemone.check_interval(model, questions, body.interval)
+        read, tokens, _ = await computer.questions(
+            model, body.state, questions, body.instructions, request.is_disconnected
+        )
+        return systemone.response(model, read, tokens, least_mass, body.interval)
 
     @app.post("/v1/decisions", responses=_REFUSALS)
     async def decisions_route(body: decisions.DecisionRequest, request: Request) -> decisions.DecisionResponse:
         """Answer typed questions about an input, in the shape of OpenAI's Decisions API."""
         model = models.asked_for(body.model)
         state, system = decisions.state_of(body)
-        _check_count("questions", len(body.questions), limits.questions)
         questions = decisions.questions_of(body)
-        read, tokens, computed = await computer.questions(request, model, state, questions, system)
+        read, tokens, computed = await computer.questions(model, state, questions, system, request.is_disconnected)
         return decisions.response(model.name, body, read, tokens, computed, least_mass)
 
     @app.post("/v1/predict", responses=_REFUSALS, response_model_exclude_unset=True)
     async def predict_route(body: predictions.PredictRequest, request: Request) -> predictions.PredictResponse:
         """Predict a number for each prompt."""
-        _check_text(body)
-        model = models.asked_for(body.model)
-        _check_count("prompts", len(body.prompts), limits.prompts)
-        applied, prompts = predictions.with_calibration(model, body)
-        read, tokens = await computer.prompts(request, model, prompts)
-        return predictions.response(model, body, applied, read, tokens)
+        return await computer.predict(body, models.asked_for(body.model), request.is_disconnected)
 
 
 def _add_information(app: FastAPI, models: ServedModels, scheduler: Scheduler, telemetry: Telemetry) -> None:
@@ -202,6 +165,11 @@ def _add_information(app: FastAPI, models: ServedModels, scheduler: Scheduler, t
     async def models_route() -> Models:
         """The models, with what each was trained on."""
         return Models(data=[Model(**model.described()) for model in models.values()])
+
+    @app.get("/v1/models/{name:path}", responses={status: _REFUSALS[status] for status in (401, 404)})
+    async def model_route(name: str) -> Model:
+        """A model, with its grid, its template and its calibration."""
+        return Model(**details_of(models.asked_for(name)))
 
     @app.get("/health", responses={503: {"model": Health, "description": "Requests are not taken."}})
     async def health_route(response: Response) -> Health:
@@ -238,44 +206,6 @@ def _add_errors(app: FastAPI) -> None:
     async def mistaken(_: Request, error: Exception) -> JSONResponse:
         # What went wrong is in the log of the server. It may hold what others have sent.
         return error_response(RequestError(500, "The server has made a mistake.", "server_error"))
-
-
-async def _computed(
-    request: Request,
-    scheduler: Scheduler,
-    kind: tuple[str, str],
-    items: Sequence[Any],
-    tokens: Sequence[int],
-    limits: Limits,
-) -> list[Any]:
-    """The results of items, for as long as their client waits for them."""
-    future: Future[list[Any]] = scheduler.submit(kind, items, tokens)
-    waited = asyncio.wrap_future(future)
-    end = asyncio.get_running_loop().time() + limits.seconds + _GRACE
-    try:
-        while not waited.done():
-            await asyncio.wait([waited], timeout=_LOOK)
-            if not waited.done() and await request.is_disconnected():
-                raise gone()
-            if not waited.done() and asyncio.get_running_loop().time() > end:
-                raise out_of_time(limits.seconds)
-        return waited.result()
-    finally:
-        # Nothing is computed for a client that has gone.
-        future.cancel()
-
-
-def _check_text(body: BaseModel) -> None:
-    """Refuse halves of characters, which JSON can hold and no tokenizer takes."""
-    try:
-        json.dumps(body.model_dump(), ensure_ascii=False).encode()
-    except UnicodeEncodeError as error:
-        raise invalid(f"The body holds half a character, {error.object[error.start]!a}. Send whole ones.") from None
-
-
-def _check_count(what: str, count: int, limit: int) -> None:
-    if count > limit:
-        raise invalid(f"The request has {count:,} {what}, and the server takes {limit:,}. Send it in parts.")
 
 
 def _in_words(errors: Sequence[Any]) -> str:

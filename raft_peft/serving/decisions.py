@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictStr, model_validator
 
 from raft_peft.data.questions.question import CHOICE, PREDICATE, SCORE, Option, Question
-from raft_peft.prediction.questions.predictor import ReadQuestion
+from raft_peft.prediction.questions.answering import ReadQuestion
 from raft_peft.serving.errors import invalid
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
 import hmac
+from collections.abc import Sequence
 
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -24,22 +27,44 @@ class RequireKey:
     Args:
         app: what is behind it.
         key: that of the server.
+        page: paths for a browser, and all below them but those below `/`. A browser asks its user for a name and a
+            password there. The key is the password.
     """
 
-    def __init__(self, app: ASGIApp, key: str):
-        self._app, self._key = app, key.encode()
+    def __init__(self, app: ASGIApp, key: str, page: Sequence[str] = ()):
+        self._app, self._key, self._page = app, key.encode(), page
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["path"] in _OPEN or self._is_known(scope):
             await self._app(scope, receive, send)
             return
-        await error_response(unauthorized())(scope, receive, send)
+        error = unauthorized()
+        if self._is_of_page(scope):
+            error.headers["WWW-Authenticate"] = (
+                'Basic realm="raft-peft: any name, the API key as password", charset="UTF-8"'
+            )
+        await error_response(error)(scope, receive, send)
+
+    def _is_of_page(self, scope: Scope) -> bool:
+        asked = scope["path"]
+        return any(asked == path or (path != "/" and asked.startswith(f"{path}/")) for path in self._page)
 
     def _is_known(self, scope: Scope) -> bool:
         given = dict(scope["headers"]).get(b"authorization", b"")
         kind, _, key = given.partition(b" ")
+        kind, key = kind.lower(), key.strip()
+        if kind == b"basic" and self._is_of_page(scope):
+            kind, key = b"bearer", _password(key)
         # The time that it takes tells nothing of how much of the key was right.
-        return hmac.compare_digest(key.strip(), self._key) and kind.lower() == b"bearer"
+        return hmac.compare_digest(key, self._key) and kind == b"bearer"
+
+
+def _password(credentials: bytes) -> bytes:
+    """The password of Basic authentication; empty where it cannot be read."""
+    try:
+        return base64.b64decode(credentials).partition(b":")[2]
+    except binascii.Error:
+        return b""
 
 
 class LimitBody:

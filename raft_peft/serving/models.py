@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext, suppress
+from copy import copy
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache, partial
 from typing import Any
 
 from raft_peft.data.questions.encoder import EncodedQuestion, QuestionEncoder
@@ -15,26 +17,34 @@ from raft_peft.data.questions.row import QuestionRow
 from raft_peft.distribution import GridDistribution
 from raft_peft.forward.layouts import common_prefix
 from raft_peft.grid import NumberGrid
+from raft_peft.methods.head_origin import has_parameters
 from raft_peft.methods.readout import Reading
+from raft_peft.methods.saved_folder import RaftConfig, hub_options
 from raft_peft.prediction.calibrating.calibration import Calibration
+from raft_peft.prediction.identity import fingerprint_of
 from raft_peft.prediction.opening import base_of_adapter
 from raft_peft.prediction.predictor import RegressionPredictor
+from raft_peft.prediction.questions.calibration import QuestionCalibration
 from raft_peft.serving.errors import invalid, not_found
 from raft_peft.serving.limits import Limits
 
 PROMPTS, QUESTIONS = "prompts", "questions"
 
 
-@dataclass
+@dataclass(eq=False)
 class ServedModel:
     """A model and what it was trained on.
 
     Attributes:
         name: by which requests ask for it.
         predictor: computes its numbers.
-        adapter: its name in the model, where several share one base; None where it has a model of its own.
+        adapter: its name in the model, of which several may share one base; None where it is no adapter.
         batch_tokens: the most tokens in a forward pass, with padding.
         created: when it was opened, in seconds since 1970.
+        folder: that it was opened from, or the repository of the Hub.
+        is_base: whether its adapter is left out.
+        with_other_grid: makes a predictor of other numbers; None where they are those of training.
+        fingerprint: of its weights and settings, see [`fingerprint_of`].
     """
 
     name: str
@@ -42,11 +52,16 @@ class ServedModel:
     adapter: str | None = None
     batch_tokens: int = 4096
     created: int = field(default_factory=lambda: int(time.time()))
+    folder: str = ""
+    is_base: bool = False
+    with_other_grid: Callable[[NumberGrid], RegressionPredictor] | None = None
+    fingerprint: str = ""
     # A tokenizer of the Rust library may not be used by two threads while one changes its settings.
     _encoding: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def __post_init__(self) -> None:
         self._encoder = lru_cache(maxsize=32)(self._make_encoder)
+        self._of_grid = lru_cache(maxsize=8)(self._make_of_grid)
         # Looked at now, while the adapter is the active one of a shared model.
         self._calibration, self._uncalibrated = None, ""
         if self.predictor.has_grid:
@@ -54,6 +69,10 @@ class ServedModel:
                 self._calibration = self.predictor.calibrated()
             except ValueError as error:
                 self._uncalibrated = str(error)
+        self.question_calibration: QuestionCalibration | None = None
+        if self.predictor.question_calibration is not None:
+            with suppress(ValueError):
+                self.question_calibration = self.predictor.calibrated_questions()
 
     def calibration(self) -> Calibration:
         """The calibration of its weights.
@@ -64,6 +83,48 @@ class ServedModel:
         if self._calibration is None:
             raise invalid(self._uncalibrated)
         return self._calibration
+
+    @property
+    def is_calibrated(self) -> bool:
+        """Whether `calibration` gives one."""
+        return self._calibration is not None
+
+    @cached_property
+    def base(self) -> ServedModel | None:
+        """The same questions and numbers asked of the base model, without the adapter; None where there is none.
+
+        The parameters of a trained head belong to the adapter. Such a model has no numbers without it.
+        """
+        if self.adapter is None:
+            return None
+        predictor = copy(self.predictor)
+        predictor.calibration = predictor.question_calibration = None
+        return replace(self, predictor=predictor, is_base=True)
+
+    @property
+    def gives_numbers(self) -> bool:
+        """Whether it predicts a number for a prompt."""
+        predictor = self.predictor
+        return predictor.has_grid and not (self.is_base and has_parameters(predictor.readout.head))
+
+    def of_grid(self, grid: NumberGrid) -> ServedModel:
+        """The same model with numbers of a request's own.
+
+        Raises:
+            RequestError: its numbers are those of training, or these cannot be read off it.
+        """
+        if self.with_other_grid is None:
+            raise invalid(
+                f"The model {self.name!r} was trained on numbers or questions of its own. Leave out the grid."
+            )
+        try:
+            return self._of_grid(grid)
+        except ValueError as error:
+            raise invalid(str(error)) from error
+
+    def _make_of_grid(self, grid: NumberGrid) -> ServedModel:
+        assert self.with_other_grid is not None
+        return replace(self, predictor=self.with_other_grid(grid))
 
     def encode_prompts(self, prompts: Sequence[Any], limits: Limits) -> tuple[list[Any], list[int]]:
         """Prompts ready to be computed, and the tokens of each.
@@ -128,11 +189,12 @@ class ServedModel:
         """A reading for each encoded prompt, or a list of `ReadQuestion` for each state."""
         if self.adapter is not None:
             self.predictor.model.set_adapter(self.adapter)
-        if kind == PROMPTS:
-            return _one_by_one(self.predictor.runner(batch_tokens=self.batch_tokens).run(items, lambda _: None))
-        asked = [one for state in items for one in state]
-        read = iter(self.predictor.read_encoded(asked, batch_tokens=self.batch_tokens))
-        return [[next(read) for _ in state] for state in items]
+        with self.predictor.model.disable_adapter() if self.is_base else nullcontext():
+            if kind == PROMPTS:
+                return _one_by_one(self.predictor.runner(batch_tokens=self.batch_tokens).run(items, lambda _: None))
+            asked = [one for state in items for one in state]
+            read = iter(self.predictor.read_encoded(asked, batch_tokens=self.batch_tokens))
+            return [[next(read) for _ in state] for state in items]
 
     def described(self) -> dict[str, Any]:
         """The entry of `/v1/models`."""
@@ -181,9 +243,9 @@ class ServedModels(Mapping[str, ServedModel]):
         return self._models[name]
 
     def compute(self, kind: Any, items: Sequence[Any]) -> list[Any]:
-        """What the model of a kind, (name, what), makes of items."""
-        name, what = kind
-        return self._models[name].compute(what, items)
+        """What the model of a kind, (model, what), makes of items."""
+        model, what = kind
+        return model.compute(what, items)
 
 
 def _check_length(what: str, tokens: Sequence[int], limits: Limits) -> None:
@@ -233,5 +295,32 @@ def open_models(
         if base is not None:
             hosts[base] = predictor.model
             adapter = predictor.model.active_adapters[0]
-        opened.append(ServedModel(name, predictor, adapter, batch_tokens))
+        other = None if base is not None else _other_grids(predictor, folder, given)
+        opened.append(
+            ServedModel(
+                name,
+                predictor,
+                adapter,
+                batch_tokens,
+                folder=str(folder),
+                with_other_grid=other,
+                # Taken now, while the adapter is the active one of a shared model.
+                fingerprint=fingerprint_of(predictor),
+            )
+        )
     return ServedModels(opened)
+
+
+def _other_grids(
+    predictor: RegressionPredictor, folder: str, options: Mapping[str, Any]
+) -> Callable[[NumberGrid], RegressionPredictor] | None:
+    """What makes predictors of other grids on the same model; None where it was trained on a grid or on questions."""
+    if RaftConfig.find(folder, hub_options(options)) is not None:
+        return None
+    return partial(
+        RegressionPredictor,
+        predictor.model,
+        predictor.tokenizer,
+        max_length=predictor.max_length,
+        autocast=options.get("autocast"),
+    )

@@ -9,10 +9,13 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from raft_peft.data.questions.answer import Answer
 from raft_peft.data.questions.question import CHOICE, NUMBER, PREDICATE, Question
-from raft_peft.prediction.questions.predictor import ReadQuestion
+from raft_peft.prediction.questions.answering import ReadQuestion, answers_of
 from raft_peft.serving.errors import invalid
 from raft_peft.serving.limits import Limits
+from raft_peft.serving.models import ServedModel
+from raft_peft.serving.predictions import Share
 
 
 class SystemOneQuestion(BaseModel):
@@ -55,6 +58,11 @@ class SystemOneRequest(BaseModel):
         default=None, description="By their ids. By default those that the model was trained on."
     )
     instructions: str | None = Field(default=None, description="A message before the state.")
+    interval: Share | None = Field(
+        default=None,
+        description="raft-peft's own: also send where this share of targets lies, as `low` and `high`, or of a choice "
+        "and a noul as `options`. Needs raft-peft calibrate.",
+    )
 
 
 class SystemOneUsage(BaseModel):
@@ -102,7 +110,7 @@ def questions_of(request: SystemOneRequest, trained: Any, limits: Limits) -> lis
         raise invalid("`questions` are missing. Send {id: {'type': ..., 'instructions': ..., 'criteria': ...}}.")
     for name, one in asked.items():
         if isinstance(one, SystemOneQuestion) and one.type == NUMBER:
-            _check_count(name, one.criteria, limits.numbers)
+            check_grid_size(name, one.criteria, limits.numbers)
     try:
         return [
             Question.of(name, one.model_dump() if isinstance(one, SystemOneQuestion) else one)
@@ -112,7 +120,7 @@ def questions_of(request: SystemOneRequest, trained: Any, limits: Limits) -> lis
         raise invalid(str(error)) from error
 
 
-def _check_count(name: str, criteria: Any, limit: int) -> None:
+def check_grid_size(name: str, criteria: Any, limit: int) -> None:
     """Refuse a grid that would be too large, before it is made."""
     count = len(criteria) if isinstance(criteria, list | dict) else 0
     if isinstance(criteria, str):
@@ -128,28 +136,61 @@ def _check_count(name: str, criteria: Any, limit: int) -> None:
         )
 
 
-def response(model: str, read: Sequence[ReadQuestion], tokens: int, least_mass: float) -> SystemOneResponse:
+def check_interval(model: ServedModel, questions: Sequence[Question], interval: float | None) -> None:
+    """Refuse an interval that cannot be given, before anything is computed.
+
+    Raises:
+        RequestError: the model is not calibrated, or not for these questions, in these words and for this level.
+    """
+    if interval is None:
+        return
+    if model.question_calibration is None:
+        raise invalid(
+            f"The model {model.name!r} is not calibrated for questions, so it has no intervals. Leave `interval` out, "
+            "or run raft-peft calibrate on its folder, and start the server anew."
+        )
+    try:
+        for question in questions:
+            model.question_calibration.of(question).check(interval)
+    except ValueError as error:
+        raise invalid(str(error)) from error
+
+
+def response(
+    model: ServedModel, read: Sequence[ReadQuestion], tokens: int, least_mass: float, interval: float | None = None
+) -> SystemOneResponse:
     """The answers as they are sent.
 
     Args:
-        model: its name.
+        model: which gave them.
         read: of each question.
         tokens: of all prompts.
         least_mass: the probability of all labels below which a question has no answer.
+        interval: the share of targets that intervals cover, see `check_interval`; None for none.
     """
-    answers = {one.question.id: one.answer() for one in read}
+    (answers,) = answers_of([read], model.question_calibration, interval)
     return SystemOneResponse(
         id=f"decision-{uuid.uuid4().hex}",
         created=int(time.time()),
-        model=model,
-        answers={one.question.id: _answer(one) for one in read if answers[one.question.id].label_mass >= least_mass},
+        model=model.name,
+        answers={
+            one.question.id: _answer(one.question, answers[one.question.id])
+            for one in read
+            if answers[one.question.id].label_mass >= least_mass
+        },
         usage=SystemOneUsage(input_tokens=tokens, output_tokens=0),
         diagnostics={name: Diagnostics(label_mass=answer.label_mass) for name, answer in answers.items()},
     )
 
 
-def _answer(read: ReadQuestion) -> dict[str, Any]:
-    question, answer = read.question, read.answer()
+def _answer(question: Question, answer: Answer) -> dict[str, Any]:
+    found = _value(question, answer)
+    if answer.low is not None:
+        found |= {"low": answer.low, "high": answer.high}
+    return found if answer.options is None else {**found, "options": list(answer.options)}
+
+
+def _value(question: Question, answer: Answer) -> dict[str, Any]:
     probabilities = list(answer.probabilities.values())
     # The likeliest label's probability over the whole vocabulary, as vLLM has it.
     confidence = max(probabilities) * answer.label_mass

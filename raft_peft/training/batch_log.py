@@ -39,13 +39,16 @@ def batch_totals(
     with torch.no_grad():
         prediction = none if predictions is None else predictions - middle
         label = none if predictions is None else batch["labels"].to(losses.device) - middle
+        # A preference has no label to compare its predictions with.
+        labelled = ~label.isnan()
+        prediction, label = (torch.where(labelled, numbers, 0) for numbers in (prediction, label))
         of_rows = {
             "tokens": tokens.to(losses.device),
             "with_grid": none if distribution is None else one,
             "grid_mass": none if distribution is None else distribution.mass,
             "entropy": none if distribution is None else distribution.entropy,
             "not_finite": ~torch.isfinite(losses),
-            "rows": none if predictions is None else one,
+            "rows": none if predictions is None else labelled,
             "prediction": prediction,
             "prediction_squared": prediction.square(),
             "label": label,

@@ -24,11 +24,11 @@ from raft_peft.losses import ExpectedSquaredError
 from raft_peft.messages import warn
 from raft_peft.methods import METHODS, MethodSettings
 from raft_peft.methods.distribution_losses import resolve_distribution_weight
+from raft_peft.methods.preference_losses import check_preference_settings
+from raft_peft.training.speed.checkpointing import checkpointing_asked_for, set_checkpointing
 
 logger = logging.getLogger(__name__)
 
-# The first is TRL's name. transformers renamed it, and older versions do not have the second.
-_CHECKPOINTING = ("gradient_checkpointing", "activation_checkpointing")
 _LOWER_IS_BETTER = ("rmse", "mae", "loss", "crps", "nll", "calibration_error", "rater_distance", "kl", "brier", "ece")
 
 # Each of these settings of SFTConfig speaks of tokens, or of a loss over them. Beside its name stand the value that
@@ -73,6 +73,9 @@ class RegressionAwareConfig(MethodSettings, SFTConfig):
             dict. It is saved, and questions are asked by it.
         question_weights: what each typed question counts in the mean of the loss, by its id, `{"tone": 2}`; by
             default 1.
+        preference_beta, preference_weight: of rows of `chosen` and `rejected`: the log-odds for a difference of 1 in
+            the unit of the labels, and what they count in the mean of the loss beside rows with a label. None: both
+            are 1 on the grid 1 to 5, and as much on any other scale; the trainer sets what it used.
         separator: text between the prompt and the number. None puts one space after a plain prompt that does not
             end in white space, and nothing after a chat template's generation prompt.
         score_prefix: the words between a row's `reasoning` and its number, by default "\\n[RESULT] ". They are saved,
@@ -172,6 +175,20 @@ class RegressionAwareConfig(MethodSettings, SFTConfig):
             "help": "What a typed question counts in the loss, by its id, as JSON: '{\"tone\": 2}'. By default 1."
         },
     )
+    preference_beta: float | None = field(
+        default=None,
+        metadata={
+            "help": "Of rows with `chosen` and `rejected`: the log-odds of the preference for a difference of 1 in "
+            "the unit of the labels. By default 1 on the grid 1 to 5, and as much on any other scale."
+        },
+    )
+    preference_weight: float | None = field(
+        default=None,
+        metadata={
+            "help": "What a row with `chosen` and `rejected` counts in the loss beside a row with a label. By default "
+            "1 on the grid 1 to 5, and as much on any other scale."
+        },
+    )
     separator: str | None = field(
         default=None,
         metadata={
@@ -242,6 +259,7 @@ class RegressionAwareConfig(MethodSettings, SFTConfig):
             if value != supported and not (supported in (None, False) and value in (None, False)):
                 raise ValueError(f"`{name}={value!r}` cannot be used with a regression loss. {cure}")
         self.check_method()
+        check_preference_settings(self)
         self.prompts_template()
         if self.padding_free and METHODS[self.method].trains_text:
             raise ValueError(
@@ -324,28 +342,6 @@ class RegressionAwareConfig(MethodSettings, SFTConfig):
         if settings.get("truncation_mode") == "keep_start":
             del settings["truncation_mode"]
         return cls(**settings)
-
-
-def checkpointing_asked_for(args: RegressionAwareConfig) -> bool | None:
-    """Whether activations are to be computed again in the backward pass; None where it is left open.
-
-    Who says how, by `gradient_checkpointing_kwargs`, asks for it.
-    """
-    for name in _CHECKPOINTING[::-1]:
-        if getattr(args, name, None) is not None:
-            return getattr(args, name)
-    return True if any(getattr(args, f"{name}_kwargs", None) for name in _CHECKPOINTING) else None
-
-
-def checkpointing_names(args: RegressionAwareConfig) -> list[str]:
-    """The names of activation checkpointing among the settings, in the installed transformers."""
-    return [name for name in _CHECKPOINTING if hasattr(args, name)]
-
-
-def set_checkpointing(args: RegressionAwareConfig, value: bool | None) -> None:
-    """Turn activation checkpointing on or off, or leave it open, by all its names."""
-    for name in checkpointing_names(args):
-        setattr(args, name, value)
 
 
 def refuse_token_callables(compute_loss_func: Any, preprocess_logits_for_metrics: Any, formatting_func: Any) -> None:

@@ -9,7 +9,9 @@ from typing import Any, TypeAlias
 from datasets import Dataset, IterableDataset
 
 from raft_peft.data.dataset import ENCODED_COLUMNS, check_read_once, encode_dataset, first_row, spread_rows
+from raft_peft.data.labels import LabelColumn
 from raft_peft.data.limits import ModelLimits
+from raft_peft.data.preferences import PreferenceWriter, may_prefer
 from raft_peft.data.prompt_shape import prompt_shape
 from raft_peft.data.prompts import PromptEncoder
 from raft_peft.data.questions.row import QUESTIONS
@@ -17,6 +19,7 @@ from raft_peft.data.reasoning.reasonings import REASONING, ScorePrefix
 from raft_peft.data.rows import as_dataset
 from raft_peft.grid import NumberGrid
 from raft_peft.methods import METHODS
+from raft_peft.methods.preference_losses import check_preferences
 from raft_peft.methods.renormalization import renormalizes
 from raft_peft.methods.table import needs_labels_within_grid
 from raft_peft.training.config import RegressionAwareConfig
@@ -81,7 +84,8 @@ class RunDatasets:
         if name != "train":
             workers = self._args.dataloader_num_workers
             check_read_once(dataset, name, processes=self._args.world_size, workers=workers)
-        if self.template is not None:
+        preferences = self._preferences_in(dataset, name)
+        if self.template is not None and preferences is None:
             dataset = self.template.write_all(dataset, f"The {name} dataset")
         with self._args.main_process_first(desc=f"tokenizing the {name} dataset"):
             encoded = encode_dataset(
@@ -97,10 +101,13 @@ class RunDatasets:
                 renormalize=renormalizes(self._args, self._grid),
                 num_proc=self._args.dataset_num_proc,
                 limits=self._limits,
+                preferences=preferences,
             )
         self._encoded_here.add(encoded)
         if self.prompt_shape is None:
-            prompts = [row.get("prompt") for row in spread_rows(dataset, _PROMPTS_COMPARED)]
+            rows = spread_rows(dataset, _PROMPTS_COMPARED)
+            written = rows if preferences is None else [one for row in rows for one in preferences(row)]
+            prompts = [row.get("prompt") for row in written]
             self.prompt_shape = prompt_shape(prompts) if len(prompts) >= _FEWEST_PROMPTS else None
         if self.grid_token_ids is None:
             self.grid_token_ids = self._grid_token_ids(next(iter(encoded)))
@@ -108,6 +115,28 @@ class RunDatasets:
 
     def _grid_token_ids(self, row: Mapping[str, Any]) -> tuple[tuple[int, ...], ...]:
         return tuple(map(tuple, row["grid_token_ids"]))
+
+    def _preferences_in(self, dataset: AnyDataset, name: str) -> PreferenceWriter | None:
+        """What writes the prompts of a dataset with preferences; None for one without.
+
+        Raises:
+            ValueError: the method cannot learn from preferences, or a stream of them is read by several processes.
+        """
+        if not may_prefer(_columns_of(dataset), self._args.label_column):
+            return None
+        check_preferences(self._args, name)
+        if self.score_prefix is not None:
+            raise ValueError(
+                f"The {name} dataset has preferences, and the run trains on reasonings before scores: which of the two "
+                "texts a reasoning is of is not known. Train on one of them, and leave the other columns out."
+            )
+        if self._args.world_size > 1 and isinstance(dataset, IterableDataset):
+            raise ValueError(
+                f"The {name} dataset is a stream (IterableDataset) of preferences, whose batches would be divided "
+                f"among {self._args.world_size} processes between the prompts of a pair. Read it into a dataset: "
+                f"Dataset.from_list(list({name}_stream))."
+            )
+        return PreferenceWriter(self.template)
 
     def form_of_prompts(self) -> dict[str, Any]:
         """How the prompts were written, and what they had in common, as [`RaftConfig`] keeps it."""
@@ -146,9 +175,23 @@ def have_reasonings(dataset: Any, args: Any) -> bool:
 def _have_column(dataset: Any, name: str) -> bool:
     if isinstance(dataset, Mapping):
         return any(_have_column(one, name) for one in dataset.values())
-    if not isinstance(dataset, Dataset | IterableDataset):
-        return False
-    return name in (dataset.column_names or list(next(iter(dataset), {})))
+    return isinstance(dataset, Dataset | IterableDataset) and name in _columns_of(dataset)
+
+
+def hold_preferences(dataset: Any, label_column: str) -> bool:
+    """Whether the rows of a dataset, or of several by name, may have `chosen` and `rejected`."""
+    if isinstance(dataset, Mapping):
+        return any(hold_preferences(one, label_column) for one in dataset.values())
+    return isinstance(dataset, Dataset | IterableDataset) and may_prefer(_columns_of(dataset), label_column)
+
+
+def have_labels(dataset: AnyDataset, label_column: str) -> bool:
+    """Whether the rows of a dataset may have labels."""
+    return LabelColumn.of(label_column).is_in(_columns_of(dataset))
+
+
+def _columns_of(dataset: AnyDataset) -> list[str]:
+    return dataset.column_names or list(next(iter(dataset), {}))
 
 
 def check_not_empty(train_dataset: AnyDataset | None, eval_dataset: EvalDataset | None) -> None:

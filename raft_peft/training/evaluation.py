@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Generic, NotRequired, TypedDict, TypeVar
 
@@ -17,12 +18,14 @@ from raft_peft.distribution import GridDistribution
 from raft_peft.grid import number_text
 from raft_peft.losses.label_shares import mean_beyond_grid, mean_two_hot
 from raft_peft.messages import warn
+from raft_peft.methods.preference_losses import PreferenceLosses
 from raft_peft.methods.readout import Reading, Readout
 from raft_peft.metrics import (
     DISTRIBUTION_METRICS,
     Evaluation,
     RowDistributions,
     grid_metrics,
+    pair_metrics,
     qwk,
     rail_metrics,
     regression_metrics,
@@ -35,6 +38,7 @@ logger = logging.getLogger(__name__)
 _KEPT_METRICS = (
     *("rmse", "mae", "pearson", "spearman", "kendall", "qwk", "r2", "rmse_of_mean"),
     *(*DISTRIBUTION_METRICS, "grid_mass", "entropy"),
+    *("pair_accuracy", "pair_margin", "pair_loss"),
 )
 # Below this mean probability of the grid, predictions are all near 0 whatever the prompt.
 _SMALL_MASS = 0.5
@@ -56,6 +60,9 @@ class RowsRead(TypedDict, Generic[Array]):
         losses: of shape (rows,), where the rows have labels.
         label_shares: each label, or its ratings, as shares of the grid, of shape (rows, grid), where there are labels
             and `log_probs`.
+        expected: of a batch with preferences, the numbers that the loss is taken of, of shape (prompts,).
+        rejected: of rows of preferences, the numbers of the rejected prompts, beside those of the chosen ones in
+            `predictions`; NaN for a row with a label, of shape (rows,).
         rated, beyond: beside `label_shares`, whether a row has ratings, and how far its label is beyond the grid, in
             the unit of the labels, each of shape (rows,).
         reasoning_nll, reasoning_tokens: where rows have reasonings, the negative log-likelihood of these in nats, and
@@ -72,6 +79,8 @@ class RowsRead(TypedDict, Generic[Array]):
     beyond: NotRequired[Array]
     reasoning_nll: NotRequired[Array]
     reasoning_tokens: NotRequired[Array]
+    expected: NotRequired[Array]
+    rejected: NotRequired[Array]
 
 
 def rows_read(
@@ -96,7 +105,39 @@ def rows_read(
     if tail_log_probs is not None:
         rows["reasoning_nll"] = -tail_log_probs.sum(-1)
         rows["reasoning_tokens"] = batch["reasoning_mask"].sum(-1).to(tail_log_probs.device)
+    if "pair" in batch:
+        output = reading.predictions if reading.distribution is None else reading.distribution
+        rows["expected"] = readout.expectation(output)
     return rows
+
+
+def by_pairs(
+    read: RowsRead[torch.Tensor], batch: Mapping[str, torch.Tensor], preferences: PreferenceLosses
+) -> RowsRead[torch.Tensor]:
+    """What was read of the prompts of a batch with preferences, as what was read of its rows.
+
+    Args:
+        read: of the prompts, with the losses of those that have a label.
+        batch: with `pair`, in which a rejected prompt follows the chosen one.
+        preferences: which give the losses of pairs.
+    """
+    whole: dict[str, torch.Tensor] = dict(read)  # type: ignore[arg-type]
+    numbers = whole["predictions"]
+    pair = batch["pair"].to(numbers.device)
+    whole["losses"] = whole["losses"] + preferences.of_pairs(whole.pop("expected"), batch)
+    # The last prompt is never the chosen one of a pair, so what comes round to it is not taken.
+    whole["rejected"] = torch.where(pair > 0, numbers.roll(-1), torch.nan)
+    rows: Any = {name: values[pair >= 0] for name, values in whole.items()}
+    return rows
+
+
+def with_labels(read: RowsRead[np.ndarray], labels: np.ndarray) -> tuple[RowsRead[np.ndarray], np.ndarray]:
+    """What was read of the rows with a label, and their labels: of all rows, but for preferences."""
+    if "rejected" not in read:
+        return read, labels
+    labelled = ~np.isnan(labels)
+    some: Any = {name: values[labelled] for name, values in read.items() if name != "rejected"}  # type: ignore[index]
+    return some, labels[labelled]
 
 
 def _shares_of_labels(
@@ -123,6 +164,8 @@ class RegressionPredictionOutput(PredictionOutput):
         distribution: the probabilities of the grid behind each number, over the whole vocabulary; None where the
             method gives a number alone.
         rail: where the numbers were parsed from text, the expectations over the grid beside them, of shape (rows,).
+        rejected: of rows of preferences, the numbers of the rejected prompts beside those of the chosen ones, NaN for
+            a row with a label, of shape (rows,); None without preferences.
         label_shares: the labels as shares of the distribution's numbers, each rating by itself, of shape (rows, grid);
             None without labels or a distribution.
     """
@@ -130,6 +173,7 @@ class RegressionPredictionOutput(PredictionOutput):
     distribution: GridDistribution | None
     rail: np.ndarray | None
     label_shares: np.ndarray | None
+    rejected: np.ndarray | None
 
     @classmethod
     def of(cls, output: PredictionOutput, values: torch.Tensor) -> RegressionPredictionOutput:
@@ -137,6 +181,7 @@ class RegressionPredictionOutput(PredictionOutput):
         read: RowsRead[np.ndarray] = output.predictions
         result = cls(read["predictions"], output.label_ids, output.metrics)
         result.distribution, result.rail, result.label_shares = None, read.get("rail"), read.get("label_shares")
+        result.rejected = read.get("rejected")
         if "log_probs" in read:
             result.distribution = GridDistribution(torch.from_numpy(read["log_probs"]), values)
         return result
@@ -149,17 +194,27 @@ def metrics_of(evaluated: EvalPrediction, readout: Readout) -> dict[str, float]:
         evaluated: whose `predictions` are `RowsRead` and whose `label_ids` are of shape (rows,).
         readout: which read the rows.
     """
-    read: RowsRead[np.ndarray] = evaluated.predictions
-    labels = evaluated.label_ids
-    metrics = {"loss": float(read["losses"].mean()), **regression_metrics(read["predictions"], labels)}
+    whole: RowsRead[np.ndarray] = evaluated.predictions
+    metrics = {"loss": float(whole["losses"].mean())}
+    read, labels = with_labels(whole, evaluated.label_ids)
+    # Where a head's probabilities sum to 1 over the grid by themselves, its mass says nothing of the model.
+    if "log_probs" in whole and not readout.head.sums_to_one:
+        metrics |= grid_metrics(whole["log_probs"])
+    if "rejected" in whole:
+        is_pair = np.isnan(evaluated.label_ids)
+        metrics |= pair_metrics(whole["predictions"][is_pair], whole["rejected"][is_pair])
+        metrics["pair_loss"] = float(whole["losses"][is_pair].mean()) if is_pair.any() else math.nan
+    return metrics | _metrics_of_labels(read, labels, readout) if len(labels) else metrics
+
+
+def _metrics_of_labels(read: RowsRead[np.ndarray], labels: np.ndarray, readout: Readout) -> dict[str, float]:
+    """The metrics of rows that have a label."""
+    metrics = regression_metrics(read["predictions"], labels)
     if len(readout.grid) > 1:
         metrics["qwk"] = qwk(read["predictions"], labels, readout.grid.values)
     distributions = distributions_of(read, readout)
     if distributions is not None:
         metrics |= distributions.metrics()
-    # Where a head's probabilities sum to 1 over the grid by themselves, its mass says nothing of the model.
-    if "log_probs" in read and not readout.head.sums_to_one:
-        metrics |= grid_metrics(read["log_probs"])
     if "parsed" in read:
         metrics["parsed"] = float(read["parsed"].mean())
         metrics |= rail_metrics(read["rail"], labels)
@@ -197,8 +252,19 @@ def evaluation_of(output: EvalLoopOutput, prefix: str, step: int, readout: Reado
     """
     metrics = {name.removeprefix(prefix): value for name, value in output.metrics.items()}
     kept = {name: metrics[name] for name in _KEPT_METRICS if name in metrics}
-    read: RowsRead[np.ndarray] = output.predictions
-    return Evaluation(read["predictions"], output.label_ids, kept, step, distributions_of(read, readout))
+    read, labels = with_labels(output.predictions, output.label_ids)
+    pairs = len(output.label_ids) - len(labels)
+    distributions = distributions_of(read, readout) if len(labels) else None
+    return Evaluation(read["predictions"], labels, kept, step, distributions, pairs=pairs)
+
+
+def refuse_metrics_of_pairs(compute_metrics: Any, *, has_pairs: bool) -> None:
+    """Raise a ValueError for metrics of a user's own beside preferences."""
+    if compute_metrics is not None and has_pairs:
+        raise ValueError(
+            "`compute_metrics` gets one number and one label a row, and rows of `chosen` and `rejected` have two "
+            "numbers and no label. Leave it out; `evaluate` returns pair_accuracy, pair_margin and pair_loss."
+        )
 
 
 def warn_where_flat(evaluation: Evaluation, name: str, *, step: int, args: RegressionAwareConfig) -> None:
@@ -238,6 +304,8 @@ def prediction_rows(
     for index, shown in enumerate(columns):
         row = {name: _end_of(value) if isinstance(value, str) else value for name, value in shown.items()}
         row |= {"label": float(labels[index]), "prediction": float(read["predictions"][index])}
+        if "rejected" in read:
+            row["rejected"] = float(read["rejected"][index])
         if "log_probs" in read:
             probs = np.exp(read["log_probs"][index].astype(np.float64))
             likeliest = np.argsort(-probs, kind="stable")[:_NUMBERS_SHOWN]

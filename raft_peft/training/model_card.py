@@ -131,7 +131,11 @@ def _training_facts(args: RegressionAwareConfig, steps: int, epoch: float) -> di
     if steps == 0:
         return {}
     rows = args.per_device_train_batch_size * args.gradient_accumulation_steps
+    # The trainer leaves it open where there are none.
+    beta = args.preference_beta
+    preferences = {} if beta is None else {"Preferences": f"by the loss of Bradley and Terry, beta = {beta:g}"}
     return {
+        **preferences,
         "Steps": f"{steps} of {rows} rows a process",
         "Epochs": f"{epoch:.3g}",
         "Processes": str(args.world_size),
@@ -199,7 +203,7 @@ def model_card(facts: CardFacts, pictures: Sequence[str] = ()) -> ModelCard:
         prompt_text=text,
         prompt_literal=literal,
         evaluated=list(facts.evaluations),
-        row_counts=[len(one.labels) for one in facts.evaluations.values()],
+        row_counts=[len(one.labels) + one.pairs for one in facts.evaluations.values()],
         metrics=[
             (metric, [_rounded(one.metrics.get(metric, math.nan)) for one in facts.evaluations.values()])
             for metric in metric_names

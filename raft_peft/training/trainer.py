@@ -32,8 +32,15 @@ from raft_peft.distribution import GridDistribution
 from raft_peft.forward.model import attach_reading
 from raft_peft.grid import NumberGrid
 from raft_peft.heads import Head
-from raft_peft.losses import DistributionLoss, Loss, LossSum
+from raft_peft.losses import BradleyTerry, DistributionLoss, Loss, LossSum
 from raft_peft.methods.grid_check import check_grid
+from raft_peft.methods.preference_losses import (
+    beta_on,
+    refuse_losses_without_labels,
+    refuse_settings_without_preferences,
+    renormalize_for_preferences,
+    resolve_preferences,
+)
 from raft_peft.methods.readout import HeadOutput, Readout
 from raft_peft.methods.renormalization import resolve_renormalize
 from raft_peft.metrics import Evaluation
@@ -46,15 +53,25 @@ from raft_peft.training.config import (
     refuse_token_callables,
     refuse_training_on_nothing,
 )
-from raft_peft.training.datasets import EvalDataset, RunDatasets, ask_questions, check_not_empty, have_reasonings
+from raft_peft.training.datasets import (
+    EvalDataset,
+    RunDatasets,
+    ask_questions,
+    check_not_empty,
+    have_labels,
+    have_reasonings,
+    hold_preferences,
+)
 from raft_peft.training.evaluation import (
     RegressionPredictionOutput,
     RowsRead,
     as_numbers,
+    by_pairs,
     evaluation_of,
     log_table,
     metrics_of,
     prediction_rows,
+    refuse_metrics_of_pairs,
     warn_where_flat,
 )
 from raft_peft.training.model_init import (
@@ -94,8 +111,9 @@ class RegressionAwareTrainer(SavingTrainer):
             `RegressionAwareConfig("<model>-RAFT")`.
         grid: the numbers that the model may answer with: a list of numbers, a mapping `{number: text}`, or a
             `NumberGrid`. Each may be one token or several.
-        train_dataset: rows of `prompt` (text or chat messages) or `input_ids`, and a float `label`. Only `train()`
-            needs it; without it the trainer evaluates and predicts zero-shot.
+        train_dataset: rows of `prompt` (text or chat messages) or `input_ids`, and a float `label`; or of `chosen` and
+            `rejected` in place of the label, which are trained on with [`BradleyTerry`]. Only `train()` needs it;
+            without it the trainer evaluates and predicts zero-shot.
         eval_dataset: the same, or a dict of such datasets.
         head: a head of yours instead of the method's own, see [`Head`].
         loss: a loss of yours instead of the method's own: a callable from predictions and targets of shape (batch,) to
@@ -156,7 +174,17 @@ class RegressionAwareTrainer(SavingTrainer):
         refuse_token_callables(compute_loss_func, preprocess_logits_for_metrics, formatting_func)
         args = RegressionAwareConfig.of(args, model)
         refuse_offloading_without_accelerator(args)
+        prefers = hold_preferences(train_dataset, args.label_column)
+        if prefers:
+            renormalize_for_preferences(args, head)
+            if not have_labels(train_dataset, args.label_column):
+                refuse_losses_without_labels(args, loss)
+        elif train_dataset is not None:
+            refuse_settings_without_preferences(args)
+        refuse_metrics_of_pairs(compute_metrics, has_pairs=hold_preferences(eval_dataset, args.label_column))
         loss = self._settle_method(args, grid, head, loss)
+        if prefers:
+            resolve_preferences(args, self.grid)
         check_not_empty(train_dataset, eval_dataset)
         name = model if isinstance(model, str) else None
         model, processing_class = checked_model(
@@ -221,7 +249,9 @@ class RegressionAwareTrainer(SavingTrainer):
         return RunDatasets(self.grid, args, loss)
 
     def _make_collator(self, pad_token_id: int, multiple: int | None) -> RegressionCollator:
-        return RegressionCollator(pad_token_id=pad_token_id, pad_to_multiple_of=multiple)
+        # Only training weighs rows.
+        weight = 1.0 if self.args.preference_weight is None else self.args.preference_weight
+        return RegressionCollator(pad_token_id=pad_token_id, pad_to_multiple_of=multiple, preference_weight=weight)
 
     def _attach_readout(self, head: Head | None, loss: Loss | DistributionLoss | LossSum | None) -> None:
         """Set the method to work on the model: from here on, the trainer can read batches."""
@@ -238,7 +268,13 @@ class RegressionAwareTrainer(SavingTrainer):
         self.readout.attach(self.model)
         self._custom_head = head
         self._loss = loss
-        self._reader = BatchReader(self.readout, loss, router_losses=self.aux_loss_enabled)
+        beta = self.args.preference_beta
+        self._reader = BatchReader(
+            self.readout,
+            loss,
+            router_losses=self.aux_loss_enabled,
+            of_pair=BradleyTerry(beta_on(self.grid) if beta is None else beta),
+        )
 
     # Datasets
 
@@ -328,9 +364,13 @@ class RegressionAwareTrainer(SavingTrainer):
                 return self._reader.rows(model, batch)
 
         rows = read(inputs) if self.runs_in_step_with_others else self._reader.in_parts(read, inputs)
-        return None, rows, inputs.get("labels")
+        labels = inputs.get("labels")
+        if "pair" in inputs:
+            rows, labels = by_pairs(rows, inputs, self._reader.preferences), inputs["labels"][inputs["pair"] >= 0]
+        return None, rows, labels
 
     def _compute_metrics(self, evaluated: EvalPrediction) -> dict[str, float]:
+        refuse_metrics_of_pairs(self._user_compute_metrics, has_pairs="rejected" in evaluated.predictions)
         metrics = metrics_of(evaluated, self.readout)
         if self._user_compute_metrics is not None:
             with_losses = "loss" in self.args.include_for_metrics

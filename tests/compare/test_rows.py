@@ -27,6 +27,9 @@ def test_prompts_of_tasks_and_of_files_as_chats(tmp_path):
     system, user = rows["train"][0]["prompt"]
     assert system == {"role": "system", "content": "Be fair."}
     assert user["content"] == f"Rate {rows['train'][0]['text']}."
+    path.write_text("prompt,label\n" + "".join(f"text {number},{number % 5}\n" for number in range(20)))
+    usual = CompareSettings(model="m", output_dir="out", train_file=str(path), grid="1..5")
+    assert load_rows(usual)["test"].column_names == ["prompt", "label"]
 
 
 def test_ratings_are_kept_and_their_means_are_the_labels():

@@ -2,6 +2,7 @@ import json
 
 import pytest
 
+from raft_peft.data.prompt_template import PromptTemplate
 from raft_peft.data.row_datasets import read_dataset
 
 ROWS = ([3, 4, 4], 2, [5])
@@ -48,3 +49,16 @@ def test_reasonings_of_a_file(tmp_path):
     path = tmp_path / "rows.csv"
     path.write_text("prompt,reasoning,label\na,b,1\na,,2\n")
     assert read_dataset(str(path))["reasoning"][:] == ["b", None]
+
+
+def test_preferences_stand_beside_labels_in_a_table(tmp_path):
+    path = tmp_path / "rows.csv"
+    path.write_text("text,label,chosen,rejected,margin\na,2.5,,,\n,,b,c,0.5\n")
+    read = read_dataset(str(path), PromptTemplate("{text}:"))
+    assert read[:] == {
+        "text": ["a", ""],
+        "label": [2.5, None],
+        "chosen": ["", "b"],
+        "rejected": ["", "c"],
+        "margin": ["", "0.5"],
+    }

@@ -19,6 +19,11 @@ def on_prediction(logits, target):
     return logits[:, 0], target
 
 
+def on_pair(logits, target):
+    """Two predictions, and the target as the margin between them."""
+    return logits[:, 0], logits[:, 1], target
+
+
 def on_text(logits, target):
     return logits.log_softmax(-1), MASK
 
@@ -36,6 +41,7 @@ def on_two_values(logits, target):
 # name -> how its arguments come of logits of shape (batch, 3) and targets, and the loss in each variant
 CASES = {
     "squared_error": (on_prediction, [losses.squared_error]),
+    "BradleyTerry": (on_pair, [losses.BradleyTerry(), losses.BradleyTerry(beta=0.5)]),
     "cross_entropy": (on_text, [losses.cross_entropy]),
     "ExpectedSquaredError": (
         on_grid,

@@ -2,8 +2,9 @@
 
 import pytest
 from datasets import Dataset
-from trl import GRPOConfig, GRPOTrainer
+from support.training import lora, make
 
+from examples.train_with_reward import train
 from raft_peft import RegressionPredictor
 
 TEMPLATE = "Q: {prompt} A: {completion} Hint: {hint} Score:"
@@ -44,28 +45,27 @@ def test_mistakes_are_told(predictor):
         predictor.as_reward(TEMPLATE)(["one?"], ["1"])
 
 
-def test_grpo_takes_it(predictor, tiny_gemma2, tokenizer, tmp_path):
-    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
-    args = GRPOConfig(
-        str(tmp_path),
+def test_the_example_trains_a_policy(tiny_llama, tiny_gemma2, tokenizer, rows, tmp_path):
+    """By GRPO, with a folder as its reward."""
+    for name, model in (("base", tiny_llama), ("policy", tiny_gemma2)):
+        model.save_pretrained(tmp_path / name)
+        tokenizer.save_pretrained(tmp_path / name)
+    make(str(tmp_path / "base"), tokenizer, tmp_path / "judge", rows, peft_config=lora()).save_model()
+    trainer = train(
+        str(tmp_path / "judge"),
+        str(tmp_path / "policy"),
+        Dataset.from_list([{"prompt": "one?", "hint": "a"}, {"prompt": "two?", "hint": "b"}]),
+        str(tmp_path / "trained"),
+        template=TEMPLATE,
+        algorithm="grpo",
         max_steps=1,
         num_generations=2,
         per_device_train_batch_size=2,
         max_completion_length=3,
-        report_to="none",
-        use_cpu=True,
-        bf16=False,
+        logging_steps=1,
         disable_tqdm=True,
         save_strategy="no",
     )
-    rows = Dataset.from_list([{"prompt": "one?", "hint": "a"}, {"prompt": "two?", "hint": "b"}])
-    trainer = GRPOTrainer(
-        tiny_gemma2,
-        reward_funcs=predictor.as_reward(TEMPLATE),
-        args=args,
-        train_dataset=rows,
-        processing_class=tokenizer,
-    )
-    trainer.train()
     logged = [log for log in trainer.state.log_history if "rewards/raft_reward/mean" in log]
-    assert 0 < logged[0]["rewards/raft_reward/mean"] < 3
+    assert 0 < logged[0]["rewards/raft_reward/mean"] < 4
+    assert (tmp_path / "trained" / "model.safetensors").is_file()

@@ -6,7 +6,7 @@ from support.serving import TICKETS, Served
 from support.training import config, lora, make
 from transformers import AutoTokenizer
 
-from raft_peft import RegressionAwareTrainer
+from raft_peft import RegressionAwareTrainer, RegressionPredictor
 from raft_peft.data.questions.dataset import as_question_dataset
 from raft_peft.serving.app import create_app
 from raft_peft.serving.models import open_models
@@ -36,6 +36,12 @@ def folders(smollm2, tmp_path_factory):
     asked.train()
     asked.save_model()
     return {"stars": str(folder / "stars"), "tickets": str(folder / "tickets")}
+
+
+@pytest.fixture(scope="session")
+def alone(folders):
+    """The folders opened each by itself."""
+    return {name: RegressionPredictor.from_pretrained(folder) for name, folder in folders.items()}
 
 
 @pytest.fixture(scope="session")

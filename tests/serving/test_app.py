@@ -9,18 +9,14 @@ from support.serving import TICKETS, Served
 
 from raft_peft import RegressionPredictor
 from raft_peft.prediction.remote.decisions import RemoteDecisions
+from raft_peft.prediction.remote.served import ServedRegressionPredictor
 from raft_peft.serving.app import create_app
 from raft_peft.serving.limits import Limits
 from raft_peft.serving.models import open_models
 
 PROMPTS = ["Review: bad. Stars:", "Review: very, very good indeed. Stars:"]
+DECISION = {"model": "tickets", "input": "a", "questions": [{"type": "predicate", "instructions": "Is it so?"}]}
 STATE = "I was charged twice. Please refund me today."
-
-
-@pytest.fixture(scope="module")
-def alone(folders):
-    """The folders opened each by itself."""
-    return {name: RegressionPredictor.from_pretrained(folder) for name, folder in folders.items()}
 
 
 def test_predictions_are_those_of_python(served, alone):
@@ -118,6 +114,16 @@ def test_requests_that_come_together_do_not_mix(served, alone):
         ("/v1/systemone", {"state": {"a": ["\ud800"]}, "questions": {"a": {"type": "noul"}}}, 400, "half a character"),
         ("/v1/predict", {"prompts": [{"prompt": "\ud800"}]}, 400, "half a character"),
         ("/v1/decisions", {"model": "stars", "input": " ", "questions": [{"type": "predicate"}]}, 400, "instructions"),
+        # What the one shape has and the other has not.
+        ("/v1/decisions", {**DECISION, "interval": 0.9}, 400, "interval: Extra inputs"),
+        ("/v1/decisions", {**DECISION, "state": "a"}, 400, "state: Extra inputs"),
+        ("/v1/decisions", {**DECISION, "questions": [{"type": "noul", "instructions": "a"}]}, 400, "'noul'"),
+        ("/v1/decisions", {**DECISION, "questions": [{"type": "number", "instructions": "a"}]}, 400, "'number'"),
+        ("/v1/decisions", {name: DECISION[name] for name in ("input", "questions")}, 400, "model: Field required"),
+        ("/v1/systemone", DECISION, 400, "input: Extra inputs"),
+        ("/v1/systemone", {"state": "a", "questions": [{"type": "noul"}]}, 400, "a valid dictionary"),
+        ("/v1/systemone", {"model": "tickets", "state": "a", "interval": 0.9}, 400, "not calibrated for questions"),
+        ("/v1/systemone", {"model": "tickets", "state": "a", "interval": 2}, 400, "interval: "),
         ("/v1/predict", {"prompts": ["a", "word " * 3000]}, 400, "Prompt 1 has more tokens than the 1,024"),
         ("/v1/systemone", {"state": "word " * 3000, "questions": {"a": {"type": "noul"}}}, 400, "than the 1,024"),
         ("/v1/moon", {}, 404, "Not Found"),
@@ -161,6 +167,9 @@ def test_a_question_the_labels_do_not_answer_is_refused(models):
     assert asked["answers"] == {} and set(asked["diagnostics"]) == set(TICKETS)
     body = {"model": "stars", "input": STATE, "questions": [{"type": "predicate", "instructions": "So?", "name": "a"}]}
     assert served.client.post("/v1/decisions", json=body).json()["answers"] == [{"type": "refusal", "name": "a"}]
+    for api in ("systemone", "decisions"):
+        remote = RemoteDecisions(f"{served.url}/v1", "tickets", api=api, api_key="")
+        assert remote.decide(STATE, {"refund": TICKETS["refund"]}) == {}
     served.stop()
 
 
@@ -187,12 +196,46 @@ def test_our_remote_predictor_gets_the_same_answers(served, alone, api):
         RemoteDecisions(f"{served.url}/v1", "moon", api=api, api_key="").decide(STATE, asked)
 
 
+def _check_intervals_of_questions(served, judge, rows):
+    expected = judge.decide_rows(rows, interval=0.8)
+    for api in ("systemone", "decisions"):
+        remote = RemoteDecisions(f"{served.url}/v1", "tickets", api=api, api_key="")
+        for found, answers in zip(remote.decide_rows(rows, interval=0.8), expected, strict=True):
+            urgency = answers["urgency"]
+            assert (found["urgency"].low, found["urgency"].high) == pytest.approx(
+                (urgency.low, urgency.high), abs=1e-5
+            )
+            assert found["team"].options == answers["team"].options
+    body = {"model": "tickets", **{name: rows[0][name] for name in ("state", "questions")}, "interval": 0.8}
+    answer = served.client.post("/v1/systemone", json=body).json()["answers"]
+    urgency = expected[0]["urgency"]
+    assert (answer["urgency"]["low"], answer["urgency"]["high"]) == pytest.approx(
+        (urgency.low, urgency.high), abs=1e-5
+    )
+    assert answer["refund"]["options"] == list(expected[0]["refund"].options) and "low" not in answer["refund"]
+    refused = served.client.post("/v1/systemone", json={**body, "questions": {"days": TICKETS["days"]}})
+    assert refused.status_code == 400 and "'days' is not calibrated" in refused.json()["error"]["message"]
+
+
 def test_intervals_of_a_calibrated_folder(folders, tmp_path):
     folder = shutil.copytree(folders["stars"], tmp_path / "stars")
     predictor = RegressionPredictor.from_pretrained(folder)
     rows = [{"prompt": f"Review: {number}. Stars:", "shop": "ab"[number % 2]} for number in range(40)]
     predictor.calibrate(rows, [number % 5 for number in range(40)], groups="shop").save(folder)
-    served = Served(create_app(open_models({"stars": str(folder), "tickets": folders["tickets"]})))
+    of_questions = shutil.copytree(folders["tickets"], tmp_path / "tickets")
+    judge = RegressionPredictor.from_pretrained(of_questions)
+    targets = [{"urgency": number % 3, "refund": number % 2, "team": "other"} for number in range(20)]
+    states = [
+        {"state": f"{number}", "targets": targets[number], "questions": {name: TICKETS[name] for name in targets[0]}}
+        for number in range(20)
+    ]
+    judge.calibrate_questions(states).save(of_questions)
+    served = Served(create_app(open_models({"stars": str(folder), "tickets": str(of_questions)})))
+    _check_intervals_of_questions(served, judge, states[:3])
+    remote = ServedRegressionPredictor(f"{served.url}/v1", "stars", api_key="")
+    here, there = (one.predict(rows, interval=0.8, return_distribution=True) for one in (predictor, remote))
+    for name in ("predictions", "low", "high"):
+        assert getattr(there, name) == pytest.approx(getattr(here, name), abs=1e-5)
     body = {"prompts": [rows[0], rows[3]], "interval": 0.8}
     found = served.client.post("/v1/predict", json=body).json()["predictions"]
     expected = predictor.predict([rows[0], rows[3]], interval=0.8)

@@ -33,7 +33,7 @@ def test_what_was_taken_is_answered_when_it_is_stopped(folders):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    words = ["-m", "raft_peft.cli", "serve", folders["stars"], "--port", str(port)]
+    words = ["-m", "raft_peft.cli", "serve", folders["stars"], "--port", str(port), "--no-page"]
     with subprocess.Popen([sys.executable, *words], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as process:
         client = Client(base_url=f"http://127.0.0.1:{port}", timeout=60)
         while True:
@@ -43,6 +43,7 @@ def test_what_was_taken_is_answered_when_it_is_stopped(folders):
             except ConnectError:
                 assert process.poll() is None
                 time.sleep(0.1)
+        assert client.get("/").status_code == 404
         body = {"prompts": [f"Review: number {number} is fine. Stars:" for number in range(1000)]}
         with ThreadPoolExecutor() as pool:
             asked = pool.submit(client.post, "/v1/predict", json=body)

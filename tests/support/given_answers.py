@@ -6,7 +6,8 @@ import numpy as np
 import torch
 
 from raft_peft.data.questions.answer import Answer
-from raft_peft.prediction.questions.predictor import AnsweringPredictor, ReadQuestion
+from raft_peft.prediction.questions.answering import ReadQuestion
+from raft_peft.prediction.questions.predictor import AnsweringPredictor
 
 TONE_AND_KIND = {
     "tone": {"type": "score", "instructions": "?", "criteria": ["rude", "kind"]},

@@ -156,7 +156,9 @@ def compare(one_process, folder, job, processes, atol=1e-5):
     np.testing.assert_allclose(loaded, alone["predictions"], atol=2e-5)
 
 
-@pytest.mark.parametrize(("processes", "jobs", "more"), [(2, JOBS, OF_TWO), (3, OF_THREE, [])])
+@pytest.mark.parametrize(
+    ("processes", "jobs", "more"), [(2, JOBS, OF_TWO), pytest.param(3, OF_THREE, [], marks=pytest.mark.slow)]
+)
 def test_ddp(one_process, tmp_path, processes, jobs, more):
     launch(copied_model(one_process, tmp_path), [*jobs, *more], processes, "ddp.yaml")
     for job in jobs:
@@ -171,7 +173,10 @@ def test_ddp(one_process, tmp_path, processes, jobs, more):
 
 @pytest.mark.parametrize(
     ("processes", "state", "jobs"),
-    [(2, "FULL_STATE_DICT", OF_FSDP), (3, "SHARDED_STATE_DICT", OF_FSDP[:1])],
+    [
+        (2, "FULL_STATE_DICT", OF_FSDP),
+        pytest.param(3, "SHARDED_STATE_DICT", OF_FSDP[:1], marks=pytest.mark.slow),
+    ],
 )
 def test_fsdp2(one_process, tmp_path, processes, state, jobs):
     arguments = ["--fsdp_state_dict_type", state]

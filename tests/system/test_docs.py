@@ -28,6 +28,7 @@ RUN_BELOW = {
     "docs/grids.md",
     "docs/methods.md",
     "docs/migrating.md",
+    "docs/preferences.md",
     "docs/questions.md",
     "docs/quickstart.md",
     "docs/reasons.md",
@@ -146,6 +147,14 @@ def test_questions(small, tmp_path, monkeypatch, capsys):
     message = names["template"].content(names["template"].state_text(names["row"].state), names["row"].questions[2])
     assert set(message.splitlines()) <= set(shown)
     assert "(((10407,), (10539,)), ((4607,), (5230,)))" in capsys.readouterr().out
+
+
+def test_preferences(small, tmp_path, monkeypatch):
+    names = run_code(
+        "docs/preferences.md", small, tmp_path, monkeypatch, **{"num_train_epochs=3": 'max_steps=1, report_to="none"'}
+    )
+    assert names["both"]["label"] == [4.5, None, None]
+    assert names["scores"][0] == pytest.approx(names["rewards"][0], abs=1e-5)
 
 
 def test_migrating(small, tmp_path, monkeypatch):

@@ -28,6 +28,8 @@ def test_names_do_not_collide_with_those_of_trl():
         "system",
         "question_template",
         "question_weights",
+        "preference_beta",
+        "preference_weight",
         "separator",
         "score_prefix",
         "reasoning_weight",

@@ -12,7 +12,7 @@ from raft_peft.prediction.calibrating.calibration import WITH_MAP, Calibration
 from raft_peft.prediction.calibrating.groups import grouped
 
 if TYPE_CHECKING:
-    from raft_peft.prediction.predictor import RegressionPredictor
+    from raft_peft.prediction.number_predictor import NumberPredictor
     from raft_peft.prediction.reasoning.writer import ReasoningWriter
 
 Ends = tuple[np.ndarray, np.ndarray]
@@ -68,7 +68,7 @@ class AppliedCalibration:
     @classmethod
     def of_predictor(
         cls,
-        predictor: RegressionPredictor,
+        predictor: NumberPredictor,
         *,
         interval: float | None,
         mapped: bool,

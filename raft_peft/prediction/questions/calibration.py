@@ -172,10 +172,14 @@ class QuestionCalibration:
             lines.append("s is about the standard deviation of a row's own distribution.")
         return "\n".join(lines)
 
+    def as_dict(self) -> dict[str, Any]:
+        """What a file holds of it."""
+        questions = {name: one.as_dict() for name, one in self.questions.items()}
+        return {"questions": questions, "settings": dict(self.settings)}
+
     def save(self, folder: str | Path) -> None:
         """Write `question_calibration.json` into a folder."""
-        questions = {name: one.as_dict() for name, one in self.questions.items()}
-        text = json.dumps({"questions": questions, "settings": self.settings}, indent=1, ensure_ascii=False)
+        text = json.dumps(self.as_dict(), indent=1, ensure_ascii=False)
         (Path(folder) / QUESTION_CALIBRATION_NAME).write_text(text + "\n", encoding="utf-8")
 
     @classmethod
@@ -200,17 +204,25 @@ class QuestionCalibration:
             ValueError: the file is not one.
         """
         try:
-            read = json.loads(Path(path).read_text(encoding="utf-8"))
-            parts = read if isinstance(read, dict) else {}
-            if not all(isinstance(parts.get(name), dict) for name in ("questions", "settings")):
-                raise ValueError("it lacks questions or settings")
-            questions = {name: _read_question(name, one) for name, one in read["questions"].items()}
+            return cls.read(json.loads(Path(path).read_text(encoding="utf-8")))
         except (ValueError, RecursionError) as error:
             raise ValueError(
                 f"{path} is not a usable calibration: {str(error).rstrip('.')}. Remove it, and calibrate again with "
                 f"`{CALIBRATE}`."
             ) from error
-        return cls(questions, read["settings"])
+
+    @classmethod
+    def read(cls, read: Any) -> QuestionCalibration:
+        """What `as_dict` gave.
+
+        Raises:
+            ValueError: it is no calibration. The message says what is wrong.
+        """
+        parts = read if isinstance(read, dict) else {}
+        if not all(isinstance(parts.get(name), dict) for name in ("questions", "settings")):
+            raise ValueError("it lacks questions or settings")
+        questions = {name: _read_question(name, one) for name, one in parts["questions"].items()}
+        return cls(questions, parts["settings"])
 
 
 def _read_question(name: str, read: Any) -> CalibratedQuestion:

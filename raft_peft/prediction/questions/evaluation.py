@@ -20,7 +20,7 @@ from raft_peft.losses.label_shares import mean_two_hot
 from raft_peft.methods.answer_metrics import AnsweredQuestions
 from raft_peft.metrics import interval_metrics, set_metrics
 from raft_peft.prediction.calibrating.calibration import USUAL_LEVEL
-from raft_peft.prediction.questions.predictor import AnsweringPredictor, ReadQuestion
+from raft_peft.prediction.questions.answering import Answering, ReadQuestion
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +36,7 @@ class QuestionEvaluation:
         by_type: those of each type.
         metrics: all of these in one, by the names of [`AnsweredQuestions.metrics`], and where there is a calibration
             the level as `interval`.
+        refused: how many questions a server did not answer. The metrics are those of the others.
     """
 
     rows: int
@@ -43,6 +44,7 @@ class QuestionEvaluation:
     by_question: Mapping[str, Mapping[str, float]]
     by_type: Mapping[str, Mapping[str, float]]
     metrics: Mapping[str, float]
+    refused: int = 0
 
     def expected(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         """Of each question that is answered by a number, by its id: the targets and the answers, of shape (rows,)."""
@@ -55,13 +57,14 @@ class QuestionEvaluation:
 
     def save(self, path: str | Path) -> None:
         """Write the metrics as JSON, null for those that are undefined."""
+        refused = {"refused": self.refused} if self.refused else {}
         metrics = {name: value if np.isfinite(value) else None for name, value in self.metrics.items()}
-        text = json.dumps({"rows": self.rows, **metrics}, indent=2, ensure_ascii=False)
+        text = json.dumps({"rows": self.rows, **refused, **metrics}, indent=2, ensure_ascii=False)
         Path(path).write_text(text + "\n", encoding="utf-8")
 
 
 def evaluate_question_rows(
-    predictor: AnsweringPredictor,
+    predictor: Answering,
     rows: Sequence[QuestionRow],
     *,
     batch_size: int = 64,
@@ -77,7 +80,7 @@ def evaluate_question_rows(
     Args:
         predictor: gives the answers.
         rows: with targets, as [`QuestionForm.rows`] reads them.
-        batch_size, batch_tokens, show_progress: as in [`AnsweringPredictor.decide_rows`].
+        batch_size, batch_tokens, show_progress: as in [`RegressionPredictor.decide_rows`].
         interval: the level of the intervals, such as 0.9. None for 0.9 where there is a calibration that can give it,
             and for no intervals where there is none.
 
@@ -93,9 +96,16 @@ def evaluate_question_rows(
     read = predictor.read_questions(with_target, batch_size, batch_tokens=batch_tokens, show_progress=show_progress)
     answers = predictor.answers(read, level)
     found = [one for of_row in answers for one in of_row.values()]
-    targets = [row.targets[one.id] for row in with_target for one in row.questions]
-    asked = _answered([one for of_row in read for one in of_row], targets)
+    with_answer = _with_targets(with_target, read)
+    refused = sum(len(row.questions) for row in with_target) - len(with_answer)
+    if not with_answer:
+        raise ValueError(f"The server refused all {refused} questions, so there is nothing to evaluate.")
+    asked = _answered(*zip(*with_answer, strict=True))
     by_question, by_type, metrics = asked.by_question(), asked.by_type(), asked.metrics()
+    if not all(one.knows_mass for one, _ in with_answer):
+        for own in (*by_question.values(), *by_type.values()):
+            del own["label_mass"]
+        metrics = {name: value for name, value in metrics.items() if not name.endswith("_label_mass")}
     if level is not None:
         metrics = {"interval": level, **metrics}
         for named, names in ((by_question, asked.ids), (by_type, asked.types)):
@@ -103,7 +113,7 @@ def evaluate_question_rows(
                 places = [place for place, one in enumerate(names) if one == name]
                 own |= _coverage([found[place] for place in places], asked, places)
                 metrics |= {f"{name}_{metric}": value for metric, value in own.items()}
-    return QuestionEvaluation(len(rows), asked, by_question, by_type, metrics)
+    return QuestionEvaluation(len(rows), asked, by_question, by_type, metrics, refused)
 
 
 def check_targets(rows: Sequence[QuestionRow]) -> None:
@@ -128,6 +138,13 @@ def check_targets(rows: Sequence[QuestionRow]) -> None:
 
 
 _WHERE = "Targets are in `targets`, {id: target}, or in columns with the ids of the questions."
+
+
+def _with_targets(
+    rows: Sequence[QuestionRow], read: Sequence[Sequence[ReadQuestion]]
+) -> list[tuple[ReadQuestion, Ratings]]:
+    """What was read for each question that has an answer, and its target."""
+    return [(one, row.targets[one.question.id]) for row, of_row in zip(rows, read, strict=True) for one in of_row]
 
 
 def _answered(read: Sequence[ReadQuestion], targets: Sequence[Ratings]) -> AnsweredQuestions:
@@ -162,7 +179,7 @@ def _coverage(answers: Sequence[Answer], asked: AnsweredQuestions, places: Seque
     return set_metrics(sets, asked.shares[places])
 
 
-def _usual_level(predictor: AnsweringPredictor, rows: Sequence[QuestionRow]) -> float | None:
+def _usual_level(predictor: Answering, rows: Sequence[QuestionRow]) -> float | None:
     """The usual level where there is a calibration that can give it; else None, with a warning where there is one."""
     if predictor.question_calibration is None:
         return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator, Mapping
 from decimal import ROUND_CEILING, ROUND_FLOOR
 from functools import partial
@@ -12,14 +13,17 @@ from tqdm.auto import tqdm
 
 from raft_peft.data.questions.answer import Answer
 from raft_peft.data.questions.form import QuestionForm
-from raft_peft.data.questions.question import NUMBER, SCORE
+from raft_peft.data.questions.question import NUMBER, SCORE, Question
 from raft_peft.data.questions.row import QuestionRow
 from raft_peft.data.row_files import is_table
 from raft_peft.data.rows import each
+from raft_peft.messages import warn
 from raft_peft.prediction.batching import chunks
 from raft_peft.prediction.files import append_rows, digits_of, rounded
 from raft_peft.prediction.identity import identity_of_answers
-from raft_peft.prediction.questions.predictor import AnsweringPredictor
+from raft_peft.prediction.questions.answering import Answering
+
+logger = logging.getLogger(__name__)
 
 ANSWERS = "answers"
 # The columns of a table: `answer_urgency`, and `answer_urgency_low` for what else there is.
@@ -27,7 +31,7 @@ COLUMN = "answer_{id}"
 
 
 def answer_rows(
-    predictor: AnsweringPredictor,
+    predictor: Answering,
     rows: Iterable[Mapping[str, Any]],
     form: QuestionForm,
     *,
@@ -48,7 +52,7 @@ def answer_rows(
         predictor: gives the answers.
         rows: what `form` reads.
         form: the questions that rows do not bring themselves, and how states are written.
-        batch_size, batch_tokens: as in [`AnsweringPredictor.decide_rows`].
+        batch_size, batch_tokens: as in [`RegressionPredictor.decide_rows`].
         chunk_size: the rows that are answered and given together.
         distribution: whether to add the probabilities of the options, and their `label_mass`.
         as_columns: whether each figure is a column of its own, as a table has them.
@@ -57,7 +61,8 @@ def answer_rows(
         show_progress: whether to show a progress bar.
 
     Yields:
-        The rows of each chunk, in their order, with `answers`: for each id an object of `value`, and where they are
+        The rows of each chunk, in their order, with `answers`: for each id an object of `value` (None where a server
+        refuses the question), and where they are
         asked for `low` and `high`, or of a choice and of yes and no `options`; `probabilities` and `label_mass`. With
         `as_columns`, the value of the question `urgency` is the column `answer_urgency`, and the others are
         `answer_urgency_low` and so on.
@@ -66,6 +71,7 @@ def answer_rows(
         ValueError: a row that cannot be used. The message names it.
     """
     columns = _Columns(predictor, form, distribution=distribution, as_columns=as_columns, interval=interval)
+    count = refused = 0
     with tqdm(unit="row", disable=show_progress is False) as progress:
         for some in chunks(each(rows), chunk_size):
             asked = [columns.check(row, number) for number, row in enumerate(some, first_row)]
@@ -75,14 +81,16 @@ def answer_rows(
             )
             first_row += len(some)
             progress.update(len(some))
-            yield [
-                {**row, **columns.of(found)}
-                for row, found in zip(some, predictor.answers(read, interval), strict=True)
-            ]
+            count += sum(len(row.questions) for row in asked)
+            refused += sum(len(row.questions) - len(found) for row, found in zip(asked, read, strict=True))
+            answers = predictor.answers(read, interval)
+            yield [{**row, **columns.of(one, found)} for row, one, found in zip(some, asked, answers, strict=True)]
+    if refused:
+        warn(logger, f"The server refused {refused} of {count} questions. Their answers are empty.")
 
 
 def answer_file(
-    predictor: AnsweringPredictor,
+    predictor: Answering,
     source: str | Path,
     target: str | Path,
     form: QuestionForm,
@@ -133,7 +141,7 @@ class _Columns:
 
     def __init__(
         self,
-        predictor: AnsweringPredictor,
+        predictor: Answering,
         form: QuestionForm,
         *,
         distribution: bool,
@@ -184,23 +192,30 @@ class _Columns:
     def _names(self, row: QuestionRow) -> tuple[str, ...]:
         if not self._as_columns:
             return (ANSWERS,)
-        fields = ["probabilities", "label_mass"] if self._distribution else []
-        names = []
-        for one in row.questions:
-            ends = [] if self._interval is None else ["low", "high"] if one.type in (SCORE, NUMBER) else ["options"]
-            names += [COLUMN.format(id=one.id), *(f"{COLUMN.format(id=one.id)}_{name}" for name in (*ends, *fields))]
-        return tuple(names)
+        return tuple(_column(one.id, figure) for one in row.questions for figure in self._figure_names(one))
 
-    def of(self, answers: Mapping[str, Answer]) -> dict[str, Any]:
-        """The columns of a row's answers."""
-        found = {name: self._figures(answer) for name, answer in answers.items()}
+    def _figure_names(self, question: Question) -> tuple[str, ...]:
+        ends = ("low", "high") if question.type in (SCORE, NUMBER) else ("options",)
+        return (
+            "value",
+            *(() if self._interval is None else ends),
+            *(("probabilities", "label_mass") if self._distribution else ()),
+        )
+
+    def of(self, row: QuestionRow, answers: Mapping[str, Answer]) -> dict[str, Any]:
+        """The columns of a row's answers.
+
+        Args:
+            row: with its questions.
+            answers: to these, without those that were refused.
+        """
+        found = {
+            one.id: self._figures(answers[one.id]) if one.id in answers else dict.fromkeys(self._figure_names(one))
+            for one in row.questions
+        }
         if not self._as_columns:
             return {ANSWERS: found}
-        return {
-            COLUMN.format(id=name) + ("" if figure == "value" else f"_{figure}"): value
-            for name, figures in found.items()
-            for figure, value in figures.items()
-        }
+        return {_column(name, figure): value for name, figures in found.items() for figure, value in figures.items()}
 
     def _figures(self, answer: Answer) -> dict[str, Any]:
         value = answer.value
@@ -214,3 +229,8 @@ class _Columns:
             figures["probabilities"] = {name: self._rounded(one) for name, one in answer.probabilities.items()}
             figures["label_mass"] = self._rounded(answer.label_mass)
         return figures
+
+
+def _column(question: str, figure: str) -> str:
+    """The column of a table that holds a figure of a question's answer."""
+    return COLUMN.format(id=question) + ("" if figure == "value" else f"_{figure}")

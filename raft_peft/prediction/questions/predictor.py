@@ -1,27 +1,22 @@
-"""`AnsweringPredictor`: answers to typed questions, several about one text, with the text computed once."""
+"""`AnsweringPredictor`: answers to typed questions by a model here, several about one text, computed once."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
 import torch
-from scipy.special import softmax
 from tqdm.auto import tqdm
 
 from raft_peft.data.limits import ModelLimits
-from raft_peft.data.questions.answer import Answer
 from raft_peft.data.questions.collator import QuestionCollator
-from raft_peft.data.questions.dataset import as_question_rows, is_question_table
 from raft_peft.data.questions.encoder import EncodedQuestion, QuestionEncoder
-from raft_peft.data.questions.question import Question
 from raft_peft.data.questions.row import QuestionRow
 from raft_peft.data.questions.template import QuestionTemplate
-from raft_peft.data.rows import each
 from raft_peft.forward.cpu_precision import warn_where_bf16_is_emulated
 from raft_peft.forward.memory import PartsThatFit
 from raft_peft.forward.model import device_of
@@ -31,39 +26,14 @@ from raft_peft.methods.answers import AnswerReadout
 from raft_peft.prediction.batching import BatchRunner, autocast_dtype, chunks
 from raft_peft.prediction.calibrating.fitting import check_kinds, usual_kind
 from raft_peft.prediction.calibrating.weights import calibrated_weights, usable_calibration
+from raft_peft.prediction.questions.answering import Answering, Questions, ReadQuestion
 from raft_peft.prediction.questions.calibrating import calibration_of_answers, rows_to_calibrate_on
 from raft_peft.prediction.questions.calibration import CALIBRATE, QuestionCalibration
 
 logger = logging.getLogger(__name__)
 
-Questions = Mapping[str, Mapping[str, Any]]
 
-
-@dataclass(frozen=True)
-class ReadQuestion:
-    """What was read for one question of a row.
-
-    Attributes:
-        question: as it was asked.
-        log_probs: of its options over the whole vocabulary, of shape (options,).
-    """
-
-    question: Question
-    log_probs: np.ndarray
-
-    def answer(self) -> Answer:
-        """The answer given the options."""
-        log_probs = self.log_probs.astype(np.float64)
-        probabilities = softmax(log_probs)
-        value: float | str = float(probabilities @ np.array(self.question.values))
-        if self.question.is_choice:
-            value = self.question.names[int(probabilities.argmax())]
-        return Answer(
-            value, dict(zip(self.question.names, probabilities.tolist(), strict=True)), float(np.exp(log_probs).sum())
-        )
-
-
-class AnsweringPredictor:
+class AnsweringPredictor(Answering):
     """Answers typed questions with a language model, as it was trained or zero-shot.
 
     Args:
@@ -76,6 +46,9 @@ class AnsweringPredictor:
         questions: asked where `decide` is given none, by their ids.
         question_template: how questions are written, see [`QuestionTemplate`].
     """
+
+    questions: Questions | None = None
+    question_calibration: QuestionCalibration | None = None
 
     def __init__(
         self,
@@ -92,7 +65,6 @@ class AnsweringPredictor:
         self.tokenizer = tokenizer
         self.questions = questions
         self.question_template = QuestionTemplate.of(question_template)
-        self.question_calibration: QuestionCalibration | None = None
         self._max_length = max_length
         self._said_cut = False
         self._parts = PartsThatFit()
@@ -101,109 +73,6 @@ class AnsweringPredictor:
             warn_where_bf16_is_emulated("Set `autocast='float32'`.")
         pad_token_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
         self._pad_token_id = pad_token_id or 0
-
-    def decide(
-        self, state: Any, questions: Questions | None = None, *, interval: float | None = None
-    ) -> dict[str, Answer]:
-        """Answer typed questions about one text.
-
-        ```python
-        predictor = RegressionPredictor.from_pretrained("my-judge")
-        answers = predictor.decide(
-            "The parcel came two days late.",
-            {"anger": {"type": "score", "instructions": "How angry?", "criteria": ["calm", "annoyed", "furious"]}},
-        )
-        answers["anger"].value
-        ```
-
-        Args:
-            state: a text, JSON, or the messages of a chat.
-            questions: by their ids, see [`Question`]. By default those of training.
-            interval: the share of targets that the intervals and sets of options are to cover, such as 0.9, after
-                `calibrate_questions`; see [`QuestionCalibration`].
-
-        Returns:
-            An [`Answer`] for each id.
-
-        Raises:
-            ValueError: a question that cannot be asked, or none; or with `interval` one that is not calibrated in
-                these words and for this level.
-        """
-        (answers,) = self.decide_rows([{"state": state}], questions=questions, interval=interval)
-        return answers
-
-    def decide_rows(
-        self,
-        rows: Iterable[Mapping[str, Any]],
-        batch_size: int = 64,
-        *,
-        questions: Questions | None = None,
-        interval: float | None = None,
-        batch_tokens: int = 4096,
-        first_row: int = 0,
-        show_progress: bool | None = None,
-    ) -> list[dict[str, Answer]]:
-        """Answer the typed questions of rows. What several prompts begin with is computed once.
-
-        Args:
-            rows: each a `state`, and its `questions` where it does not take those of the call. A list, a data frame or
-                a dataset.
-            batch_size: the most questions in a forward pass.
-            questions: asked of each row that brings none, see `decide`.
-            interval: as in `decide`.
-            batch_tokens: the most tokens in a forward pass, with padding.
-            first_row: the number of the first row, for messages.
-            show_progress: whether to show a progress bar; by default where there are more questions than a batch has.
-
-        Raises:
-            ValueError: as `decide`; the message names the row.
-        """
-        asked = self._rows(rows, questions, first_row)
-        # What cannot be given is refused now, not after hours of prediction.
-        self.check_intervals(asked, interval)
-        read = self.read_questions(
-            asked, batch_size, batch_tokens=batch_tokens, first_row=first_row, show_progress=show_progress
-        )
-        return self.answers(read, interval)
-
-    def check_intervals(self, rows: Sequence[QuestionRow], interval: float | None) -> None:
-        """Raise a ValueError where `answers` cannot give the intervals of a level for the questions of some rows.
-
-        Args:
-            rows: with their questions.
-            interval: as in `decide`; None for no intervals.
-        """
-        if interval is None:
-            return
-        calibration = self.calibrated_questions()
-        for question in dict.fromkeys(question for row in rows for question in row.questions):
-            calibration.of(question).check(interval)
-
-    def answers(
-        self, read: Sequence[Sequence[ReadQuestion]], interval: float | None = None
-    ) -> list[dict[str, Answer]]:
-        """The answers to the questions of rows, by their ids.
-
-        Args:
-            read: of each row, as `read_questions` gives it.
-            interval: as in `decide`.
-
-        Raises:
-            ValueError: as `check_intervals`.
-        """
-        found = [{one.question.id: one.answer() for one in row} for row in read]
-        if interval is None:
-            return found
-        calibration = self.calibrated_questions()
-        alike: dict[Question, list[tuple[int, ReadQuestion]]] = {}
-        for number, row in enumerate(read):
-            for one in row:
-                alike.setdefault(one.question, []).append((number, one))
-        for question, those in alike.items():
-            limits = calibration.of(question).limits(np.stack([one.log_probs for _, one in those]), interval)
-            for (number, _), limit in zip(those, limits, strict=True):
-                found[number][question.id] = replace(found[number][question.id], **limit)
-        return found
 
     def calibrate_questions(
         self,
@@ -260,9 +129,6 @@ class AnsweringPredictor:
             **calibrated_weights(self.model, None),
         }
 
-    def _rows(self, rows: Iterable[Any], questions: Questions | None, first_row: int = 0) -> list[QuestionRow]:
-        return question_rows(rows, self.questions if questions is None else questions, first_row)
-
     def read_questions(
         self,
         rows: Sequence[QuestionRow],
@@ -295,6 +161,11 @@ class AnsweringPredictor:
         """The probabilities of the options of questions that are encoded already, see [`QuestionEncoder`]."""
         log_probs = self._log_probs(asked, batch_size, batch_tokens, show_progress)
         return [ReadQuestion(one.question, found) for one, found in zip(asked, log_probs, strict=True)]
+
+    @property
+    def computes_in_half(self) -> bool:
+        """Whether the model computes in bfloat16 or float16."""
+        return (self._autocast or self.model.dtype) in (torch.bfloat16, torch.float16)
 
     @property
     def max_length(self) -> int | None:
@@ -358,35 +229,6 @@ class AnsweringPredictor:
                     for one, log_probs in zip(some, distribution.log_probs.numpy(), strict=True)
                 ]
         return found
-
-
-def question_rows(rows: Iterable[Any], questions: Questions | None, first_row: int = 0) -> list[QuestionRow]:
-    """Rows as they are read; those that bring no questions with others.
-
-    Args:
-        rows: a list, a data frame or a dataset.
-        questions: by their ids; None where there are none.
-        first_row: the number of the first row, for messages.
-
-    Raises:
-        ValueError: rows or questions that cannot be read.
-    """
-    asked: Any = questions
-    if isinstance(questions, Mapping):
-        asked = {name: Question.of(name, raw) for name, raw in questions.items()}
-    with_questions = (_with_questions(row, asked, number) for number, row in enumerate(each(rows), first_row))
-    return list(as_question_rows(with_questions, first_row, from_table=is_question_table(rows)))
-
-
-def _with_questions(row: Any, asked: Any, number: int) -> Any:
-    if isinstance(row, Mapping) and row.get("questions") is None:
-        if asked is None:
-            raise ValueError(
-                f"Row {number} has no `questions`, and none are known from training. Pass `questions={{id: {{'type': "
-                "'score', 'instructions': ..., 'criteria': [...]}}}`."
-            )
-        return {**row, "questions": asked}
-    return row
 
 
 def _collate(collator: QuestionCollator, asked: Sequence[EncodedQuestion]) -> dict[str, torch.Tensor]:

@@ -12,7 +12,8 @@ from raft_peft.data.questions.dataset import as_question_rows, is_question_table
 from raft_peft.data.questions.question import Question
 from raft_peft.data.questions.row import QuestionRow
 from raft_peft.data.rows import each
-from raft_peft.prediction.questions.predictor import AnsweringPredictor, Questions
+from raft_peft.prediction.questions.answering import Questions
+from raft_peft.prediction.questions.predictor import AnsweringPredictor
 
 # Asked where those of training differed from row to row, so that none is saved. One of each type that servers know.
 _QUESTIONS = {

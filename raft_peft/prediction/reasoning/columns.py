@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from raft_peft.methods.readout import Readout
 from raft_peft.prediction.reasoning.reasoned import ReasonedPredictions, ReasonedReading
 
 # By the names that they have in `ReasonedPredictions`.
@@ -13,17 +12,14 @@ REASONINGS, NUMBERS = "reasonings", "numbers"
 REASON_COLUMNS = (REASONINGS, NUMBERS, "between", "within", "unfinished")
 
 
-def reason_columns(
-    chunk: ReasonedReading, readout: Readout, shown: Callable[[Any], float | None]
-) -> list[dict[str, Any]]:
+def reason_columns(chunk: ReasonedReading, shown: Callable[[Any], float | None]) -> list[dict[str, Any]]:
     """The columns of each row of a chunk, see [`ReasonedPredictions`].
 
     Args:
         chunk: what was read behind each reasoning.
-        readout: the method at work.
         shown: a number as it is written.
     """
-    found = ReasonedPredictions.of([chunk], readout)
+    found = ReasonedPredictions.of([chunk])
     return [
         {
             REASONINGS: found.reasonings[row],

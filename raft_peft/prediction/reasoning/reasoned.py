@@ -9,8 +9,7 @@ import numpy as np
 import torch
 
 from raft_peft.distribution import GridDistribution
-from raft_peft.methods.readout import Reading, Readout
-from raft_peft.methods.reasonings import mean_reading
+from raft_peft.methods.readout import Reading
 
 
 @dataclass(frozen=True)
@@ -19,15 +18,23 @@ class ReasonedReading:
 
     Attributes:
         reading: behind each reasoning, those of one row together, on the CPU.
+        of_rows: of each row, the mean over its reasonings, see `mean_reading`.
         reasonings: of each row; none where its number was read behind the prompt.
         ended: whether the reasonings ended by themselves; True for those that were given.
         counts: how many readings each row has.
     """
 
     reading: Reading
+    of_rows: Reading
     reasonings: list[list[str]]
     ended: list[list[bool]]
     counts: list[int]
+
+    @classmethod
+    def without(cls, reading: Reading) -> ReasonedReading:
+        """Of rows without reasonings."""
+        rows = len(reading.predictions)
+        return cls(reading, reading, [[]] * rows, [[]] * rows, [1] * rows)
 
 
 @dataclass(frozen=True)
@@ -57,21 +64,16 @@ class ReasonedPredictions:
     unfinished: np.ndarray
 
     @classmethod
-    def of(cls, chunks: Iterable[ReasonedReading], readout: Readout) -> ReasonedPredictions:
-        """Of chunks of rows.
-
-        Args:
-            chunks: in order.
-            readout: the method at work.
-        """
+    def of(cls, chunks: Iterable[ReasonedReading]) -> ReasonedPredictions:
+        """Of chunks of rows, in order."""
         read = list(chunks)
-        means = [mean_reading(one.reading, one.counts, readout) for one in read]
         numbers = [part.numpy() for one in read for part in one.reading.predictions.split(one.counts)]
         within = [_within(one.reading, one.counts) for one in read]
-        log_probs = [one.distribution.log_probs for one in means if one.distribution is not None]
+        distributions = [one.of_rows.distribution for one in read if one.of_rows.distribution is not None]
+        log_probs = [one.log_probs for one in distributions]
         return cls(
-            predictions=torch.cat([torch.empty(0), *(one.predictions for one in means)]).numpy(),
-            distribution=GridDistribution(torch.cat(log_probs), readout.values) if log_probs else None,
+            predictions=torch.cat([torch.empty(0), *(one.of_rows.predictions for one in read)]).numpy(),
+            distribution=GridDistribution(torch.cat(log_probs), distributions[0].values) if log_probs else None,
             reasonings=[texts for one in read for texts in one.reasonings],
             numbers=numbers,
             between=np.array([float(np.std(one)) for one in numbers]),

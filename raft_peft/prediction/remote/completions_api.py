@@ -24,6 +24,13 @@ _TOKEN_ID = re.compile(r"token_id:(\d+)")
 _REFUSED = (400, 413, 422)
 # The seconds before a request is repeated: at first, at most, and at most where the server asks for a pause.
 _FIRST_PAUSE, _LONGEST_PAUSE, _LONGEST_ASKED_FOR = 0.5, 30.0, 120.0
+# What helps against a status, behind the server's own words.
+_KEY = "Set the environment's OPENAI_API_KEY to the key of this server, or pass `api_key`."
+_ROUTE = (
+    "Look whether `base_url` is right, which usually ends in /v1, and whether the server has this route and a model "
+    "of this name."
+)
+_CURES = {401: _KEY, 403: _KEY, 404: _ROUTE, 405: _ROUTE, 501: _ROUTE}
 # llama-server gives no log-probabilities where the token that it draws is a part of a character.
 _DRAWS = 3
 _WORDS_SHOWN = 500
@@ -37,6 +44,10 @@ class RefusedError(ValueError):
 
 class ServerError(ConnectionError):
     """The server cannot be reached, has failed, or answers with something that cannot be used."""
+
+
+class NotFoundError(ServerError):
+    """The server has no such route, or no such model."""
 
 
 class StoppedError(Exception):
@@ -110,7 +121,7 @@ class Connection:
         # The client logs the URL that it is given, so a password is handed to it apart.
         self._url = url.copy_with(userinfo=b"")
         # Messages show the URL without a password or a key that it may hold.
-        self.shown = str(url.copy_with(userinfo=b"", query=None))
+        self.shown = shown_url(base_url, route)
         self._secrets = _secrets_of(url, api_key)
         self._model = model
         self._timeout = timeout
@@ -174,15 +185,23 @@ class Connection:
 
     def post(self, request: Mapping[str, Any]) -> Any:
         """The answer to a request, as JSON. Raises as `next_token` does."""
+        return self._answer("POST", request)
+
+    def get(self) -> Any:
+        """What the route holds, as JSON. Raises as `next_token` does."""
+        return self._answer("GET", None)
+
+    def _answer(self, method: str, request: Mapping[str, Any] | None) -> Any:
         pause = 0.0
         for attempt in range(self._max_retries + 1):
             if self._stopped.wait(pause):
                 raise StoppedError
             pause = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2**attempt) * random.uniform(0.5, 1.0)
             try:
-                response = self._portal.call(self._send, request)
+                response = self._portal.call(self._send, method, request)
             except TimeoutError:
                 words = f"{self.shown} did not give a whole answer within {self._timeout:g} seconds"
+                cure = ". Look whether the server is at work, or set `timeout` to more."
                 continue
             except httpx2.LocalProtocolError as error:
                 # The error's own words are left out: they repeat a key that has a line break in it.
@@ -190,18 +209,22 @@ class Connection:
             except httpx2.RequestError as error:
                 reason = self._without_secrets(f"{type(error).__name__} {error}".strip())
                 words = f"{self.shown} did not answer: {reason}"
+                cure = ". Look whether the server runs, and whether `base_url` is right."
                 continue
             if 200 <= response.status < 300:
                 return self._json(response)
             words = self._words(response)
             if response.status in _REFUSED:
                 raise RefusedError(words)
-            if response.status not in (408, 429) and response.status < 500:
-                raise ServerError(words)
+            if response.status not in (408, 429) and (response.status < 500 or response.status == 501):
+                cure = _CURES.get(response.status, "")
+                words = f"{words.rstrip('.')}. {cure}" if cure else words
+                raise NotFoundError(words) if cure == _ROUTE else ServerError(words)
             pause = _asked_for(response.headers, pause)
-        raise ServerError(f"{words} ({self._max_retries} retries)")
+            cure = ""
+        raise ServerError(f"{words} ({self._max_retries} retries){cure}")
 
-    async def _send(self, request: Mapping[str, Any]) -> _Response:
+    async def _send(self, method: str, request: Mapping[str, Any] | None) -> _Response:
         """One request and its answer.
 
         Raises:
@@ -210,7 +233,7 @@ class Connection:
             httpx2.RequestError: the server cannot be reached, or the connection broke.
         """
         with anyio.fail_after(self._timeout):
-            async with self._client.stream("POST", self._url, json=request) as response:
+            async with self._client.stream(method, self._url, json=request) as response:
                 body = bytearray()
                 async for part in response.aiter_bytes():
                     body += part
@@ -285,6 +308,11 @@ def url_of(base_url: str, route: str) -> str:
         raise ValueError(f"base_url={_without_userinfo(base_url)!r} is not a URL of http or https. {_EXAMPLE}")
     path = url.path.rstrip("/")
     return str(url.copy_with(path=f"{path or '/v1'}/{route}"))
+
+
+def shown_url(base_url: str, route: str) -> str:
+    """The same without a password or a key that it may hold."""
+    return str(httpx2.URL(url_of(base_url, route)).copy_with(userinfo=b"", query=None))
 
 
 def _without_userinfo(base_url: str) -> str:

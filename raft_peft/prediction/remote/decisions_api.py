@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
-from raft_peft.data.questions.answer import Answer
+import numpy as np
+
 from raft_peft.data.questions.question import CHOICE, NUMBER, PREDICATE, Question
 from raft_peft.data.questions.row import QuestionRow
+from raft_peft.prediction.questions.answering import ReadQuestion
 from raft_peft.prediction.remote.completions_api import ServerError
 
 
@@ -23,10 +24,14 @@ class DecisionsAPI(Protocol):
     route: str
 
     def request(self, model: str, row: QuestionRow) -> dict[str, Any]:
-        """The body that asks the questions of a row."""
+        """The body that asks the questions of a row.
 
-    def answers(self, row: QuestionRow, body: Any) -> dict[str, Answer]:
-        """What a body answers, by the ids of the questions; those that the server refuses are missing.
+        Raises:
+            ValueError: a question that this shape cannot ask.
+        """
+
+    def read(self, row: QuestionRow, body: Any) -> list[ReadQuestion]:
+        """What a body answers to the questions in their order; those that the server refuses are missing.
 
         Raises:
             ServerError: it does not answer them.
@@ -45,23 +50,18 @@ class SystemOne:
             questions[one.id] = {**asked, "type": "noul" if one.type == PREDICATE else one.type}
         return {"model": model, "state": row.state, "questions": questions}
 
-    def answers(self, row: QuestionRow, body: Any) -> dict[str, Answer]:
-        found, masses = _part(body, "answers", Mapping), body.get("diagnostics") or {}
-        return {
-            one.id: self._answer(one, found[one.id], masses.get(one.id) or {})
-            for one in row.questions
-            if one.id in found
-        }
+    def read(self, row: QuestionRow, body: Any) -> list[ReadQuestion]:
+        found, diagnostics = _part(body, "answers", Mapping), body.get("diagnostics")
+        return [self._read(one, found[one.id], _mass(diagnostics, one.id)) for one in row.questions if one.id in found]
 
-    def _answer(self, question: Question, answer: Any, diagnostics: Mapping[str, Any]) -> Answer:
-        mass = diagnostics.get("label_mass")
+    def _read(self, question: Question, answer: Any, mass: float | None) -> ReadQuestion:
         if question.type == PREDICATE:
-            yes = answer.get("noul")
-            return _answer(question, [yes, None if yes is None else 1 - yes], mass)
+            yes = _part(answer, "noul", float | int)
+            return _read(question, [yes, 1 - yes], mass)
         shares = _part(answer, "probabilities", Mapping)
         # The levels of a score go by their places.
         names = map(str, range(len(question.names))) if question.type == "score" else question.names
-        return _answer(question, [shares.get(name) for name in names], mass)
+        return _read(question, [shares.get(name) for name in names], mass)
 
 
 class Decisions:
@@ -79,6 +79,11 @@ class Decisions:
                 f"question {question.id!r}: /v1/decisions has no type 'number'. Ask for a score of up to ten levels, "
                 "or a server of raft-peft by `api='systemone'`."
             )
+        if question.type == PREDICATE and any(option.description for option in question.options):
+            raise ValueError(
+                f"question {question.id!r}: /v1/decisions does not take what yes and no mean. Write it into the "
+                "instructions, and leave the criteria out."
+            )
         asked: dict[str, Any] = {"type": question.type, "name": question.id, "instructions": question.instructions}
         key, name = ("choices", "value") if question.type == CHOICE else ("levels", "label")
         if question.type != PREDICATE:
@@ -88,40 +93,52 @@ class Decisions:
             ]
         return asked
 
-    def answers(self, row: QuestionRow, body: Any) -> dict[str, Answer]:
+    def read(self, row: QuestionRow, body: Any) -> list[ReadQuestion]:
         found = _part(body, "answers", Sequence)
         if len(found) != len(row.questions):
             raise ServerError(f"The server answered {len(found)} of {len(row.questions)} questions.")
-        return {
-            one.id: self._answer(one, answer)
+        return [
+            self._read(one, answer)
             for one, answer in zip(row.questions, found, strict=True)
-            if answer.get("type") != "refusal"
-        }
+            if _part(answer, "type", str) != "refusal"
+        ]
 
-    def _answer(self, question: Question, answer: Any) -> Answer:
+    def _read(self, question: Question, answer: Any) -> ReadQuestion:
         if question.type == PREDICATE:
-            yes = answer.get("probability")
-            return _answer(question, [yes, None if yes is None else 1 - yes], None)
-        shares = [one.get("probability") for one in _part(answer, "probabilities", Sequence)]
-        return _answer(question, shares, None)
+            yes = _part(answer, "probability", float | int)
+            return _read(question, [yes, 1 - yes], None)
+        shares = [_part(one, "probability", float | int) for one in _part(answer, "probabilities", Sequence)]
+        return _read(question, shares, None)
 
 
 APIS: dict[str, DecisionsAPI] = {api.route: api for api in (SystemOne(), Decisions())}
 
 
-def _part(body: Any, name: str, kind: type) -> Any:
+def _part(body: Any, name: str, kind: Any) -> Any:
     found = body.get(name) if isinstance(body, Mapping) else None
     if not isinstance(found, kind):
         raise ServerError(f"The server's answer has no `{name}`: {body!s:.200}. Is it a decisions API?")
     return found
 
 
-def _answer(question: Question, shares: Sequence[Any], mass: float | None) -> Answer:
+def _mass(diagnostics: Any, question: str) -> float | None:
+    """The probability of all options over the whole vocabulary; None where it is not told."""
+    told = diagnostics.get(question) if isinstance(diagnostics, Mapping) else None
+    mass = told.get("label_mass") if isinstance(told, Mapping) else None
+    return mass if isinstance(mass, int | float) and 0 < mass <= 1 + 1e-6 else None
+
+
+def _read(question: Question, shares: Sequence[Any], mass: float | None) -> ReadQuestion:
+    """What was read for a question.
+
+    Args:
+        question: as it was asked.
+        shares: of its options, in their order.
+        mass: of all of them over the whole vocabulary; None where it is not told.
+    """
     known = [share for share in shares if isinstance(share, int | float) and 0 <= share <= 1 + 1e-6]
     if len(known) != len(question.names) or not sum(known) > 0:
         raise ServerError(f"The server's answer to {question.id!r} has the probabilities {shares!r:.200}.")
-    probabilities = [share / sum(known) for share in known]
-    value: float | str = math.fsum(share * one for share, one in zip(probabilities, question.values, strict=True))
-    if question.is_choice:
-        value = question.names[probabilities.index(max(probabilities))]
-    return Answer(value, dict(zip(question.names, probabilities, strict=True)), math.nan if mass is None else mass)
+    with np.errstate(divide="ignore"):
+        log_probs = np.log(np.array(known) / sum(known) * (1.0 if mass is None else mass))
+    return ReadQuestion(question, log_probs.astype(np.float32), knows_mass=mass is not None)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -29,10 +28,13 @@ from raft_peft.methods.readout import Reading
 from raft_peft.methods.renormalization import renormalizes, resolve_renormalize
 from raft_peft.methods.saved_folder import RAFT_CONFIG_NAME, RaftConfig
 from raft_peft.prediction.batching import chunks
+from raft_peft.prediction.calibrating.calibration import Calibration
 from raft_peft.prediction.predictions import Predictions, PredictionsWithDistribution, as_asked, predictions_of
-from raft_peft.prediction.remote.completions_api import Connection, RefusedError, ServerError, url_of
+from raft_peft.prediction.remote.completions_api import Connection, RefusedError, ServerError
 from raft_peft.prediction.remote.dialects import Answer, SpokenDialect
+from raft_peft.prediction.remote.model import REFUSALS_IN_A_ROW, RemoteModel
 from raft_peft.prediction.remote.partial_distribution import PartialGridDistribution
+from raft_peft.prediction.remote.without_reasonings import WithoutReasonings
 
 logger = logging.getLogger(__name__)
 
@@ -41,11 +43,9 @@ _READ_FROM_GRID = ("raft", "rail", "mbr", "crps", "soft_ce", "rps", "number_toke
 # A prompt whose error could be greater than this share of the grid's range (of one number: from 0 to it) is asked
 # again, for more tokens.
 _NEGLIGIBLE = 1e-3
-# A server that refuses so many prompts, one after the other, is not asked for the others.
-_REFUSALS_IN_A_ROW = 5
 
 
-class RemoteRegressionPredictor:
+class RemoteRegressionPredictor(WithoutReasonings, RemoteModel):
     """Predicts numbers with a model behind an OpenAI-compatible server, as `RegressionPredictor` does with one here.
 
     ```python
@@ -69,11 +69,7 @@ class RemoteRegressionPredictor:
         tokenizer: the model's, or the folder or Hub repository to take it from; by default that of the name `model`.
         separator: text between prompt and number; None for the default, see [`RegressionAwareConfig`].
         max_length: the most tokens of a prompt; a longer one loses its beginning. None for no limit.
-        api_key: the server's; by default the environment's OPENAI_API_KEY. Empty for none.
-        concurrency: how many requests are under way at once.
-        timeout: seconds that the server may take for a whole answer, from connecting to its last byte.
-        max_retries: how often a request is repeated after a timeout, a broken connection, or an answer of 429 or 5xx;
-            after a pause that grows from half a second to 30, or as long as the server asks, up to two minutes.
+        api_key, concurrency, timeout, max_retries: as for [`RemoteModel`].
         prompt_template, prompt_shape: as for [`RegressionPredictor`].
         score_prefix: the words between a row's `reasoning` and its number. A row has one reasoning here, which is
             given: to let the model write several, open it with [`RegressionPredictor`].
@@ -82,6 +78,11 @@ class RemoteRegressionPredictor:
     Raises:
         ValueError: settings that do not exist or do not go together, or that a server cannot serve.
     """
+
+    route = "completions"
+    # A server has neither the heads nor the calibration of the folder.
+    calibration: Calibration | None = None
+    reads_text, sums_to_one, computes_in_half = False, False, False
 
     def __init__(
         self,
@@ -92,34 +93,25 @@ class RemoteRegressionPredictor:
         tokenizer: Any = None,
         separator: str | None = None,
         max_length: int | None = None,
+        prompt_template: str | Sequence[Mapping[str, str]] | PromptTemplate | None = None,
+        prompt_shape: Any = None,
         api_key: str | None = None,
         concurrency: int = 16,
         timeout: float = 120.0,
         max_retries: int = 5,
-        prompt_template: str | Sequence[Mapping[str, str]] | PromptTemplate | None = None,
-        prompt_shape: Any = None,
         score_prefix: str | None = None,
         **settings: Any,
     ):
+        super().__init__(
+            base_url, model, api_key=api_key, concurrency=concurrency, timeout=timeout, max_retries=max_retries
+        )
         self.settings = MethodSettings(**settings)
         self.settings.check_method()
         _check_servable(self.settings)
-        for name, value, least in (("concurrency", concurrency, 1), ("max_retries", max_retries, 0)):
-            if value < least:
-                raise ValueError(f"{name}={value} must be {least} or more.")
-        if not timeout > 0:
-            raise ValueError(f"timeout={timeout} must be more than 0 seconds.")
-        url_of(base_url, "completions")
-        self.base_url = base_url
-        self.model = model
         self.grid = NumberGrid(grid)
         resolve_renormalize(self.settings, self.grid)
         check_grid(self.settings, self.grid)
         self.prompt_form = PromptForm(PromptTemplate.of(prompt_template), prompt_shape)
-        self.concurrency = concurrency
-        self.timeout = timeout
-        self.max_retries = max_retries
-        self._api_key = os.environ.get("OPENAI_API_KEY") if api_key is None else api_key
         self.tokenizer = _tokenizer(model if tokenizer is None else tokenizer)
         self._encoder = PromptEncoder(
             self.tokenizer,
@@ -163,7 +155,7 @@ class RemoteRegressionPredictor:
         options["tokenizer"] = _tokenizer(options.get("tokenizer", folder))
         saved.check_tokens(options["tokenizer"])
         settings = {**saved.settings_for(method, decodes=False), **saved.form_of_prompts()}
-        return cls(base_url, model, saved.grid, **{**settings, **options})
+        return cls(base_url, model, options.pop("grid", saved.grid), **{**settings, **options})
 
     @property
     def texts(self) -> tuple[str, ...]:
@@ -237,10 +229,35 @@ class RemoteRegressionPredictor:
         """What says, once of each kind, what is odd about prompts and labels that are used."""
         return Remarks("", self._encoder, limited_by_grid=True, renormalize=self._renormalize)
 
+    def calibrated(self, writer: None = None) -> Calibration:
+        """There is no calibration of a model behind `/completions`.
+
+        Raises:
+            ValueError: always.
+        """
+        raise ValueError(
+            "Behind /v1/completions a model has no calibration. Leave `interval` and `calibrated` out, or ask "
+            "raft-peft serve by `api=predict`."
+        )
+
+    def identity(self) -> dict[str, Any]:
+        """See [`RemoteModel`]; with the settings, which are those of this side."""
+        template = self.prompt_form.template
+        return {
+            **super().identity(),
+            **self.settings.reading_settings(),
+            "separator": self._encoder.separator,
+            "max_length": self._encoder.max_length,
+            "grid": [list(pair) for pair in self.grid],
+            "prompt_template": template and template.template,
+        }
+
     def read(
         self,
         prompts: Iterable[Any],
+        batch_size: int | None = None,
         *,
+        batch_tokens: int | None = None,
         chunk_size: int = 4096,
         first_row: int = 0,
         show_progress: bool | None = None,
@@ -250,6 +267,7 @@ class RemoteRegressionPredictor:
         Takes what `predict` takes, and raises what it raises.
 
         Args:
+            batch_size, batch_tokens: without effect, since the server makes the batches.
             chunk_size: the prompts that are tokenized together; their readings come together, in order.
             first_row: the number of the first of them, for messages.
 
@@ -262,30 +280,18 @@ class RemoteRegressionPredictor:
         show_progress = (total is None or total > self.concurrency) if show_progress is None else show_progress
         error_bounds: list[torch.Tensor] = []
         remarks = self.remarks()
-        pool = ThreadPoolExecutor(self.concurrency, thread_name_prefix="raft-peft-completions")
-        connection = Connection(
-            self.base_url,
-            self.model,
-            api_key=self._api_key,
-            timeout=self.timeout,
-            max_retries=self.max_retries,
-            connections=self.concurrency,
-        )
-        try:
-            with connection, tqdm(total=total, unit="prompt", disable=not show_progress) as progress:
-                for chunk in chunks(self.prompt_form.rows(prompts, first_row), chunk_size):
-                    if first_row == 0:
-                        self.prompt_form.warn_of_others(chunk)
-                    encoded = self._encoder.encode(chunk, first_row)
-                    _check_single_tokens(encoded, self.grid, first_row)
-                    remarks.on_encoded(encoded)
-                    reading = self._reading(self._answers(connection, pool, encoded, first_row, progress))
-                    first_row += len(chunk)
-                    missing = reading.distribution.missing.any(-1)
-                    error_bounds.append(torch.where(missing, self._error_bound(reading.distribution), torch.nan))
-                    yield reading
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+        with self.requests() as asked, tqdm(total=total, unit="prompt", disable=not show_progress) as progress:
+            for chunk in chunks(self.prompt_form.rows(prompts, first_row), chunk_size):
+                if first_row == 0:
+                    self.prompt_form.warn_of_others(chunk)
+                encoded = self._encoder.encode(chunk, first_row)
+                _check_single_tokens(encoded, self.grid, first_row)
+                remarks.on_encoded(encoded)
+                reading = self._reading(self._answers(*asked, encoded, first_row, progress))
+                first_row += len(chunk)
+                missing = reading.distribution.missing.any(-1)
+                error_bounds.append(torch.where(missing, self._error_bound(reading.distribution), torch.nan))
+                yield reading
         self._log_error(torch.cat([torch.empty(0), *error_bounds]))
 
     def _answers(
@@ -305,7 +311,7 @@ class RemoteRegressionPredictor:
         numbered = list(enumerate(prompts, first_row))
         row = first_row
         try:
-            while self._dialect is None and numbered and len(errors) < _REFUSALS_IN_A_ROW:
+            while self._dialect is None and numbered and len(errors) < REFUSALS_IN_A_ROW:
                 row, prompt = numbered[0]
                 try:
                     self._dialect = SpokenDialect.found_with(connection, prompt, self.tokenizer)

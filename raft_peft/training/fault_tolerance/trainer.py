@@ -204,7 +204,10 @@ def rows_of(batch: dict[str, torch.Tensor], tokenizer: Any, which: torch.Tensor 
         if which is None or which[index]:
             text = tokenizer.decode(ids[mask.bool()], skip_special_tokens=False)
             text = text if len(text) <= _SHOWN_CHARACTERS else f"... {text[-_SHOWN_CHARACTERS:]}"
-            lines.append(f"label {batch['labels'][index].item():g}: {text!r}")
+            label = f"label {batch['labels'][index].item():g}"
+            if "pair" in batch and batch["pair"][index]:
+                label = "chosen" if batch["pair"][index] > 0 else "rejected"
+            lines.append(f"{label}: {text!r}")
     return lines
 
 

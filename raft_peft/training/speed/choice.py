@@ -13,7 +13,7 @@ from peft import PeftModel
 from raft_peft.forward.attention import DENSE, own_implementation
 from raft_peft.forward.memory import free_memory
 from raft_peft.methods import METHODS
-from raft_peft.training.config import set_checkpointing
+from raft_peft.training.speed.checkpointing import set_checkpointing
 from raft_peft.training.speed.step_memory import bytes_of_step
 
 logger = logging.getLogger(__name__)

@@ -14,6 +14,7 @@ import torch
 from datasets import Dataset
 
 from raft_peft.data.batches import RegressionCollator
+from raft_peft.data.preferences import REJECTED_IDS
 from raft_peft.forward.completion import read_completion
 from raft_peft.forward.final_position import read_final_position
 from raft_peft.forward.forest import group_prompts
@@ -121,13 +122,19 @@ def _reasoning_tokens(dataset: Dataset, *, all_of_row: bool) -> int:
 def _longest(dataset: Dataset, *, shares: bool, one_alone: bool) -> tuple[dict[str, Any], int, int]:
     """The longest of encoded prompts, without its label, its tokens, and how many of them are in a row.
 
-    A row of typed questions or reasonings has a prompt for each. Where these share their beginning, they are one
-    prompt of all of their distinct tokens; where one of them is taken at a time, it is the longest.
+    A preference has two prompts, and a row of typed questions or reasonings one for each. Where those of questions or
+    reasonings share their beginning, they are one prompt of all of their distinct tokens; where one of them is taken
+    at a time, it is the longest.
     """
     columns = dataset.select_columns(["input_ids"]).with_format("arrow")
     parts = [part["input_ids"].combine_chunks() for part in columns.iter(_SLICE)]
     names = [name for name in ("input_ids", "grid_token_ids", "target_ids") if name in dataset.column_names]
     whole = dataset.with_format(None)
+    if REJECTED_IDS in dataset.column_names:
+        # Both prompts of a pair are in a batch, each up to the length of the longest.
+        row = max((row for row in whole), key=lambda row: max(len(row["input_ids"]), len(row[REJECTED_IDS])))
+        longest = max(row["input_ids"], row[REJECTED_IDS], key=len)
+        return {**{name: row[name] for name in names}, "input_ids": longest}, len(longest), 2
     if not pa.types.is_list(parts[0].type.value_type):
         lengths = np.concatenate([pc.list_value_length(part) for part in parts])
         place = int(lengths.argmax())

@@ -1,6 +1,7 @@
 """Evaluations of typed questions, checked by hand on answers that are given."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -37,6 +38,25 @@ def test_by_hand(tmp_path):
     found.save(tmp_path / "metrics.json")
     saved = json.loads((tmp_path / "metrics.json").read_text())
     assert saved["rows"] == 3 and saved["tone_pearson"] is None  # all answers are alike
+
+
+def test_what_a_server_refuses_is_counted_and_left_out(tmp_path):
+    class Refuses(GivenAnswers):
+        def read_questions(self, rows, *options, **named):
+            first, *others = super().read_questions(rows, *options, **named)
+            return [[replace(one, knows_mass=False) for one in first][:keeps], *others]
+
+    keeps, those = 1, rows({"tone": 1, "kind": "letter"}, {"tone": 0}, {"kind": "bill"})
+    found = evaluate_question_rows(Refuses(), those)
+    assert (found.refused, found.asked.ids) == (1, ["tone", "tone", "kind"])
+    assert found.metrics["tone_rmse"] == pytest.approx(np.sqrt((0.2**2 + 0.8**2) / 2))
+    # One answer comes without its mass.
+    assert not any("label_mass" in name for name in found.metrics) and "label_mass" not in found.by_question["tone"]
+    found.save(tmp_path / "metrics.json")
+    assert json.loads((tmp_path / "metrics.json").read_text())["refused"] == 1
+    keeps = 0
+    with pytest.raises(ValueError, match="The server refused all 2 questions"):
+        evaluate_question_rows(Refuses(), those[:1])
 
 
 def test_rows_without_targets():

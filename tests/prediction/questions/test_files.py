@@ -36,6 +36,34 @@ def test_rows_are_answered_in_chunks():
     }
 
 
+class RefusesLetters(GivenAnswers):
+    """Answers like a server that refuses a question about a state."""
+
+    def read_questions(self, rows, *options, **named):
+        read = super().read_questions(rows, *options, **named)
+        refused = [row.state == "b" for row in rows]
+        return [
+            [one for one in found if one.question.id != "kind" or not no]
+            for found, no in zip(read, refused, strict=True)
+        ]
+
+
+@pytest.mark.parametrize("as_columns", [False, True])
+def test_what_a_server_refuses_is_empty_and_counted(as_columns, caplog):
+    sources = [{"state": state, "questions": TONE_AND_KIND} for state in "abb"]
+    options = {"interval": 0.8, "distribution": True, "as_columns": as_columns, "chunk_size": 1}
+    made = answer_rows(RefusesLetters(), sources, QuestionForm(), show_progress=False, **options)
+    first, second, _ = [row for chunk in made for row in chunk]
+    assert list(first) == list(second)
+    if as_columns:
+        assert second["answer_tone"] == 0.8 and first["answer_kind"] == "letter"
+        assert [second[name] for name in second if name.startswith("answer_kind")] == [None] * 4
+    else:
+        assert second["answers"]["kind"] == dict.fromkeys(["value", "options", "probabilities", "label_mass"])
+        assert list(first["answers"]["kind"]) == list(second["answers"]["kind"])
+    assert "The server refused 2 of 6 questions. Their answers are empty." in caplog.text
+
+
 def test_what_has_no_place_in_a_table():
     row = {"state": "a", "questions": TONE_AND_KIND}
     (found,), _ = answered([row], as_columns=True, interval=0.8)

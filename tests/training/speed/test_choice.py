@@ -13,8 +13,8 @@ from transformers import BloomConfig, BloomForCausalLM, LlamaForCausalLM
 from raft_peft import RegressionAwareTrainer
 from raft_peft.planning.settings import StepSettings
 from raft_peft.planning.simulation import Skeleton
-from raft_peft.training.config import checkpointing_names
 from raft_peft.training.speed import choice, step_memory
+from raft_peft.training.speed.checkpointing import checkpointing_names
 from raft_peft.training.speed.step_memory import bytes_of_step, extrapolated
 
 LEFT_OPEN = {"gradient_checkpointing": None, "padding_free": None}
