@@ -127,8 +127,8 @@ class RunDatasets:
         check_preferences(self._args, name)
         if self.score_prefix is not None:
             raise ValueError(
-                f"The {name} dataset has preferences, and the run trains on reasonings before scores: which of the two "
-                "texts a reasoning is of is not known. Train on one of them, and leave the other columns out."
+                f"The {name} dataset has preferences, and the run trains on reasonings before scores: which of the "
+                "two texts a reasoning is of is not known. Train on one of them, and leave the other columns out."
             )
         if self._args.world_size > 1 and isinstance(dataset, IterableDataset):
             raise ValueError(
