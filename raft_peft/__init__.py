@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from raft_peft.prediction.merging import merge_and_save
     from raft_peft.prediction.pipeline import TextRegressionPipeline
     from raft_peft.prediction.predictor import RegressionPredictor
+    from raft_peft.prediction.reasoning.files import reason_file
     from raft_peft.prediction.remote.decisions import RemoteDecisions
     from raft_peft.prediction.remote.predictor import RemoteRegressionPredictor
     from raft_peft.prediction.remote.served import ServedRegressionPredictor
@@ -48,6 +49,7 @@ __all__ = [
     "push_to_hub",
     "qlora",
     "questions_from_columns",
+    "reason_file",
 ]
 
 # Loaded when first asked for, so that importing the package loads neither torch nor transformers.
@@ -69,6 +71,7 @@ _MODULES = {
     "push_to_hub": "raft_peft.prediction.sharing",
     "qlora": "raft_peft.training.quantization",
     "questions_from_columns": "raft_peft.data.questions.columns",
+    "reason_file": "raft_peft.prediction.reasoning.files",
 }
 
 

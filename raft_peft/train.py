@@ -27,13 +27,13 @@ from raft_peft.data.row_sources import FORMATS_IN_WORDS, named_rows, read_rows
 from raft_peft.grid import NumberGrid
 from raft_peft.grid.number_grid import GRID_HELP
 from raft_peft.methods.pretrained import with_dtype
-from raft_peft.training import speed
 from raft_peft.training.config import RegressionAwareConfig
 from raft_peft.training.datasets import AnyDataset
 from raft_peft.training.options import options_parser, parse_options
 from raft_peft.training.quantization import usual_dtype
 from raft_peft.training.questions.datasets import refuse_settings_of_numbers
 from raft_peft.training.recipes import RECIPES, Recipe, check_warmup, get_recipe
+from raft_peft.training.speed import choice
 from raft_peft.training.trainer import RegressionAwareTrainer
 
 HELP = """\
@@ -264,7 +264,7 @@ def _run(
     train_rows: AnyDataset,
     eval_rows: Mapping[str, AnyDataset],
 ) -> None:
-    with _printed(speed.logger):
+    with _printed(choice.logger):
         trainer = RegressionAwareTrainer(
             model_config.model_name_or_path,
             args,

@@ -9,7 +9,15 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from raft_peft.cli.options import add_predictor_options, check_rows, open_predictor, parse, parser_of
+from raft_peft.cli.options import (
+    add_predictor_options,
+    add_reasoning_options,
+    check_rows,
+    open_predictor,
+    parse,
+    parser_of,
+    reasoning_options,
+)
 from raft_peft.cli.questions import calibrate as calibrate_questions
 from raft_peft.cli.questions import question_form
 
@@ -64,6 +72,7 @@ def parser() -> ArgumentParser:
         action="store_true",
         help="Round the ends of intervals to numbers of the grid. All labels must be such numbers.",
     )
+    add_reasoning_options(parser)
     add_predictor_options(parser)
     return parser
 
@@ -85,6 +94,7 @@ def run(parser: ArgumentParser, words: Sequence[str]) -> None:
     if form is not None:
         calibrate_questions(options, form)
         return
+    reasoning = reasoning_options(options)
     check_rows(options, options.label_column, options.group_column)
     predictor = open_predictor(options)
     labels: list[float | Ratings] = []
@@ -103,6 +113,7 @@ def run(parser: ArgumentParser, words: Sequence[str]) -> None:
         label_map=options.label_map,
         round_to_grid=options.round_to_grid,
         batch_tokens=options.batch_tokens,
+        **reasoning,
     )
     replaces = " It replaces the calibration that was there." if (folder / CALIBRATION_NAME).is_file() else ""
     calibration.save(folder)

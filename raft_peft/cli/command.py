@@ -5,13 +5,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from raft_peft.cli import calibrate, compare, evaluate, merge, plan, predict, push, serve, train
+from raft_peft.cli import calibrate, compare, evaluate, merge, plan, predict, push, reason, serve, train
 from raft_peft.console import run_command
 
 # Each makes the parser of its options, and carries out what the words behind its name say.
 COMMANDS = {
     "train": train,
     "predict": predict,
+    "reason": reason,
     "evaluate": evaluate,
     "compare": compare,
     "plan": plan,

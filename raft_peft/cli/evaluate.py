@@ -9,11 +9,13 @@ from pathlib import Path
 
 from raft_peft.cli.options import (
     add_predictor_options,
+    add_reasoning_options,
     check_calibration,
     check_rows,
     check_writable,
     parse,
     parser_of,
+    reasoning_options,
     share,
 )
 from raft_peft.cli.questions import evaluate as evaluate_questions
@@ -51,6 +53,7 @@ def parser() -> ArgumentParser:
         action="store_true",
         help="Evaluate predictions that are mapped to the labels. Needs raft-peft calibrate --label-map.",
     )
+    add_reasoning_options(parser)
     add_predictor_options(parser)
     add_server_options(parser)
     return parser
@@ -66,6 +69,7 @@ def run(parser: ArgumentParser, words: Sequence[str]) -> None:
     if form is not None:
         evaluate_questions(options, form)
         return
+    reasoning = reasoning_options(options)
     check_rows(options, options.label_column)
     check_calibration(options, mapped=options.calibrated)
 
@@ -80,6 +84,7 @@ def run(parser: ArgumentParser, words: Sequence[str]) -> None:
         batch_tokens=options.batch_tokens,
         interval=options.interval,
         calibrated=options.calibrated,
+        **reasoning,
     )
     print(f"{len(found.labels)} rows of {options.source}")
     width = max(map(len, found.metrics), default=0)

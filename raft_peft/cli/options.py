@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from raft_peft.data.prompt_template import PromptTemplate
     from raft_peft.methods.saved_folder import RaftConfig
     from raft_peft.prediction.predictor import RegressionPredictor
+    from raft_peft.prediction.reasoning.writer import ReasoningOptions
 
 DTYPES = ("auto", "bfloat16", "float16", "float32")
 _ON_STATES = " For typed questions about its `state`, pass `questions=questions.json`."
@@ -68,6 +69,12 @@ def add_predictor_options(parser: ArgumentParser) -> None:
     parser.add_argument("--system", metavar="TEXT", help="A system message before the prompt.")
     parser.add_argument("--separator", help="Text between prompt and number. By default that of training.")
     parser.add_argument(
+        "--score-prefix",
+        metavar="TEXT",
+        help="The words between a row's `reasoning` and its number, in a shell $'\\n[RESULT] '. By default those of "
+        "training.",
+    )
+    parser.add_argument(
         "--max-length", type=positive, help="Greatest length of a prompt in tokens. By default that of training."
     )
     parser.add_argument(
@@ -110,6 +117,63 @@ def _add_method_options(parser: ArgumentParser) -> None:
         if kind is bool:
             reading = {"type": truth_value, "nargs": "?", "const": True, "metavar": "true|false"}
         group.add_argument(f"--{setting.name.replace('_', '-')}", help=setting.metadata["help"], **reading)
+
+
+def add_reasoning_options(parser: ArgumentParser, *, by_default: int | None = None) -> None:
+    """The options of commands that let the model write reasonings before its numbers.
+
+    Args:
+        parser: of the command.
+        by_default: the reasonings of a row where nothing is said; None for none.
+    """
+    group = parser.add_argument_group("reasonings before the numbers")
+    unless = "By default none: numbers are read behind the column `reasoning`, if there is one."
+    group.add_argument(
+        "--num-reasonings",
+        type=positive,
+        metavar="N",
+        default=by_default,
+        help=f"Reasonings that the model writes for each row. {unless if by_default is None else '(%(default)s)'}",
+    )
+    group.add_argument(
+        "--temperature", type=float, help="By which they are drawn; 0 for the most likely one. By default 1."
+    )
+    group.add_argument(
+        "--max-reasoning-tokens",
+        type=positive,
+        metavar="TOKENS",
+        help="Greatest length of a reasoning. By default 512. One that does not end by then is closed, and counted.",
+    )
+    group.add_argument("--seed", type=int, help="Of the random numbers by which they are drawn. By default 0.")
+
+
+def reasoning_options(options: Namespace) -> ReasoningOptions:
+    """How reasonings are written, of the options; empty where none are.
+
+    Raises:
+        ValueError: an option has no effect, or no words are known that lead from a reasoning to its score.
+    """
+    names = ("temperature", "max_reasoning_tokens", "seed")
+    given: Any = {name: value for name in names if (value := getattr(options, name)) is not None}
+    if options.num_reasonings is None:
+        if given:
+            raise ValueError(
+                f"`{next(iter(given))}` is for reasonings that the model writes. Set `num_reasonings`, or leave it "
+                "out."
+            )
+        return {}
+    if getattr(options, "base_url", None) is not None:
+        raise ValueError(
+            "`num_reasonings` lets a model write reasonings, and a model behind `base_url` does not. Leave it out, or "
+            "run the model here."
+        )
+    saved = None if options.score_prefix is not None else saved_config(options)
+    if options.score_prefix is None and (saved is None or saved.score_prefix is None):
+        raise ValueError(
+            f"{options.model!r} was not trained on reasonings, and no words are known that lead from one to its "
+            "score. Pass `score_prefix`, in a shell $'\\n[RESULT] ', as the prompts ask for it."
+        )
+    return {"seed": 0, **given, "num_reasonings": options.num_reasonings}
 
 
 def truth_value(text: str) -> bool:
@@ -164,7 +228,7 @@ def open_predictor(options: Namespace, *, for_questions: bool = False) -> Regres
 def method_options(options: Namespace) -> dict[str, Any]:
     """The options by which numbers are read off a model, where they are given."""
     names = [setting.name for setting in fields(MethodFields) if hasattr(options, setting.name)]
-    names += ["separator", "max_length"]
+    names += ["separator", "score_prefix", "max_length"]
     return {name: value for name in names if (value := getattr(options, name)) is not None}
 
 

@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 from raft_peft.cli.options import (
     add_predictor_options,
+    add_reasoning_options,
     check_calibration,
     check_rows,
     parse,
     parser_of,
     positive,
+    reasoning_options,
     share,
 )
 from raft_peft.cli.questions import check_intervals, question_form, question_predictor
@@ -68,8 +70,17 @@ def parser() -> ArgumentParser:
         "`probabilities` and `label_mass`.",
     )
     parser.add_argument(
-        "--chunk-size", type=positive, default=512, help="Rows that are predicted and written together (%(default)s)."
+        "--reasons",
+        action="store_true",
+        help="Add the `reasonings`, the number behind each as `numbers`, how far these differ as `between`, the mean "
+        "spread of their distributions as `within`, and how many are `unfinished`.",
     )
+    parser.add_argument(
+        "--chunk-size",
+        type=positive,
+        help="Rows that are predicted and written together. By default 512, and 64 with --num-reasonings.",
+    )
+    add_reasoning_options(parser)
     add_predictor_options(parser)
     add_server_options(parser)
     return parser
@@ -83,6 +94,7 @@ def run(parser: ArgumentParser, words: Sequence[str]) -> None:
 
     form = question_form(parser, options)
     if form is None:
+        reasoning_options(options)
         check_rows(options)
         check_calibration(options, mapped=options.calibrated)
     else:
@@ -91,7 +103,7 @@ def run(parser: ArgumentParser, words: Sequence[str]) -> None:
         check_target(Path(options.target))
     predictor = number_predictor(options) if form is None else question_predictor(options)
     names = ("batch_size", "batch_tokens", "chunk_size", "distribution", "interval")
-    settings = {name: getattr(options, name) for name in names}
+    settings = {name: value for name in names if (value := getattr(options, name)) is not None}
     predict_rows, predict_file = _ways_to_predict(options, form)
     if options.target is None:
         # On a terminal, rows and a progress bar would run into one another.
@@ -119,8 +131,8 @@ def _ways_to_predict(options: Namespace, form: QuestionForm | None) -> tuple[Cal
     if form is None:
         from raft_peft.prediction.files import predict_file, predict_rows
 
-        mapped = {"calibrated": options.calibrated}
-        return partial(predict_rows, **mapped), partial(predict_file, **mapped)
+        of_numbers: Any = {"calibrated": options.calibrated, "reasons": options.reasons, **reasoning_options(options)}
+        return partial(predict_rows, **of_numbers), partial(predict_file, **of_numbers)
     from raft_peft.prediction.questions.files import answer_file, answer_rows
 
     return partial(answer_rows, form=form), partial(answer_file, form=form)

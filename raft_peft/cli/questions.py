@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 _OF_NUMBERS = (
     *("grid", "chat", "system", "separator", "calibrated", "label_column", "group_column", "label_map"),
     *("round_to_grid", *(one.name for one in fields(MethodFields) if one.name != "attention")),
+    *("score_prefix", "num_reasonings", "temperature", "max_reasoning_tokens", "seed", "reasons"),
 )
 # In the order in which they are printed.
 _METRICS = (

@@ -21,7 +21,7 @@ _OF_MODELS_HERE = (
     *("batch_size", "batch_tokens", "dtype", "autocast", "quantization", "attn_implementation", "revision"),
     "trust_remote_code",
 )
-_READING = ("grid", "separator", "max_length", *(one.name for one in fields(MethodFields)))
+_READING = ("grid", "separator", "score_prefix", "max_length", *(one.name for one in fields(MethodFields)))
 _REFUSED: Mapping[str, tuple[str, ...]] = {
     PREDICT: _READING,
     COMPLETIONS: (),

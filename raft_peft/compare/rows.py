@@ -14,6 +14,7 @@ from tqdm.auto import tqdm
 from raft_peft.compare.settings import CompareSettings
 from raft_peft.data.chats import CHAT_COLUMNS
 from raft_peft.data.ratings import as_one_number
+from raft_peft.data.reasoning.reasonings import REASONING
 from raft_peft.data.row_datasets import read_dataset
 from raft_peft.tasks import get_task
 
@@ -24,10 +25,16 @@ HELD_OUT = 0.15
 
 
 def check_dataset(dataset: DatasetDict) -> None:
-    """Raise a ValueError where a split is missing."""
+    """Raise a ValueError where a split is missing, or rows have reasonings before their scores."""
     missing = [split for split in SPLITS if split not in dataset]
     if missing:
         raise ValueError(f"The dataset has no {', '.join(missing)}. It needs the splits {', '.join(SPLITS)}.")
+    for split in SPLITS:
+        if REASONING in dataset[split].column_names and any(one is not None for one in dataset[split][REASONING]):
+            raise ValueError(
+                f"The {split} split has a column `{REASONING}`, and a comparison reads scores behind prompts alone. "
+                "Leave the column out, or train on it with `RegressionAwareTrainer` or `raft-peft train`."
+            )
 
 
 def load_rows(settings: CompareSettings) -> DatasetDict:

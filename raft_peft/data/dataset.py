@@ -32,6 +32,7 @@ from raft_peft.data.preferences import (
 )
 from raft_peft.data.prompts import EncodedPrompt, PromptEncoder, rows_error
 from raft_peft.data.ratings import check_ratings_within, weights_of
+from raft_peft.data.reasoning.rows import spread_reasonings
 from raft_peft.data.remarks import REMARKABLE, Remarks
 from raft_peft.data.rows import as_dataset, features_of, unformatted
 from raft_peft.forward.decoding import MAX_NEW_TOKENS
@@ -137,10 +138,11 @@ def encode_dataset(
         preferences: writes the prompts, where rows may have `chosen` and `rejected` in place of a label.
 
     Returns:
-        A dataset of `input_ids`, `grid_token_ids`, and, where the rows have a label, `label` as float64 and where
-        asked for `target_ids` and `weight`. Where labels may be ratings, `label` is their mean, beside `rating_values`
-        and `rating_shares`, which are None for a label that is one number. A preference is a row of its chosen
-        prompt without a label, and of the columns in `PREFERENCE_COLUMNS`.
+        A dataset of `input_ids`, `grid_token_ids`, and, where the encoder has a score prefix, `reasoning_tokens`, each
+        a list with an entry for each reasoning of a row (one of 0 tokens where it has none). And, where the rows have
+        a label, `label` as float64 and where asked for `target_ids` and `weight`. Where labels may be ratings, `label`
+        is their mean, beside `rating_values` and `rating_shares`, which are None for a label that is one number. A
+        preference is a row of its chosen prompt without a label, and of the columns in `PREFERENCE_COLUMNS`.
 
     Raises:
         ValueError: the dataset is empty, holds images, or has rows that cannot be encoded, have no usable label, or
@@ -173,6 +175,7 @@ def encode_dataset(
         weighted=labelled and weight_by_ratings,
         trains_text=method.trains_text,
         labels_within_grid=method.labels_within_grid or labels_within_grid,
+        reasoned=encoder.score_prefix is not None,
     )
     remarks = Remarks(
         f"of the {name} dataset", encoder, limited_by_grid=method.limited_by_grid, renormalize=renormalize
@@ -204,7 +207,8 @@ def _encoded(
         def encode_and_remark(batch: Mapping[str, list], indices: Sequence[int]) -> dict[str, list]:
             encoded = encode(batch, indices)
             if limits is not None:
-                limits.check_columns(encoded["input_ids"], encoded["grid_token_ids"], indices[0])
+                check = limits.check_nested if "reasoning_tokens" in encoded else limits.check_columns
+                check(encoded["input_ids"], encoded["grid_token_ids"], indices[0])
                 if REJECTED_IDS in encoded:
                     limits.check_columns(encoded[REJECTED_IDS], encoded[REJECTED_NUMBERS], indices[0])
             remarks.on_prompts(len(indices), *(sum(encoded[kind]) for kind in REMARKABLE))
@@ -255,6 +259,8 @@ class BatchEncoder:
         weighted: whether each row gets the number of its raters as its `weight`.
         trains_text: whether the target is encoded as text too, with the end-of-sequence token behind it.
         labels_within_grid: whether a label outside the grid's range is an error.
+        reasoned: whether there is a score prefix, and `input_ids`, `grid_token_ids` and `target_ids` are lists of
+            those behind each reasoning of a row.
         source: a hash of the code that encodes, so that rows encoded by other code are not taken from the cache.
     """
 
@@ -265,6 +271,7 @@ class BatchEncoder:
     weighted: bool
     trains_text: bool
     labels_within_grid: bool
+    reasoned: bool
     source: str = field(default_factory=hash_of_source)
 
     def __call__(self, batch: Mapping[str, list], indices: Sequence[int]) -> dict[str, list]:
@@ -288,12 +295,14 @@ class BatchEncoder:
             check_within(labels, grid, first)
         trains_text = self.labelled and self.trains_text
         targets = target_texts(written_labels(read, grid), grid, first) if trains_text else None
-        prompts = self.encoder.encode(rows, first, targets)
+        of_rows = self._encode_rows(rows, first, targets)
         encoded: dict[str, list] = {
-            "input_ids": [prompt.input_ids for prompt in prompts],
-            "grid_token_ids": [prompt.grid_token_ids for prompt in prompts],
-            **{name: [getattr(prompt, name) for prompt in prompts] for name in REMARKABLE},
+            "input_ids": self._column(of_rows, "input_ids"),
+            "grid_token_ids": self._column(of_rows, "grid_token_ids"),
+            **{name: [any(getattr(one, name) for one in row) for row in of_rows] for name in REMARKABLE},
         }
+        if self.reasoned:
+            encoded["reasoning_tokens"] = self._column(of_rows, "reasoning_tokens")
         if self.labelled:
             encoded["label"] = labels
         if self.rated:
@@ -302,9 +311,30 @@ class BatchEncoder:
         if self.weighted:
             encoded["weight"] = weights_of(ratings, first)
         if targets is not None:
-            check_target_lengths(prompts, targets, first)
-            encoded["target_ids"] = [[*prompt.target_ids, self.encoder.tokenizer.eos_token_id] for prompt in prompts]
+            check_target_lengths([row[0] for row in of_rows], targets, first)
+            end = self.encoder.tokenizer.eos_token_id
+            ids = [[[*one.target_ids, end] for one in row] for row in of_rows]
+            encoded["target_ids"] = ids if self.reasoned else [row[0] for row in ids]
         return encoded
+
+    def _encode_rows(
+        self, rows: Sequence[Mapping[str, Any]], first: int, targets: Sequence[str] | None
+    ) -> list[list[EncodedPrompt]]:
+        """The prompts of each row, one behind each of its reasonings; one where it has none."""
+        numbers = range(first, first + len(rows))
+        if not self.reasoned:
+            return [[one] for one in self.encoder.encode(rows, first, targets)]
+        spread, places = spread_reasonings(rows, numbers)
+        texts = None if targets is None else [targets[place] for place in places]
+        encoded = self.encoder.encode(spread, targets=texts, numbers=[numbers[place] for place in places])
+        of_rows: list[list[EncodedPrompt]] = [[] for _ in rows]
+        for place, one in zip(places, encoded, strict=True):
+            of_rows[place].append(one)
+        return of_rows
+
+    def _column(self, of_rows: Sequence[Sequence[EncodedPrompt]], name: str) -> list[Any]:
+        values = [[getattr(one, name) for one in row] for row in of_rows]
+        return values if self.reasoned else [row[0] for row in values]
 
     def _check_unlabelled(self, rows: Sequence[Mapping[str, Any]], first: int) -> None:
         """Refuse a label where the first row of the dataset has none, instead of dropping it."""
@@ -324,11 +354,14 @@ class BatchEncoder:
         Written out, since `datasets` would infer integers from a first batch of whole labels, and cast the rest to
         them.
         """
+        ids, numbers = List(Value("int64")), List(List(Value("int32")))
         types: dict[str, Any] = {
-            "input_ids": List(Value("int64")),
-            "grid_token_ids": List(List(Value("int32"))),
+            "input_ids": List(ids) if self.reasoned else ids,
+            "grid_token_ids": List(numbers) if self.reasoned else numbers,
             **dict.fromkeys(REMARKABLE, Value("bool")),
         }
+        if self.reasoned:
+            types["reasoning_tokens"] = List(Value("int64"))
         if self.labelled:
             types["label"] = Value("float64")
             if self.rated:
@@ -336,7 +369,7 @@ class BatchEncoder:
             if self.weighted:
                 types["weight"] = Value("float64")
             if self.trains_text:
-                types["target_ids"] = List(Value("int64"))
+                types["target_ids"] = List(ids) if self.reasoned else ids
         return Features(types)
 
 

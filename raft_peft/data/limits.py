@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyarrow.compute as pc  # type: ignore[import-untyped]
-from datasets import Dataset
+from datasets import Dataset, List
 
 from raft_peft.data.preferences import REJECTED_IDS, REJECTED_NUMBERS
 from raft_peft.data.prompts import EncodedPrompt, rows_error
@@ -68,8 +68,22 @@ class ModelLimits:
         if errors:
             raise rows_error(errors)
 
+    def check_nested(
+        self,
+        input_ids: Sequence[Sequence[Sequence[int]]],
+        grid_token_ids: Sequence[Sequence[Sequence[Sequence[int]]]],
+        first_row: int = 0,
+    ) -> None:
+        """The same, of columns with several prompts a row."""
+        for number, (prompts, grids) in enumerate(zip(input_ids, grid_token_ids, strict=True), first_row):
+            for ids, numbers in zip(prompts, grids, strict=True):
+                self.check_columns([ids], [numbers], number)
+
     def check_dataset(self, dataset: Dataset) -> None:
-        """The same, of an encoded dataset."""
+        """The same, of an encoded dataset; a row may have several prompts."""
+        if isinstance(dataset.features["input_ids"].feature, List):
+            self._check_prompts_of_rows(dataset)
+            return
         self._check_prompts(dataset, "input_ids", "grid_token_ids")
         if REJECTED_IDS in dataset.column_names:
             self._check_prompts(dataset, REJECTED_IDS, REJECTED_NUMBERS)
@@ -89,6 +103,11 @@ class ModelLimits:
             greatest = max(pc.max(pc.list_flatten(column, recursive=True)).as_py() for column in (ids, numbers))
             if self._objection(lengths - 1, greatest) is not None:
                 self.check_columns(ids.to_pylist(), numbers.to_pylist(), start)
+
+    def _check_prompts_of_rows(self, dataset: Dataset) -> None:
+        """The same, where a row has several prompts."""
+        for number, row in enumerate(dataset.select_columns(["input_ids", "grid_token_ids"])):
+            self.check_nested([row["input_ids"]], [row["grid_token_ids"]], number)
 
     def _objection(self, length: int, greatest: int) -> str | None:
         """Why the model cannot take a row; None where it can.

@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from string import Formatter
 from typing import Any
 
+from raft_peft.data.reasoning.reasonings import REASONING
+
 # The column of prompts that are written already.
 PROMPT = "prompt"
 
@@ -126,7 +128,9 @@ class PromptTemplate:
         Raises:
             ValueError: as calling it.
         """
-        return {**row, PROMPT: self(row, number)}
+        # A reasoning that the template names is part of the prompt, and stands behind it no more.
+        written = {REASONING: None} if REASONING in self.columns else {}
+        return {**row, **written, PROMPT: self(row, number)}
 
     def write_all(self, dataset: Any, name: str) -> Any:
         """A dataset of `datasets` with its prompts.

@@ -17,7 +17,7 @@ from raft_peft.messages import warn
 logger = logging.getLogger(__name__)
 
 # The properties of an `EncodedPrompt` that something is said of.
-REMARKABLE = ("was_cut", "was_trimmed", "is_in_thought", "lost_system")
+REMARKABLE = ("was_cut", "was_trimmed", "is_in_thought", "lost_system", "reasoning_was_cut")
 
 
 class EncodesPrompts(Protocol):
@@ -51,7 +51,13 @@ class Remarks:
         self._said: set[str] = set()
 
     def on_prompts(
-        self, rows: int, was_cut: int = 0, was_trimmed: int = 0, is_in_thought: int = 0, lost_system: int = 0
+        self,
+        rows: int,
+        was_cut: int = 0,
+        was_trimmed: int = 0,
+        is_in_thought: int = 0,
+        lost_system: int = 0,
+        reasoning_was_cut: int = 0,
     ) -> None:
         """Say how many of so many prompts were cut, lost padding or an end, or end inside a thought."""
         prompts = f"of the {rows} prompts{self._whose}"
@@ -61,6 +67,13 @@ class Remarks:
                 "cut",
                 f"{was_cut} {prompts} are longer than `max_length={self._max_length}` and lost their beginning{lost}. "
                 "Raise `max_length`, or shorten the prompts.",
+            )
+        if reasoning_was_cut:
+            self._say(
+                "reasoning cut",
+                f"{reasoning_was_cut} {prompts} have a reasoning that is longer than `max_length={self._max_length}` "
+                "leaves room for, and lost its end; the words that lead to the score stand behind what is left. Raise "
+                "`max_length`, or shorten the reasonings.",
             )
         if was_trimmed:
             self._say(

@@ -13,10 +13,14 @@ from raft_peft.data.labels import LabelColumn, with_number
 from raft_peft.data.preferences import CHOSEN, MARGIN, REJECTED, may_prefer
 from raft_peft.data.prompt_template import PromptTemplate
 from raft_peft.data.ratings import of_one_kind
+from raft_peft.data.reasoning.reasonings import REASONING
 from raft_peft.data.row_sources import read_rows
 
 # What a row may hold besides its label.
-_COLUMNS = ("prompt", "completion", "input_ids", "attention_mask", *CHAT_COLUMNS, CHOSEN, REJECTED, MARGIN)
+_COLUMNS = (
+    *("prompt", "completion", "input_ids", "attention_mask", REASONING),
+    *(*CHAT_COLUMNS, CHOSEN, REJECTED, MARGIN),
+)
 
 
 def read_dataset(path: str, template: PromptTemplate | None = None, label_column: str = "label") -> Dataset:
@@ -55,6 +59,8 @@ def read_dataset(path: str, template: PromptTemplate | None = None, label_column
         # In CSV the empty cell of a preference is a text.
         labels = [None if label == "" else label for label in labels] if prefers else labels
         columns[label_column] = of_one_kind(labels)
+    if any(isinstance(one, list) for one in columns.get(REASONING, [])):
+        columns[REASONING] = [[one] if isinstance(one, str) else one for one in columns[REASONING]]
     try:
         return Dataset.from_dict(columns)
     except (pyarrow.ArrowException, TypeError, OverflowError):

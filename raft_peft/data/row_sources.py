@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from raft_peft.data.reasoning.reasonings import REASONING
 from raft_peft.data.row_files import as_json, delimiter_of, key_twice
 
 FORMATS = (".jsonl", ".csv", ".tsv", ".parquet")
@@ -171,7 +172,8 @@ def _read_csv(path: Path) -> Iterator[dict[str, Any]]:
                         f"{path}, line {reader.line_num}, does not have as many fields as the header, "
                         f"{reader.fieldnames}. Put a field with commas or line breaks in quotes."
                     )
-                yield row
+                # A cell that holds nothing is an empty text.
+                yield {**row, REASONING: row[REASONING] or None} if REASONING in row else row
         except (csv.Error, UnicodeDecodeError) as error:
             raise ValueError(f"{path}, line {reader.line_num + 1}, is not CSV in UTF-8: {error}.") from None
 

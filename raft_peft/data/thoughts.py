@@ -44,3 +44,30 @@ def is_in_thought(text: str, written_before: str = "") -> bool:
         return bool(openings) and _CLOSING.search(answer, openings[-1].end()) is None
     end = text[-_LONGEST_MARK:].rstrip()
     return any(opening.end() == len(end) for opening in _OPENING.finditer(end))
+
+
+def closing_mark_of(text: str) -> str | None:
+    """The mark that closes a thought, where a text begins with one.
+
+    >>> closing_mark_of("\\n</think>\\n\\nScore: "), closing_mark_of("\\n[RESULT] ")
+    ('</think>', None)
+    """
+    found = _CLOSING.match(text.lstrip())
+    return None if found is None else found.group()
+
+
+def is_open_behind(text: str, *, opened: bool) -> bool:
+    """Whether a thought is open behind a text.
+
+    >>> is_open_behind("It fits.</think> Score:", opened=True), is_open_behind("It fits. Score:", opened=True)
+    (False, True)
+
+    Args:
+        text: what a model has written.
+        opened: whether a thought was open before it.
+    """
+    marks = [
+        *((one.start(), True) for one in _OPENING.finditer(text)),
+        *((one.start(), False) for one in _CLOSING.finditer(text)),
+    ]
+    return max(marks)[1] if marks else opened

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from raft_peft.distribution import log_probs_of
+from raft_peft.forward.final_position import log_probs_of_tail
 from raft_peft.forward.layouts import Sequences, padded_left
 from raft_peft.forward.model import run
 
@@ -21,12 +22,14 @@ class Completion:
         mask: 1 on the target's tokens and 0 on padding, of shape (batch, tokens).
         first_logits: the logits of the target's first token, of shape (batch, vocabulary).
         auxiliary_loss: the model's own, where it has one.
+        tail_log_probs: of the last tokens of each prompt, as in [`FinalPosition`]; None where they were not asked for.
     """
 
     log_probs: torch.Tensor
     mask: torch.Tensor
     first_logits: torch.Tensor
     auxiliary_loss: torch.Tensor | None
+    tail_log_probs: torch.Tensor | None = None
 
 
 def read_completion(
@@ -34,6 +37,8 @@ def read_completion(
     input_ids: torch.Tensor,
     attention_mask: torch.Tensor,
     target_ids: torch.Tensor,
+    *,
+    tail: torch.Tensor | None = None,
     **kwargs: Any,
 ) -> Completion:
     """Run the model's own forward over prompt and target, keeping the logits of the target alone.
@@ -43,6 +48,7 @@ def read_completion(
         input_ids: tokens of the prompts, of shape (batch, length).
         attention_mask: 1 on real tokens and 0 on padding, of shape (batch, length).
         target_ids: tokens of the targets, padded on the right with -100, of shape (batch, tokens).
+        tail: as in `read_final_position`.
         kwargs: passed on to the forward.
     """
     input_ids, attention_mask = padded_left(input_ids, attention_mask)
@@ -54,6 +60,10 @@ def read_completion(
         None,
         keep=target_ids.shape[1],
     )
+    if tail is not None:
+        sequences = sequences.keeping_earlier(tail.shape[1])
     outputs, _ = run(model, sequences, **kwargs)
-    log_probs = log_probs_of(outputs.logits, tokens.unsqueeze(-1)).squeeze(-1)
-    return Completion(log_probs * mask, mask, outputs.logits[:, 0], outputs.get("aux_loss"))
+    earlier, logits = sequences.split_logits(outputs.logits)
+    tail_log_probs = None if tail is None else log_probs_of_tail(earlier, input_ids, tail)
+    log_probs = log_probs_of(logits, tokens.unsqueeze(-1)).squeeze(-1)
+    return Completion(log_probs * mask, mask, logits[:, 0], outputs.get("aux_loss"), tail_log_probs)

@@ -68,24 +68,29 @@ def generate_texts(
         For each prompt one text, or `num_samples`.
     """
     input_ids, attention_mask = padded_left(input_ids, attention_mask)
-    own = model.generation_config.eos_token_id
-    ends = {tokenizer.eos_token_id, *(own if isinstance(own, list) else [own])} - {None}
+    ends = ends_of(model, tokenizer)
     config = GenerationConfig(
         max_new_tokens=MAX_NEW_TOKENS,
-        eos_token_id=sorted(ends) or None,
-        pad_token_id=next((one for one in (tokenizer.pad_token_id, *sorted(ends)) if one is not None), 0),
+        eos_token_id=ends or None,
+        pad_token_id=next((one for one in (tokenizer.pad_token_id, *ends) if one is not None), 0),
     )
     if num_samples is not None:
         config.update(do_sample=True, num_return_sequences=num_samples, temperature=1.0, top_k=0, top_p=1.0)
-    with _without_habits(model) as plain:
+    with without_habits(model) as plain:
         generated = plain.generate(input_ids=input_ids, attention_mask=attention_mask, generation_config=config)
     texts = tokenizer.batch_decode(generated[:, input_ids.shape[1] :], skip_special_tokens=True)
     count = num_samples or 1
     return [texts[start : start + count] for start in range(0, len(texts), count)]
 
 
+def ends_of(model: Any, tokenizer: Any) -> list[int]:
+    """The tokens by which the model ends a text: the tokenizer's, and those that it ships with."""
+    own = model.generation_config.eos_token_id
+    return sorted({tokenizer.eos_token_id, *(own if isinstance(own, list) else [own])} - {None})
+
+
 @contextmanager
-def _without_habits(model: Any) -> Iterator[Any]:
+def without_habits(model: Any) -> Iterator[Any]:
     """A view of the model without the generation settings that it ships with.
 
     `generate` fills in from them whatever a configuration leaves open: a repetition penalty, beams, suppressed tokens.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -29,6 +29,7 @@ class Sequences:
         prompts: where each token of the prompts is in the sequences, joined, anywhere for padding, of shape
             (batch, length); None where the sequences are the prompts.
         options: what else the forward takes.
+        earlier: how many positions before the last of each prompt are kept, too; they come first.
     """
 
     input_ids: torch.Tensor
@@ -38,6 +39,27 @@ class Sequences:
     nodes: torch.Tensor | None = None
     prompts: torch.Tensor | None = None
     options: dict[str, Any] = field(default_factory=dict)
+    earlier: int = 0
+
+    def keeping_earlier(self, count: int) -> Sequences:
+        """The same, with the logits of so many more positions kept: those before the last of each prompt.
+
+        Each sequence holds one prompt, or one sequence all of them.
+        """
+        if isinstance(self.keep, int):
+            return replace(self, keep=self.keep + count, earlier=count)
+        assert self.prompts is not None
+        return replace(self, keep=torch.cat([self.prompts[:, -1 - count : -1].flatten(), self.keep]), earlier=count)
+
+    def split_logits(self, logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The logits of the earlier positions of each prompt, of shape (batch, earlier, vocabulary), and the rest."""
+        if isinstance(self.keep, int):
+            # A prompt with several paths is in as many sequences.
+            copies = 1 if self.prompts is None else len(logits) // len(self.prompts)
+            return logits[::copies, : self.earlier], logits[:, self.earlier :]
+        assert self.prompts is not None
+        count = len(self.prompts) * self.earlier
+        return logits[0, :count].unflatten(0, (len(self.prompts), self.earlier)), logits[:, count:]
 
     def node_logits(self, logits: torch.Tensor) -> torch.Tensor:
         """From the logits of the kept positions to those of the root and each node, (batch, 1 + nodes, vocabulary)."""

@@ -151,7 +151,7 @@ class GridResolver:
         """
         if not contexts:
             return []
-        leading_ids = _leading_special_ids(self.tokenizer, self.grid.texts[0])
+        leading_ids = leading_special_ids(self.tokenizer, self.grid.texts[0])
         openings = self._sentences.encode(context.opening for context in contexts)
         tails = [self._tail(context, opening) for context, opening in zip(contexts, openings, strict=True)]
         # One value a row, each in its turn, as part of the whole sentence.
@@ -240,7 +240,7 @@ class GridResolver:
         return tuple(sentence[len(prompt) :])
 
 
-def _leading_special_ids(tokenizer: Any, text: str) -> tuple[int, ...]:
+def leading_special_ids(tokenizer: Any, text: str) -> tuple[int, ...]:
     """The ids that the tokenizer puts before every plain text, such as `<bos>`; what it puts after is left out."""
     bare = tokenizer(text, add_special_tokens=False)["input_ids"]
     full = tokenizer(text)["input_ids"]

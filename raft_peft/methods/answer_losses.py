@@ -12,7 +12,8 @@ from raft_peft.distribution import GridDistribution
 from raft_peft.losses import SoftCrossEntropy
 from raft_peft.methods.answers import replace_settings
 from raft_peft.methods.distribution_losses import UNITS, resolve_distribution_weight
-from raft_peft.methods.readout import Readout, losses_of
+from raft_peft.methods.readout import Readout
+from raft_peft.methods.row_losses import losses_of
 from raft_peft.methods.table import METHODS, MethodSettings
 
 

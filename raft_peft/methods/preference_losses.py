@@ -16,7 +16,8 @@ from raft_peft.heads import Head
 from raft_peft.losses import BradleyTerry
 from raft_peft.messages import warn
 from raft_peft.methods.distribution_losses import UNITS
-from raft_peft.methods.readout import Readout, losses_of
+from raft_peft.methods.readout import Readout
+from raft_peft.methods.row_losses import losses_of
 from raft_peft.methods.table import METHODS, MethodSettings
 
 logger = logging.getLogger(__name__)

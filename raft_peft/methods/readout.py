@@ -29,7 +29,6 @@ from raft_peft.forward.prefix_cache import PrefixCache
 from raft_peft.grid import NumberGrid
 from raft_peft.grid.trie import Trie
 from raft_peft.heads import Head
-from raft_peft.losses import DistributionLoss, Loss, LossSum, squared_error
 from raft_peft.messages import warn
 from raft_peft.methods.head_origin import (
     carried_head,
@@ -61,12 +60,15 @@ class HeadOutput:
         auxiliary_loss: the model's own, where it has one.
         constrained_log_probs, greedy_misses: what decoding within the grid gives, where it was asked for and some
             numbers are several tokens, of shape (batch, grid); see [`TrieReading`].
+        tail_log_probs: of the last tokens of the prompts, where the batch has a `reasoning_mask`, of its shape, 0
+            where that is False.
     """
 
     output: GridDistribution | torch.Tensor | None
     auxiliary_loss: torch.Tensor | None = None
     constrained_log_probs: torch.Tensor | None = None
     greedy_misses: torch.Tensor | None = None
+    tail_log_probs: torch.Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -229,6 +231,7 @@ class Readout:
             "hidden_states": self.head.reads_hidden_states,
             "constrained": self.settings.constrained,
             "max_nodes": None if trie is None or torch.is_grad_enabled() else nodes_at_once(itself, trie),
+            "tail": batch.get("reasoning_mask"),
             **kwargs,
         }
 
@@ -242,9 +245,8 @@ class Readout:
         if output is None:
             output = self._over_options(GridDistribution(found["log_probs"], found["values"]), batch)
             self._warn_if_grid_mass_is_small(output)
-        return HeadOutput(
-            output, *(found.get(name) for name in ("aux_loss", "constrained_log_probs", "greedy_misses"))
-        )
+        more = ("aux_loss", "constrained_log_probs", "greedy_misses", "tail_log_probs")
+        return HeadOutput(output, *(found.get(name) for name in more))
 
     def _over_options(self, distribution: GridDistribution, batch: Mapping[str, torch.Tensor]) -> GridDistribution:
         """From the distribution over the texts of a batch to that over what can be answered: here the grid itself."""
@@ -261,7 +263,7 @@ class Readout:
             read = {"log_probs": output.log_probs, "values": output.values}
         else:
             read = {"predictions": output}
-        more = {"aux_loss": final.outputs.get("aux_loss")}
+        more = {"aux_loss": final.outputs.get("aux_loss"), "tail_log_probs": final.tail_log_probs}
         if final.trie is not None:
             more["constrained_log_probs"] = final.trie.constrained_log_probs
             more["greedy_misses"] = final.trie.greedy_misses
@@ -302,7 +304,8 @@ class Readout:
 
         def run_target(model: Any) -> dict[str, torch.Tensor | None]:
             ids, mask, target_ids = batch["input_ids"], batch["attention_mask"], batch["target_ids"]
-            return dict(vars(read_completion(model, ids, mask, target_ids, **kwargs)))
+            tail = batch.get("reasoning_mask")
+            return dict(vars(read_completion(model, ids, mask, target_ids, tail=tail, **kwargs)))
 
         inside = unwrapped is not None and not is_compiled_module(model)
         found: dict[str, Any] = read_inside(model, run_target) if inside else run_target(model)
@@ -312,7 +315,8 @@ class Readout:
             logits = completion.first_logits
             ids = batch["grid_token_ids"].to(logits.device)
             distribution = GridDistribution.from_logits(logits, ids, self.grid.values)
-        return completion, HeadOutput(distribution, completion.auxiliary_loss)
+        more = {"tail_log_probs": completion.tail_log_probs}
+        return completion, HeadOutput(distribution, completion.auxiliary_loss, **more)
 
     def expectation(self, output: GridDistribution | torch.Tensor) -> torch.Tensor:
         """The prediction that a loss is taken of: the head's number, or the mean of its distribution."""
@@ -389,62 +393,3 @@ class Readout:
             "these predictions say nothing of the model. Train first; or, where the head was saved, pass the name of "
             "its folder in place of the open model.",
         )
-
-
-def losses_of(
-    output: GridDistribution | torch.Tensor,
-    labels: torch.Tensor,
-    *,
-    loss: Loss | DistributionLoss | LossSum | None,
-    readout: Readout,
-    ratings: tuple[torch.Tensor, torch.Tensor] | None = None,
-) -> torch.Tensor:
-    """The loss of each row by a head's output, of shape (batch,).
-
-    Args:
-        output: a distribution over the grid, or one number a row, of shape (batch,).
-        labels: of shape (batch,), on any device.
-        loss: of the distribution, or of the number that it stands for; None for the squared error of the number.
-        readout: the method at work.
-        ratings: where labels are several ratings, these and their shares, both of shape (batch, ratings). A loss of
-            the distribution is the mean over them, one of the number is that of `labels`, their mean.
-
-    Raises:
-        ValueError: the loss reads a distribution and there is none, it gives another shape than one value a row, or
-            the method's loss is over the target's text and the rows have none.
-    """
-    if loss is None and readout.method.trains_text:
-        raise ValueError("The rows have no target text to take the cross-entropy of. Pass them with their labels.")
-    if isinstance(loss, LossSum):
-        parts = [
-            weight * losses_of(output, labels, loss=part, readout=readout, ratings=ratings)
-            for part, weight in loss.parts
-        ]
-        return torch.stack(parts).sum(0)
-    labels = labels.to(output.log_probs.device if isinstance(output, GridDistribution) else output.device)
-    if isinstance(loss, DistributionLoss):
-        if not isinstance(output, GridDistribution):
-            raise ValueError(
-                f"{type(loss).__name__} reads a distribution, and {type(readout.head).__name__} gives one number a "
-                "row. Use a loss of the prediction, or a head that gives a GridDistribution."
-            )
-        losses = loss(output, labels) if ratings is None else _mean_over_ratings(loss, output, *ratings)
-    else:
-        losses = (loss or squared_error)(readout.expectation(output), labels)
-    if losses.shape != labels.shape:
-        raise ValueError(
-            f"The loss gives the shape {tuple(losses.shape)} for a batch of {len(labels)}; it must give one "
-            "value an example, not reduced: with torch's losses, reduction='none'."
-        )
-    return losses
-
-
-def _mean_over_ratings(
-    loss: DistributionLoss, distribution: GridDistribution, ratings: torch.Tensor, shares: torch.Tensor
-) -> torch.Tensor:
-    """The loss of each rating, times its share, as one sum a row, of shape (batch,)."""
-    rows, number = ratings.shape
-    repeated = GridDistribution(distribution.log_probs.repeat_interleave(number, dim=0), distribution.values)
-    device = distribution.log_probs.device
-    losses = loss(repeated, ratings.to(device).flatten()).view(rows, number)
-    return (losses * shares.to(device)).sum(-1)

@@ -79,6 +79,7 @@ class RaftConfig(MethodSettings):
         questions: the typed questions that all rows of training asked in the same words, by their ids.
         question_template: how typed questions were written; None where the rows had one number. There are no values
             then.
+        score_prefix: the words between a reasoning and its number; None where rows had no reasoning.
         versions: the versions of the libraries that wrote the folder.
     """
 
@@ -102,6 +103,7 @@ class RaftConfig(MethodSettings):
     prompt_shape: str | list[dict[str, str]] | None = None
     questions: dict[str, dict[str, Any]] | None = None
     question_template: str | dict[str, Any] | None = None
+    score_prefix: str | None = None
     versions: dict[str, str] = field(default_factory=installed_versions)
 
     @classmethod
@@ -121,6 +123,7 @@ class RaftConfig(MethodSettings):
         train_rows: int | None = None,
         prompt_template: str | list[dict[str, str]] | None = None,
         prompt_shape: str | list[dict[str, str]] | None = None,
+        score_prefix: str | None = None,
     ) -> RaftConfig:
         """What has to be known of a model beside its weights, so that it predicts alike when it is opened again.
 
@@ -136,6 +139,7 @@ class RaftConfig(MethodSettings):
             mixed_precision: as accelerate names it: bf16, fp16, or another word for the dtype of the weights.
             train_rows: how many rows it is trained on, where that is known.
             prompt_template, prompt_shape: how the prompts were written, and what they had in common.
+            score_prefix: the words between a reasoning and its number, where rows have reasonings.
         """
         is_adapter = saves_adapter(model)
         # Noted by `note_base` before training.
@@ -162,6 +166,7 @@ class RaftConfig(MethodSettings):
             train_rows=train_rows,
             prompt_template=prompt_template,
             prompt_shape=prompt_shape,
+            score_prefix=score_prefix,
         )
 
     @property
@@ -252,7 +257,11 @@ class RaftConfig(MethodSettings):
 
     def form_of_prompts(self) -> dict[str, Any]:
         """How prompts are written, as keyword arguments of a predictor."""
-        return {"prompt_template": self.prompt_template, "prompt_shape": self.prompt_shape}
+        return {
+            "prompt_template": self.prompt_template,
+            "prompt_shape": self.prompt_shape,
+            "score_prefix": self.score_prefix,
+        }
 
     def _check(self) -> None:
         """Raise a TypeError or ValueError for what no trainer wrote."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 
@@ -27,6 +27,7 @@ from raft_peft.metrics import (
 from raft_peft.prediction.calibrating.applied import AppliedCalibration
 from raft_peft.prediction.calibrating.calibration import USUAL_LEVEL
 from raft_peft.prediction.number_predictor import NumberPredictor
+from raft_peft.prediction.reasoning.writer import ReasoningOptions, ReasoningWriter
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +45,7 @@ def evaluate_rows(
     interval: float | None = None,
     calibrated: bool = False,
     show_progress: bool | None = None,
+    **reasoning: Unpack[ReasoningOptions],
 ) -> Evaluation:
     """Predict rows and compare with their labels.
 
@@ -59,17 +61,22 @@ def evaluate_rows(
         interval: the level of the intervals, such as 0.9. None for 0.9 where there is a calibration that can give it,
             and for no intervals where there is none. Where it was made with groups, the coverage of each is told too.
         calibrated: map the predictions to labels, after `calibrate(..., label_map=...)`, and evaluate these.
+        reasoning: `num_reasonings`, `temperature`, `max_reasoning_tokens` and `seed`, as in
+            [`RegressionPredictor.predict`]: the model writes reasonings before its numbers. By default the numbers are
+            read behind the `reasoning` of the rows, if any.
 
     Raises:
         ValueError: no rows; prompts or labels that cannot be used, where the message names the rows; or an `interval`
             that no calibration can give.
     """
-    applied = AppliedCalibration.of_predictor(predictor, interval=interval, mapped=calibrated)
+    writer = predictor.writer(**reasoning, batch_size=batch_size)
+    applied = AppliedCalibration.of_predictor(predictor, interval=interval, mapped=calibrated, writer=writer)
     read: list[float | Ratings] = []
     groups: list[Any] = []
     prompts: Iterable[Any] = labelled_prompts(rows, read, predictor.grid, label_column=label_column)
     prompts = _noting_groups(prompts, predictor, groups) if interval is None else applied.prompts(prompts)
-    readings = list(predictor.read(prompts, batch_size, batch_tokens=batch_tokens, show_progress=show_progress))
+    options: Any = {"batch_tokens": batch_tokens, "show_progress": show_progress, "writer": writer}
+    readings = [one.of_rows for one in predictor.read_reasonings(prompts, batch_size, **options)]
     if not read:
         raise ValueError("There are no rows to evaluate.")
     labels, ratings = means_of(read), ratings_among(read)
@@ -79,7 +86,7 @@ def evaluate_rows(
     whole = joined(readings)
     targets = np.array(labels)
     if interval is None:
-        applied = _with_usual_intervals(predictor, groups, mapped=calibrated) or applied
+        applied = _with_usual_intervals(predictor, groups, mapped=calibrated, writer=writer) or applied
     predictions, ends = applied.of(whole.predictions.numpy(), whole.distribution)
     metrics = regression_metrics(predictions, targets)
     if len(predictor.grid) > 1:
@@ -124,12 +131,16 @@ def _noting_groups(
         yield row
 
 
-def _with_usual_intervals(predictor: NumberPredictor, groups: list[Any], *, mapped: bool) -> AppliedCalibration | None:
+def _with_usual_intervals(
+    predictor: NumberPredictor, groups: list[Any], *, mapped: bool, writer: ReasoningWriter | None
+) -> AppliedCalibration | None:
     """The calibration at the usual level, or None, with a warning where there is one that cannot be used."""
     if predictor.calibration is None:
         return None
     try:
-        found = AppliedCalibration.of_predictor(predictor, interval=USUAL_LEVEL, mapped=mapped, groups=groups or None)
+        found = AppliedCalibration.of_predictor(
+            predictor, interval=USUAL_LEVEL, mapped=mapped, groups=groups or None, writer=writer
+        )
         found.prompts(groups)
     except ValueError as error:
         logger.warning(f"The intervals are left out. {error}")

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Context
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 
@@ -23,6 +23,9 @@ from raft_peft.prediction.calibrating.applied import AppliedCalibration
 from raft_peft.prediction.identity import identity_of
 from raft_peft.prediction.number_predictor import NumberPredictor
 from raft_peft.prediction.questions.answering import Answering
+from raft_peft.prediction.reasoning.columns import REASON_COLUMNS, REASONINGS, reason_columns
+from raft_peft.prediction.reasoning.reasoned import ReasonedReading
+from raft_peft.prediction.reasoning.writer import ReasoningOptions
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +33,9 @@ PREDICTION = "prediction"
 INTERVAL = ("low", "high")
 PROBABILITIES = "probabilities"
 MASS, ENTROPY = "mass", "entropy"
+
+# What a run that is killed has lost is one chunk at most, and a reasoning takes as long as hundreds of numbers.
+_CHUNK, _CHUNK_WITH_REASONINGS = 512, 64
 
 # float32 holds 7 digits, and the products and sums of a model leave 6 of them. bfloat16 holds 2 to 3 digits of a logit
 # and float16 holds 3: of a number that is computed from many of them, 4 tell two rows apart.
@@ -42,13 +48,15 @@ def predict_rows(
     *,
     batch_size: int = 64,
     batch_tokens: int = 4096,
-    chunk_size: int = 512,
+    chunk_size: int | None = None,
     distribution: bool = False,
     as_columns: bool = False,
     interval: float | None = None,
     calibrated: bool = False,
+    reasons: bool = False,
     first_row: int = 0,
     show_progress: bool | None = None,
+    **reasoning: Unpack[ReasoningOptions],
 ) -> Iterator[list[dict[str, Any]]]:
     """Predict a number for each of many rows, as they are read.
 
@@ -59,15 +67,21 @@ def predict_rows(
         predictor: makes the predictions: a [`RegressionPredictor`], or one of a server.
         rows: with a `prompt` each, or the columns of the model's prompt template: dicts, a data frame or a dataset.
         batch_size, batch_tokens: as in [`RegressionPredictor.predict`].
-        chunk_size: the rows that are predicted and given together.
+        chunk_size: the rows that are predicted and given together. By default 512, and 64 where reasonings are
+            written.
         distribution: whether to add `probabilities`, those of each number of the grid by its text; their sum, `mass`;
             and their `entropy` in nats, as in [`GridDistribution`].
         as_columns: whether each probability is a column of its own, `p_1` for the number 1, as a table has them.
         interval: the share of labels that the interval from `low` to `high`, which are added, is to cover, as in
             [`RegressionPredictor.predict`]. The group of a row is in the column that the calibration was made with.
         calibrated: map the predictions to labels, as in [`RegressionPredictor.predict`].
+        reasons: whether to add what [`ReasonedPredictions`] has of a row: the `reasonings`, the prediction behind each
+            as `numbers`, how far these differ as `between`, `within`, and how many are `unfinished`. In a table the
+            lists are JSON.
         first_row: the number of the first row, for messages.
         show_progress: whether to show a progress bar.
+        reasoning: `num_reasonings`, `temperature`, `max_reasoning_tokens` and `seed`, as in
+            [`RegressionPredictor.predict`].
 
     Yields:
         The rows of each chunk, in their order, with `prediction`, None where the model gave no number.
@@ -76,9 +90,15 @@ def predict_rows(
         ValueError: a row that cannot be used, or with `distribution` a method that gives a number alone.
     """
     columns = _Columns(
-        predictor, distribution=distribution, as_columns=as_columns, interval=interval, calibrated=calibrated
+        predictor,
+        distribution=distribution,
+        as_columns=as_columns,
+        interval=interval,
+        calibrated=calibrated,
+        reasons=reasons,
     )
-    applied = AppliedCalibration.of_predictor(predictor, interval=interval, mapped=calibrated)
+    writer = predictor.writer(**reasoning, batch_size=batch_size)
+    applied = AppliedCalibration.of_predictor(predictor, interval=interval, mapped=calibrated, writer=writer)
     pending: deque[Mapping[str, Any]] = deque()
 
     def prompts() -> Iterator[Mapping[str, Any]]:
@@ -87,22 +107,26 @@ def predict_rows(
             pending.append(row)
             yield row
 
-    for reading in predictor.read(
+    for chunk in predictor.read_reasonings(
         applied.prompts(prompts(), first_row),
         batch_size,
         batch_tokens=batch_tokens,
-        chunk_size=chunk_size,
+        chunk_size=chunk_size or (_CHUNK if writer is None else _CHUNK_WITH_REASONINGS),
         first_row=first_row,
+        writer=writer,
         show_progress=show_progress,
     ):
-        yield [{**pending.popleft(), **made} for made in columns.of(reading, applied)]
+        yield [{**pending.popleft(), **made} for made in columns.of(chunk, applied)]
 
 
 class _Columns:
     """What is added to the rows.
 
     Args:
-        predictor, distribution, as_columns, interval, calibrated: as in [`predict_rows`].
+        predictor, distribution, as_columns, interval, calibrated, reasons: as in [`predict_rows`].
+
+    Raises:
+        ValueError: reasons are asked for, and no words are known that lead from a reasoning to its score.
     """
 
     def __init__(
@@ -113,8 +137,14 @@ class _Columns:
         as_columns: bool,
         interval: float | None,
         calibrated: bool,
+        reasons: bool,
     ):
-        self._predictor = predictor
+        if reasons and not predictor.reads_reasonings:
+            raise ValueError(
+                "`reasons` are what the model wrote before its numbers, and no words are known that lead from a "
+                "reasoning to its score. Pass `score_prefix`, such as '\\n[RESULT] '."
+            )
+        self._predictor, self._reasons = predictor, reasons
         self._distribution, self._as_columns = distribution, as_columns
         self._rounded = partial(rounded, digits=digits_of(predictor))
         # A number of the grid or of a text is what it is.
@@ -122,7 +152,8 @@ class _Columns:
         self._exact = chosen and not calibrated
         self._of_grid = [f"p_{text}" for text in predictor.texts] if as_columns else [PROBABILITIES]
         self.of_distribution = (*self._of_grid, MASS, ENTROPY) if distribution else ()
-        self.names = (PREDICTION, *(INTERVAL if interval is not None else ()), *self.of_distribution)
+        of_interval = INTERVAL if interval is not None else ()
+        self.names = (PREDICTION, *of_interval, *self.of_distribution, *(REASON_COLUMNS if reasons else ()))
 
     def check(self, row: Mapping[str, Any], number: int) -> None:
         """Raise a ValueError where a row has no prompt, or a column of a name that is added.
@@ -140,12 +171,19 @@ class _Columns:
             if name in row:
                 raise ValueError(f"Row {number} has a column {name!r} already. Rename it.")
 
-    def of(self, reading: Reading, applied: AppliedCalibration) -> list[dict[str, Any]]:
+    def of(self, chunk: ReasonedReading, applied: AppliedCalibration) -> list[dict[str, Any]]:
         """The columns of each row of a chunk, of which the calibration makes predictions and intervals.
 
         Raises:
             ValueError: there is no distribution.
         """
+        made = self._of_rows(chunk.of_rows, applied)
+        if not self._reasons:
+            return made
+        reasons = reason_columns(chunk, self._rounded)
+        return [{**row, **more} for row, more in zip(made, reasons, strict=True)]
+
+    def _of_rows(self, reading: Reading, applied: AppliedCalibration) -> list[dict[str, Any]]:
         predictions, ends = applied.of(reading.predictions.numpy(), reading.distribution)
         numbers = [_shortest(number) if self._exact else self._rounded(number) for number in predictions]
         made: list[dict[str, Any]] = [{PREDICTION: number} for number in numbers]
@@ -210,7 +248,8 @@ def predict_file(
             empty) where the model gave no number.
         limit: predict the first so many rows of the source alone; a later call without it continues after them.
         options: `batch_size`, `batch_tokens`, `chunk_size` (the rows that are written together), `distribution` (in
-            a table a column a number), `interval`, `calibrated` and `show_progress`, as in [`predict_rows`].
+            a table a column a number), `interval`, `calibrated`, `show_progress`, `reasons`, `num_reasonings`,
+            `temperature`, `max_reasoning_tokens` and `seed`, as in [`predict_rows`].
 
     Returns:
         How many rows were predicted in this call.
@@ -228,17 +267,20 @@ def predict_file(
         as_columns=options["as_columns"],
         interval=options.get("interval"),
         calibrated=options.get("calibrated", False),
+        reasons=options.get("reasons", False),
     )
+    how: Any = {name: options[name] for name in ReasoningOptions.__optional_keys__ if name in options}
+    writer = predictor.writer(**how)
     return append_rows(
         source,
         target,
         partial(predict_rows, predictor, **options),
         check=columns.check,
         made_by=lambda: identity_of(
-            predictor, interval=options.get("interval"), calibrated=options.get("calibrated", False)
+            predictor, interval=options.get("interval"), calibrated=options.get("calibrated", False), writer=writer
         ),
         limit=limit,
-        chosen={PREDICTION, PROBABILITIES, *columns.of_distribution} - {MASS, ENTROPY},
+        chosen={PREDICTION, PROBABILITIES, REASONINGS, *columns.of_distribution} - {MASS, ENTROPY},
     )
 
 
@@ -251,6 +293,7 @@ def append_rows(
     made_by: Callable[[], Mapping[str, Any]],
     limit: int | None = None,
     chosen: Set[str] = frozenset(),
+    replaced: Set[str] = frozenset(),
 ) -> int:
     """Write the rows of a file with what is predicted for them to another, after the rows that are there already.
 
@@ -261,6 +304,7 @@ def append_rows(
         check: raises a ValueError for a row, of a number, that cannot be used.
         made_by: gives what the predictions depend on besides the rows, by names.
         chosen: the columns that options add or leave out. A target that has others of them is not continued.
+        replaced: the columns of the source that are written anew. They are not given to `predict`.
 
     Returns:
         How many rows were predicted in this call.
@@ -270,7 +314,9 @@ def append_rows(
     """
     if Path(source).resolve() == Path(target).resolve():
         raise ValueError(f"{str(source)!r} would be overwritten by its own predictions. Write to another file.")
-    rows = read_rows(source)
+    rows: Iterator[dict[str, Any]] = (
+        {name: value for name, value in row.items() if name not in replaced} for row in read_rows(source)
+    )
     first = list(itertools.islice(rows, 1))
     # What is wrong with the first row is found before there is a file.
     for row in first:

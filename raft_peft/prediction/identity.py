@@ -13,23 +13,30 @@ from raft_peft.prediction.number_predictor import NumberPredictor
 from raft_peft.prediction.predictor import RegressionPredictor
 from raft_peft.prediction.questions.answering import Answering
 from raft_peft.prediction.questions.predictor import AnsweringPredictor
+from raft_peft.prediction.reasoning.writer import ReasoningWriter
 from raft_peft.prediction.remote.model import RemoteModel
 
 
 def identity_of(
-    predictor: NumberPredictor, *, interval: float | None = None, calibrated: bool = False
+    predictor: NumberPredictor,
+    *,
+    interval: float | None = None,
+    calibrated: bool = False,
+    writer: ReasoningWriter | None = None,
 ) -> dict[str, Any]:
     """What the predictions of a predictor depend on, besides the rows, by names and as JSON can hold it.
 
     Args:
         predictor: makes the predictions.
         interval, calibrated: as in [`predict_rows`].
+        writer: writes the reasonings before the numbers; None where nothing is written.
     """
-    calibration = asdict(predictor.calibrated()) if calibrated or interval is not None else None
+    calibration = asdict(predictor.calibrated(writer)) if calibrated or interval is not None else None
     return {
-        **weights_and_settings(predictor),
+        **weights_and_settings(predictor, writer),
         "interval": interval,
         "calibrated": calibrated,
+        "seed": None if writer is None else writer.seed,
         "calibration": None if calibration is None else digest_of(calibration),
     }
 
@@ -57,12 +64,13 @@ def identity_of_answers(
     }
 
 
-def weights_and_settings(predictor: NumberPredictor) -> dict[str, Any]:
+def weights_and_settings(predictor: NumberPredictor, writer: ReasoningWriter | None = None) -> dict[str, Any]:
     """Those of a predictor of numbers, as digests and by names."""
     if isinstance(predictor, RemoteModel):
         return predictor.identity()
     assert isinstance(predictor, RegressionPredictor)
-    return {**predictor._calibrated_settings(), **_of_model(predictor)}
+    reasoning = None if writer is None else writer.reading_options()
+    return {**predictor._calibrated_settings(reasoning), **_of_model(predictor)}
 
 
 def weights_and_question_settings(predictor: Answering) -> dict[str, Any]:

@@ -238,9 +238,11 @@ def merge_and_save(
 def _probes(saved: RaftConfig) -> list[Any]:
     """Prompts with what those of training had in common, as far as it is known."""
     shape = saved.prompt_shape if saved.prompt_shape is not None else f"Review: {GAP} Rating:"
-    if isinstance(shape, str):
-        return [shape.replace(GAP, text) for text in _TEXTS]
-    return [[{**turn, "content": turn["content"].replace(GAP, text)} for turn in shape] for text in _TEXTS]
+    turns: Any = [{"content": shape}] if isinstance(shape, str) else shape
+    chats = [[{**turn, "content": turn["content"].replace(GAP, text)} for turn in turns] for text in _TEXTS]
+    prompts: list[Any] = [chat[0]["content"] for chat in chats] if isinstance(shape, str) else chats
+    # Numbers behind reasonings are compared behind some.
+    return prompts if saved.score_prefix is None else [{"prompt": one, "reasoning": "Here is why."} for one in prompts]
 
 
 def _valid_calibrations(predictor: RegressionPredictor) -> list[_AnyCalibration]:
@@ -266,7 +268,7 @@ def _settings_of(calibration: _AnyCalibration, predictor: RegressionPredictor) -
         return predictor._question_settings()
     if predictor._readout is None:
         raise ValueError("It is of predicted numbers, and the adapter answers typed questions, without a grid.")
-    return predictor._calibrated_settings()
+    return predictor._calibrated_settings(calibration.settings)
 
 
 def _call_of(calibration: _AnyCalibration) -> str:

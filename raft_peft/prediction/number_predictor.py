@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol
 
 from raft_peft.data.prompt_form import PromptForm
@@ -11,6 +11,8 @@ from raft_peft.grid import NumberGrid
 from raft_peft.methods import MethodSettings
 from raft_peft.methods.readout import Reading
 from raft_peft.prediction.calibrating.calibration import Calibration
+from raft_peft.prediction.reasoning.reasoned import ReasonedReading
+from raft_peft.prediction.reasoning.writer import ReasoningWriter
 
 
 class NumberPredictor(Protocol):
@@ -46,8 +48,20 @@ class NumberPredictor(Protocol):
     def computes_in_half(self) -> bool:
         """Whether numbers are computed in 16 bits, so that few of their digits mean something."""
 
-    def calibrated(self) -> Calibration:
-        """The calibration, where there is one for the way in which numbers are read; else a ValueError."""
+    @property
+    def reads_reasonings(self) -> bool:
+        """Whether the words are known that lead from a reasoning to its score."""
+
+    @property
+    def calibrated(self) -> Callable[..., Calibration]:
+        """Gives the calibration, where there is one for the way in which numbers are read; else a ValueError.
+
+        It may take what writes reasonings before the numbers.
+        """
+
+    @property
+    def writer(self) -> Callable[..., ReasoningWriter | None]:
+        """Makes what writes reasonings before the numbers, of [`ReasoningOptions`]; a ValueError where it cannot."""
 
     def remarks(self) -> Remarks:
         """What says, once of each kind, what is odd about prompts and labels that are used."""
@@ -63,3 +77,7 @@ class NumberPredictor(Protocol):
         show_progress: bool | None = ...,
     ) -> Iterator[Reading]:
         """The readings of chunks of prompts, as they are read."""
+
+    @property
+    def read_reasonings(self) -> Callable[..., Iterator[ReasonedReading]]:
+        """Gives the same behind each reasoning of a row. It takes what `read` takes, and a `writer`."""

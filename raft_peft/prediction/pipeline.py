@@ -18,6 +18,7 @@ from raft_peft.methods.readout import Reading
 from raft_peft.methods.saved_folder import TASK, hub_options
 from raft_peft.prediction.opening import check_grid_is_known
 from raft_peft.prediction.predictor import RegressionPredictor
+from raft_peft.prediction.reasoning.writer import ReasoningOptions
 
 # What `Pipeline` tells apart itself: one prompt, and several.
 _TAKEN_BY_TRANSFORMERS = (str, Mapping, list, Generator, TorchDataset)
@@ -68,7 +69,8 @@ class TextRegressionPipeline(Pipeline):
         method, decision, renormalize, separator, max_length: as in [`RegressionPredictor.from_pretrained`].
         device, batch_size: as in `Pipeline`; 64 prompts by default.
         kwargs: `top_k`, the likeliest numbers of the distribution to give beside the prediction: so many, None for
-            all; none unless it is given.
+            all; none unless it is given. And `num_reasonings`, `temperature`, `max_reasoning_tokens` and `seed`, as in
+            [`RegressionPredictor.predict`].
 
     Raises:
         ValueError: as in [`RegressionPredictor`].
@@ -132,10 +134,13 @@ class TextRegressionPipeline(Pipeline):
         return [] if isinstance(inputs, list) and not inputs else super().__call__(inputs, *args, **kwargs)
 
     def _sanitize_parameters(self, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+        reasoning = {name: kwargs.pop(name) for name in sorted(ReasoningOptions.__optional_keys__ & kwargs.keys())}
         unknown = [name for name in kwargs if name != "top_k"]
         if unknown:
-            raise ValueError(f"text-regression takes no {unknown[0]!r}. It takes grid, method, decision and top_k.")
-        return {}, {}, kwargs
+            raise ValueError(
+                f"text-regression takes no {unknown[0]!r}. It takes grid, method, decision, top_k and num_reasonings."
+            )
+        return {}, reasoning, kwargs
 
     def get_iterator(
         self,
@@ -151,6 +156,7 @@ class TextRegressionPipeline(Pipeline):
             (self.preprocess(one) for one in inputs),
             batch_size,
             chunk_size=batch_size * _BATCHES_AHEAD,
+            writer=self.predictor.writer(**forward_params, batch_size=batch_size),
             show_progress=False,
         ):
             yield from self._answers(reading, **postprocess_params)
@@ -159,8 +165,9 @@ class TextRegressionPipeline(Pipeline):
         # `Pipeline` wraps a list of messages in a chat of its own.
         return getattr(input_, "messages", input_)
 
-    def _forward(self, input_tensors: Any, **_: Any) -> Reading:
-        (reading,) = self.predictor.read([input_tensors], show_progress=False)
+    def _forward(self, input_tensors: Any, **reasoning: Any) -> Reading:
+        writer = self.predictor.writer(**reasoning)
+        (reading,) = self.predictor.read([input_tensors], writer=writer, show_progress=False)
         return reading
 
     def postprocess(self, model_outputs: Reading, **postprocess_parameters: Any) -> dict[str, Any]:

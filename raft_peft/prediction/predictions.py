@@ -42,6 +42,10 @@ class PredictOptions(TypedDict, total=False):
     batch_tokens: int
     groups: str | Iterable[Any] | None
     calibrated: bool
+    num_reasonings: int
+    temperature: float
+    max_reasoning_tokens: int
+    seed: int | None
     show_progress: bool | None
 
 

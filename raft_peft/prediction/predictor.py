@@ -34,6 +34,13 @@ from raft_peft.prediction.predictions import (
     predictions_of,
 )
 from raft_peft.prediction.reading import PromptReader
+from raft_peft.prediction.reasoning.reasoned import ReasonedPredictions
+from raft_peft.prediction.reasoning.writer import (
+    MAX_REASONING_TOKENS,
+    READING_OPTIONS,
+    ReasoningOptions,
+    ReasoningWriter,
+)
 from raft_peft.prediction.reward import RegressionReward, reward_of
 
 
@@ -56,6 +63,8 @@ class RegressionPredictor(PromptReader):
         prompt_template: writes the prompts of rows that have its columns, see [`RegressionAwareConfig`].
         prompt_shape: what the prompts of training had in common; a warning says where those here do not have it.
         autocast, questions, question_template: see [`AnsweringPredictor`].
+        score_prefix: the words between a reasoning and its number, see [`RegressionAwareConfig`]. With them a row may
+            have a `reasoning`, or several, and `num_reasonings` of `predict` lets the model write them.
         settings: of [`MethodSettings`]: `method`, `decision`, `renormalize` and so on.
 
     Raises:
@@ -105,8 +114,9 @@ class RegressionPredictor(PromptReader):
             autocast, prompt_template: see [`RegressionPredictor`]; by default as in training.
             beside: a predictor's model, on whose base this adapter is opened too; `model.set_adapter` tells which of
                 them counts.
-            model_kwargs: `question_template`; the rest of [`MethodSettings`], which a trained head has to have been
-                trained with; all else goes to the model's `from_pretrained`, as `attn_implementation` or `token`.
+            model_kwargs: `question_template`, `score_prefix`; the rest of [`MethodSettings`], which a trained
+                head has to have been trained with; all else goes to the model's `from_pretrained`, as
+                `attn_implementation` or `token`.
 
         Raises:
             ValueError: a `raft_config.json` that does not fit the tokenizer; a head that is missing or does not fit.
@@ -125,7 +135,7 @@ class RegressionPredictor(PromptReader):
             "autocast": autocast,
             "prompt_template": prompt_template,
         }
-        more = ("question_template", *(one.name for one in fields(MethodSettings)))
+        more = ("question_template", "score_prefix", *(one.name for one in fields(MethodSettings)))
         asked |= {setting: model_kwargs.pop(setting) for setting in more if setting in model_kwargs}
         name = str(folder_or_model)
         opened = open_saved(
@@ -197,6 +207,10 @@ class RegressionPredictor(PromptReader):
         groups: str | Iterable[Any] | None = None,
         calibrated: bool = False,
         return_distribution: bool = False,
+        num_reasonings: int = 0,
+        temperature: float = 1.0,
+        max_reasoning_tokens: int = MAX_REASONING_TOKENS,
+        seed: int | None = None,
         show_progress: bool | None = None,
     ) -> Predictions:
         """Predict one number for each prompt.
@@ -217,6 +231,13 @@ class RegressionPredictor(PromptReader):
             calibrated: map the predictions to labels, after `calibrate(..., label_map=...)`.
             return_distribution: whether to give the distributions too, as `predict_distribution` does, without a
                 second pass.
+            num_reasonings: so many reasonings are written for each prompt, and the number is read behind each. The
+                prediction is that of the mean of their distributions. With 0, nothing is written: numbers are read
+                behind the reasonings that rows have, if any.
+            temperature: by which reasonings are drawn; 0 for the most likely one.
+            max_reasoning_tokens: the most tokens of a reasoning. One that does not end by then is closed with the
+                words that lead to the score; a warning says how many, and `predict_with_reasons` which.
+            seed: of the random numbers by which reasonings are drawn; by default torch's own.
             show_progress: whether to show a progress bar; by default where there is more than one batch.
 
         Returns:
@@ -228,14 +249,53 @@ class RegressionPredictor(PromptReader):
             ValueError: intervals were asked for, and there is no calibration for them, or on too few rows; or
                 distributions, and the method gives a number alone.
         """
+        writer = self.writer(
+            num_reasonings,
+            temperature=temperature,
+            max_reasoning_tokens=max_reasoning_tokens,
+            seed=seed,
+            batch_size=batch_size,
+        )
         # What cannot be given is refused now, not after hours of prediction.
-        applied = AppliedCalibration.of_predictor(self, interval=interval, mapped=calibrated, groups=groups)
+        applied = AppliedCalibration.of_predictor(
+            self, interval=interval, mapped=calibrated, groups=groups, writer=writer
+        )
         prompts = applied.prompts(prompts)
-        chunks = self.read(prompts, batch_size, batch_tokens=batch_tokens, show_progress=show_progress)
+        options: Any = {"batch_tokens": batch_tokens, "show_progress": show_progress, "writer": writer}
+        chunks = self.read(prompts, batch_size, **options)
         both = return_distribution or applied.needs_distribution
         predictions, distribution = self._with_distribution(chunks) if both else (predictions_of(chunks), None)
         predictions, ends = applied.of(predictions, distribution)
         return as_asked(predictions, ends, distribution if return_distribution else None)
+
+    def predict_with_reasons(
+        self,
+        prompts: Iterable[Any],
+        num_reasonings: int = 1,
+        *,
+        temperature: float = 1.0,
+        max_reasoning_tokens: int = MAX_REASONING_TOKENS,
+        seed: int | None = None,
+        batch_size: int = 64,
+        batch_tokens: int = 4096,
+        show_progress: bool | None = None,
+    ) -> ReasonedPredictions:
+        """What `predict` gives, with the reasonings, the number behind each, and how far these differ.
+
+        Takes what `predict` takes; with `num_reasonings=0`, the reasonings of the rows are read.
+
+        Raises:
+            ValueError: as `predict`; or no words are known that lead from a reasoning to its score.
+        """
+        writer = self.writer(
+            num_reasonings,
+            temperature=temperature,
+            max_reasoning_tokens=max_reasoning_tokens,
+            seed=seed,
+            batch_size=batch_size,
+        )
+        options: Any = {"batch_tokens": batch_tokens, "show_progress": show_progress, "writer": writer}
+        return ReasonedPredictions.of(self.read_reasonings(prompts, batch_size, **options))
 
     def _with_distribution(self, readings: Iterable[Reading]) -> PredictionsWithDistribution:
         return predictions_and_distribution(readings, self.readout.values, self.settings.method)
@@ -252,6 +312,7 @@ class RegressionPredictor(PromptReader):
         round_to_grid: bool = False,
         batch_tokens: int = 4096,
         show_progress: bool | None = None,
+        **reasoning: Unpack[ReasoningOptions],
     ) -> Calibration:
         """Learn from held-out rows how far the predictions err, for `predict(..., interval=0.9)`.
 
@@ -271,6 +332,8 @@ class RegressionPredictor(PromptReader):
                 `"isotonic"`, any that never falls.
             round_to_grid: where all labels are numbers of the grid, give intervals whose ends are such numbers.
             batch_size, batch_tokens, show_progress: as in `predict`.
+            reasoning: `num_reasonings`, `temperature`, `max_reasoning_tokens` and `seed`, as in `predict`. The
+                calibration holds for predictions by the same of these, but for the seed.
 
         Raises:
             ValueError: there are no rows, or labels or predictions that are not numbers; rows without group; too few
@@ -287,21 +350,26 @@ class RegressionPredictor(PromptReader):
             batch_size=batch_size,
             batch_tokens=batch_tokens,
             show_progress=show_progress,
+            writer=self.writer(**reasoning, batch_size=batch_size),
         )
         return self.calibration
 
-    def calibrated(self) -> Calibration:
+    def calibrated(self, writer: ReasoningWriter | None = None) -> Calibration:
         """The calibration, where there is one for the way in which numbers are read.
+
+        Args:
+            writer: writes the reasonings before the numbers; None where nothing is written.
 
         Raises:
             ValueError: there is none, or it was made for other settings or weights.
         """
-        return usable_calibration(self.calibration, self._calibrated_settings())
+        reasoning = None if writer is None else writer.reading_options()
+        return usable_calibration(self.calibration, self._calibrated_settings(reasoning))
 
-    def _calibrated_settings(self) -> dict[str, Any]:
-        return calibrated_settings(
-            self.settings, self._encoder, self.prompt_form.template, self.model, self.readout.head
-        )
+    def _calibrated_settings(self, reasoning: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        template, head = self.prompt_form.template, self.readout.head
+        settings = calibrated_settings(self.settings, self._encoder, template, self.model, head)
+        return {**settings, **{name: (reasoning or {}).get(name) for name in READING_OPTIONS}}
 
     def predict_distribution(
         self,
@@ -311,6 +379,7 @@ class RegressionPredictor(PromptReader):
         batch_tokens: int = 4096,
         calibrated: bool = False,
         show_progress: bool | None = None,
+        **reasoning: Unpack[ReasoningOptions],
     ) -> GridDistribution:
         """The whole distribution over the grid for each prompt: probabilities, mass on and off the grid, entropy.
 
@@ -319,6 +388,7 @@ class RegressionPredictor(PromptReader):
         Args:
             calibrated: give it at the temperature that `calibrate` found, renormalized over the grid: as sure as it is
                 right.
+            reasoning: `num_reasonings`, `temperature`, `max_reasoning_tokens` and `seed`, as in `predict`.
 
         Raises:
             ValueError: the method gives a number alone, it is not calibrated, or `calibrated` is asked for of a grid
@@ -326,8 +396,10 @@ class RegressionPredictor(PromptReader):
         """
         if calibrated and self.readout.head.reads_grid:
             refuse_one_number(self.texts)
-        temperature = self.calibrated().temperature if calibrated else None
-        chunks = self.read(prompts, batch_size, batch_tokens=batch_tokens, show_progress=show_progress)
+        writer = self.writer(**reasoning, batch_size=batch_size)
+        temperature = self.calibrated(writer).temperature if calibrated else None
+        options: Any = {"batch_tokens": batch_tokens, "show_progress": show_progress, "writer": writer}
+        chunks = self.read(prompts, batch_size, **options)
         _, distribution = self._with_distribution(chunks)
         return distribution if temperature is None else distribution.tempered(temperature)
 

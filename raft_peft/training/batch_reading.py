@@ -11,7 +11,8 @@ from accelerate.utils import extract_model_from_parallel
 from raft_peft.forward.memory import PartsThatFit
 from raft_peft.losses import BradleyTerry, DistributionLoss, Loss, LossSum, cross_entropy
 from raft_peft.methods.preference_losses import PreferenceLosses
-from raft_peft.methods.readout import HeadOutput, Readout, losses_of
+from raft_peft.methods.readout import HeadOutput, Readout
+from raft_peft.methods.row_losses import losses_of
 from raft_peft.training.evaluation import RowsRead, rows_read
 
 
@@ -69,7 +70,7 @@ class BatchReader:
             if head.output is None:
                 head = self.readout.read_head(model, batch, unwrapped=self._unwrapped(model))
             reading = self.readout.read(head, self._unwrapped(model), batch)
-        return rows_read(reading, self.readout, losses, batch)
+        return rows_read(reading, self.readout, losses, batch, head.tail_log_probs)
 
     def _losses_of_labels(self, model: Any, batch: Mapping[str, torch.Tensor]) -> tuple[HeadOutput, torch.Tensor]:
         head = self.readout.read_head(model, batch, unwrapped=self._unwrapped(model), **self._options)

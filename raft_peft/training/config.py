@@ -25,11 +25,10 @@ from raft_peft.messages import warn
 from raft_peft.methods import METHODS, MethodSettings
 from raft_peft.methods.distribution_losses import resolve_distribution_weight
 from raft_peft.methods.preference_losses import check_preference_settings
+from raft_peft.training.speed.checkpointing import checkpointing_asked_for, set_checkpointing
 
 logger = logging.getLogger(__name__)
 
-# The first is TRL's name. transformers renamed it, and older versions do not have the second.
-_CHECKPOINTING = ("gradient_checkpointing", "activation_checkpointing")
 _LOWER_IS_BETTER = ("rmse", "mae", "loss", "crps", "nll", "calibration_error", "rater_distance", "kl", "brier", "ece")
 
 # Each of these settings of SFTConfig speaks of tokens, or of a loss over them. Beside its name stand the value that
@@ -79,6 +78,10 @@ class RegressionAwareConfig(MethodSettings, SFTConfig):
             are 1 on the grid 1 to 5, and as much on any other scale; the trainer sets what it used.
         separator: text between the prompt and the number. None puts one space after a plain prompt that does not
             end in white space, and nothing after a chat template's generation prompt.
+        score_prefix: the words between a row's `reasoning` and its number, by default "\\n[RESULT] ". They are saved,
+            and stand before the number of a row without reasoning, too.
+        reasoning_weight: what the cross-entropy of the reasonings, a mean over their tokens, counts beside the loss.
+        reasonings: all (the default): each reasoning of a row is an example; or one, another in each epoch.
         non_finite_loss: stop (the default), which saves the weights of the step before and names the rows, or skip,
             which leaves the step out and goes on.
         log_predictions: so many rows of each evaluation, the first, are sent to `report_to` (TensorBoard, W&B,
@@ -193,6 +196,21 @@ class RegressionAwareConfig(MethodSettings, SFTConfig):
             "end in white space, and nothing after a chat template's generation prompt."
         },
     )
+    score_prefix: str | None = field(
+        default=None,
+        metadata={"help": "Words between a `reasoning` and its number, by default '\\n[RESULT] ' if rows have one."},
+    )
+    reasoning_weight: float = field(
+        default=1.0,
+        metadata={"help": "What the cross-entropy of the reasonings, a mean over tokens, counts beside the loss."},
+    )
+    reasonings: str = field(
+        default="all",
+        metadata={
+            "help": "all: every reasoning of a row is an example. one: another of them in each epoch.",
+            "choices": ["all", "one"],
+        },
+    )
     non_finite_loss: str = field(
         default="stop",
         metadata={
@@ -248,7 +266,9 @@ class RegressionAwareConfig(MethodSettings, SFTConfig):
                 f"`padding_free=True` is for rows that end in their number, and method {self.method!r} trains on the "
                 "target's text after them. Leave it off; `train_sampling_strategy='group_by_length'` saves padding."
             )
-        for name in ("init", "non_finite_loss"):
+        if not 0 <= self.reasoning_weight < float("inf"):
+            raise ValueError(f"`reasoning_weight={self.reasoning_weight}` must be a number of 0 or more.")
+        for name in ("init", "non_finite_loss", "reasonings"):
             choices = self.__dataclass_fields__[name].metadata["choices"]
             if getattr(self, name) not in choices:
                 raise ValueError(
@@ -322,28 +342,6 @@ class RegressionAwareConfig(MethodSettings, SFTConfig):
         if settings.get("truncation_mode") == "keep_start":
             del settings["truncation_mode"]
         return cls(**settings)
-
-
-def checkpointing_asked_for(args: RegressionAwareConfig) -> bool | None:
-    """Whether activations are to be computed again in the backward pass; None where it is left open.
-
-    Who says how, by `gradient_checkpointing_kwargs`, asks for it.
-    """
-    for name in _CHECKPOINTING[::-1]:
-        if getattr(args, name, None) is not None:
-            return getattr(args, name)
-    return True if any(getattr(args, f"{name}_kwargs", None) for name in _CHECKPOINTING) else None
-
-
-def checkpointing_names(args: RegressionAwareConfig) -> list[str]:
-    """The names of activation checkpointing among the settings, in the installed transformers."""
-    return [name for name in _CHECKPOINTING if hasattr(args, name)]
-
-
-def set_checkpointing(args: RegressionAwareConfig, value: bool | None) -> None:
-    """Turn activation checkpointing on or off, or leave it open, by all its names."""
-    for name in checkpointing_names(args):
-        setattr(args, name, value)
 
 
 def refuse_token_callables(compute_loss_func: Any, preprocess_logits_for_metrics: Any, formatting_func: Any) -> None:

@@ -15,6 +15,7 @@ from raft_peft.data.preferences import PreferenceWriter, may_prefer
 from raft_peft.data.prompt_shape import prompt_shape
 from raft_peft.data.prompts import PromptEncoder
 from raft_peft.data.questions.row import QUESTIONS
+from raft_peft.data.reasoning.reasonings import REASONING, ScorePrefix
 from raft_peft.data.rows import as_dataset
 from raft_peft.grid import NumberGrid
 from raft_peft.methods import METHODS
@@ -39,6 +40,7 @@ class RunDatasets:
         grid_token_ids: the tokens of each number in the first row that was encoded; None before.
         template: writes the prompts; None where they come as they are.
         prompt_shape: what the prompts of the first dataset have in common, as [`prompt_shape`] gives it.
+        score_prefix: the words between a reasoning and its number; None where rows have no reasoning.
         stand_in: a dataset of one encoded row, for what demands a dataset to train on where there is none.
     """
 
@@ -46,6 +48,7 @@ class RunDatasets:
     encoder: PromptEncoder
     grid_token_ids: tuple[tuple[int, ...], ...] | None = None
     prompt_shape: Any = None
+    score_prefix: ScorePrefix | None = None
 
     def __init__(self, grid: NumberGrid, args: RegressionAwareConfig, loss: Any = None):
         self._grid = grid
@@ -66,6 +69,7 @@ class RunDatasets:
                 max_length=self._args.max_length,
                 number_end=self._args.end_of_numbers(tokenizer),
                 processor=processing_class,
+                score_prefix=self.score_prefix,
             )
 
     def encode(self, dataset: AnyDataset, name: str, *, require_label: bool = True) -> AnyDataset:
@@ -106,8 +110,11 @@ class RunDatasets:
             prompts = [row.get("prompt") for row in written]
             self.prompt_shape = prompt_shape(prompts) if len(prompts) >= _FEWEST_PROMPTS else None
         if self.grid_token_ids is None:
-            self.grid_token_ids = tuple(map(tuple, next(iter(encoded))["grid_token_ids"]))
+            self.grid_token_ids = self._grid_token_ids(next(iter(encoded)))
         return encoded
+
+    def _grid_token_ids(self, row: Mapping[str, Any]) -> tuple[tuple[int, ...], ...]:
+        return tuple(map(tuple, row["grid_token_ids"]))
 
     def _preferences_in(self, dataset: AnyDataset, name: str) -> PreferenceWriter | None:
         """What writes the prompts of a dataset with preferences; None for one without.
@@ -118,6 +125,11 @@ class RunDatasets:
         if not may_prefer(_columns_of(dataset), self._args.label_column):
             return None
         check_preferences(self._args, name)
+        if self.score_prefix is not None:
+            raise ValueError(
+                f"The {name} dataset has preferences, and the run trains on reasonings before scores: which of the "
+                "two texts a reasoning is of is not known. Train on one of them, and leave the other columns out."
+            )
         if self._args.world_size > 1 and isinstance(dataset, IterableDataset):
             raise ValueError(
                 f"The {name} dataset is a stream (IterableDataset) of preferences, whose batches would be divided "
@@ -129,7 +141,8 @@ class RunDatasets:
     def form_of_prompts(self) -> dict[str, Any]:
         """How the prompts were written, and what they had in common, as [`RaftConfig`] keeps it."""
         template = None if self.template is None else self.template.template
-        return {"prompt_template": template, "prompt_shape": self.prompt_shape}
+        prefix = None if self.score_prefix is None else self.score_prefix.text
+        return {"prompt_template": template, "prompt_shape": self.prompt_shape, "score_prefix": prefix}
 
     def check_fits(self, model: Any) -> None:
         """Refuse rows that the model cannot take: those encoded before it was there, and from now on all.
@@ -145,9 +158,24 @@ class RunDatasets:
 
 def ask_questions(dataset: Any) -> bool:
     """Whether the rows of a dataset, or of several by name, have typed questions."""
+    return _have_column(dataset, QUESTIONS)
+
+
+def have_reasonings(dataset: Any, args: Any) -> bool:
+    """Whether the rows of a dataset, or of several by name, have reasonings before their scores.
+
+    A column that a prompt template names is part of the prompt.
+    """
+    if getattr(args, "score_prefix", None) is not None:
+        return True
+    template = getattr(args, "prompt_template", None)
+    return f"{{{REASONING}}}" not in str(template) and _have_column(dataset, REASONING)
+
+
+def _have_column(dataset: Any, name: str) -> bool:
     if isinstance(dataset, Mapping):
-        return any(map(ask_questions, dataset.values()))
-    return isinstance(dataset, Dataset | IterableDataset) and QUESTIONS in _columns_of(dataset)
+        return any(_have_column(one, name) for one in dataset.values())
+    return isinstance(dataset, Dataset | IterableDataset) and name in _columns_of(dataset)
 
 
 def hold_preferences(dataset: Any, label_column: str) -> bool:

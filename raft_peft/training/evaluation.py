@@ -65,6 +65,8 @@ class RowsRead(TypedDict, Generic[Array]):
             `predictions`; NaN for a row with a label, of shape (rows,).
         rated, beyond: beside `label_shares`, whether a row has ratings, and how far its label is beyond the grid, in
             the unit of the labels, each of shape (rows,).
+        reasoning_nll, reasoning_tokens: where rows have reasonings, the negative log-likelihood of these in nats, and
+            their tokens, each of shape (rows,).
     """
 
     predictions: Array
@@ -75,12 +77,18 @@ class RowsRead(TypedDict, Generic[Array]):
     label_shares: NotRequired[Array]
     rated: NotRequired[Array]
     beyond: NotRequired[Array]
+    reasoning_nll: NotRequired[Array]
+    reasoning_tokens: NotRequired[Array]
     expected: NotRequired[Array]
     rejected: NotRequired[Array]
 
 
 def rows_read(
-    reading: Reading, readout: Readout, losses: torch.Tensor | None, batch: Mapping[str, torch.Tensor]
+    reading: Reading,
+    readout: Readout,
+    losses: torch.Tensor | None,
+    batch: Mapping[str, torch.Tensor],
+    tail_log_probs: torch.Tensor | None = None,
 ) -> RowsRead[torch.Tensor]:
     """What an evaluation keeps of a batch that was read, and of the losses of its rows where they have labels."""
     rows: RowsRead[torch.Tensor] = {"predictions": reading.predictions}
@@ -94,6 +102,9 @@ def rows_read(
             rows["label_shares"], rows["rated"], rows["beyond"] = found
     if losses is not None:
         rows["losses"] = losses
+    if tail_log_probs is not None:
+        rows["reasoning_nll"] = -tail_log_probs.sum(-1)
+        rows["reasoning_tokens"] = batch["reasoning_mask"].sum(-1).to(tail_log_probs.device)
     if "pair" in batch:
         output = reading.predictions if reading.distribution is None else reading.distribution
         rows["expected"] = readout.expectation(output)
@@ -279,20 +290,20 @@ def warn_where_flat(evaluation: Evaluation, name: str, *, step: int, args: Regre
 
 
 def prediction_rows(
-    prompts: Sequence[str], labels: np.ndarray, read: RowsRead[np.ndarray], values: Sequence[float]
+    columns: Sequence[Mapping[str, Any]], labels: np.ndarray, read: RowsRead[np.ndarray], values: Sequence[float]
 ) -> list[dict[str, Any]]:
-    """A table's rows: `prompt`, `label`, `prediction`, and where there is a distribution, its likeliest numbers.
+    """A table's rows: `label`, `prediction`, and where there is a distribution, its likeliest numbers, beside others.
 
     Args:
-        prompts: the texts of the first rows.
+        columns: what else is shown of the first rows, such as their `prompt`; of texts the end.
         labels: of shape (rows,), of these and of others behind them.
         read: what was read of the same rows.
         values: the numbers of the grid, of shape (grid,).
     """
     rows: list[dict[str, Any]] = []
-    for index, prompt in enumerate(prompts):
-        text = prompt if len(prompt) <= _LAST_LETTERS else f"...{prompt[-_LAST_LETTERS:]}"
-        row = {"prompt": text, "label": float(labels[index]), "prediction": float(read["predictions"][index])}
+    for index, shown in enumerate(columns):
+        row = {name: _end_of(value) if isinstance(value, str) else value for name, value in shown.items()}
+        row |= {"label": float(labels[index]), "prediction": float(read["predictions"][index])}
         if "rejected" in read:
             row["rejected"] = float(read["rejected"][index])
         if "log_probs" in read:
@@ -301,6 +312,10 @@ def prediction_rows(
             row["distribution"] = ", ".join(f"{number_text(values[one])}: {probs[one]:.3f}" for one in likeliest)
         rows.append(row)
     return rows
+
+
+def _end_of(text: str) -> str:
+    return text if len(text) <= _LAST_LETTERS else f"...{text[-_LAST_LETTERS:]}"
 
 
 def log_table(name: str, rows: list[dict[str, Any]], step: int, callbacks: Iterable[TrainerCallback]) -> None:

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from datasets import Dataset
-from torch.utils.data import DataLoader, SequentialSampler
+from datasets import Dataset, List
+from torch.utils.data import DataLoader, Sampler, SequentialSampler
 
 from raft_peft.data.batches import rows_that_count
 from raft_peft.distribution import GridDistribution
@@ -130,6 +130,16 @@ class ExampleCountingTrainer(FaultTolerantTrainer):
         """As `Trainer.get_test_dataloader`, of all rows."""
         with temporarily(self.args, dataloader_drop_last=False):
             return super().get_test_dataloader(test_dataset)
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler | None:
+        """As `Trainer._get_train_sampler`; a row of several prompts is as long as the longest of them."""
+        dataset = self.train_dataset if train_dataset is None else train_dataset
+        by_length = self.args.train_sampling_strategy in ("group_by_length", "batch_rebalance")
+        if by_length and isinstance(dataset, Dataset) and isinstance(dataset.features["input_ids"].feature, List):
+            lengths = [max(map(len, prompts)) for prompts in dataset["input_ids"]]
+            # It is read for this alone, and no row of a batch has it.
+            dataset = dataset.add_column(self.args.length_column_name, lengths)
+        return super()._get_train_sampler(dataset)
 
     def _get_eval_sampler(self, eval_dataset: Any) -> SequentialSampler | None:
         """Rows in order, also where training groups them by length."""

@@ -193,6 +193,7 @@ def model_card(facts: CardFacts, pictures: Sequence[str] = ()) -> ModelCard:
         repository=facts.repository,
         reads=_how_it_reads(facts.config),
         needs_head=f", head={facts.config.head}(...)" if facts.config.head is not None else "",
+        writes_reasons=facts.config.score_prefix is not None,
         has_distribution=METHODS[facts.config.method].limited_by_grid,
         trained=bool(facts.training),
         zero_shot=not facts.training and facts.adapter is None,
@@ -220,6 +221,11 @@ def _how_it_reads(config: RaftConfig) -> str:
         return (
             "It answers typed questions about a text, several at once: scores by the expected level, yes and no by "
             "the probability of yes, numbers by their expectation, and choices by the likeliest option."
+        )
+    if config.score_prefix is not None:
+        return (
+            "It was trained to write a reasoning before its number; a prediction is the mean over the reasonings that "
+            "are given or written."
         )
     if method.reads_text:
         return "It answers a prompt in text, from which the number is parsed."
@@ -262,6 +268,9 @@ def _facts(facts: CardFacts) -> list[tuple[str, str]]:
     quantization = (config.quantization or {}).get("quant_method")
     rows = {
         **(_facts_of_questions(config) if config.asks_questions else _facts_of_grid(config)),
+        "Before the number": None
+        if config.score_prefix is None
+        else f"a reasoning, and behind it `{json.dumps(config.score_prefix, ensure_ascii=False)}`",
         "Trained weights": (facts.adapter or "all") if facts.training else None,
         "Base model in training": f"quantized ({quantization})" if quantization else config.dtype,
         # Messages are shown below, as JSON.

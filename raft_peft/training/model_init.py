@@ -22,10 +22,11 @@ from raft_peft.methods.head_origin import head_origin, origin_difference
 from raft_peft.methods.pretrained import with_dtype
 from raft_peft.methods.readout import Readout
 from raft_peft.methods.saved_folder import HEAD_FILE, RaftConfig, check_there_is, find_file, hub_options
-from raft_peft.training.config import RegressionAwareConfig, checkpointing_names, temporarily
+from raft_peft.training.config import RegressionAwareConfig, temporarily
 from raft_peft.training.number_tokens import check_number_tokens, with_number_tokens
 from raft_peft.training.opening import open_by_name, output_shown_without_adapter, processing_class_of
 from raft_peft.training.quantization import keep_precision
+from raft_peft.training.speed.checkpointing import checkpointing_names
 from raft_peft.training.trained_weights import active_adapter, check_optimizer
 
 logger = logging.getLogger(__name__)

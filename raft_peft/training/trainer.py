@@ -6,7 +6,7 @@ saved. What a hook does stands in the module that it calls.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -41,7 +41,7 @@ from raft_peft.methods.preference_losses import (
     renormalize_for_preferences,
     resolve_preferences,
 )
-from raft_peft.methods.readout import Readout
+from raft_peft.methods.readout import HeadOutput, Readout
 from raft_peft.methods.renormalization import resolve_renormalize
 from raft_peft.metrics import Evaluation
 from raft_peft.training.batch_reading import BatchReader
@@ -59,6 +59,7 @@ from raft_peft.training.datasets import (
     ask_questions,
     check_not_empty,
     have_labels,
+    have_reasonings,
     hold_preferences,
 )
 from raft_peft.training.evaluation import (
@@ -82,7 +83,7 @@ from raft_peft.training.model_init import (
 )
 from raft_peft.training.quantization import trained_tensors
 from raft_peft.training.saving import SavingTrainer
-from raft_peft.training.speed import choose_for_speed
+from raft_peft.training.speed.choice import choose_for_speed
 from raft_peft.training.trained_weights import refuse_untrainable
 
 # Those arguments that give rows.
@@ -131,15 +132,21 @@ class RegressionAwareTrainer(SavingTrainer):
         ValueError: settings, rows, labels, a grid or a model that cannot be used; the message says what to do.
     """
 
-    # Whether its rows have typed questions.
-    asks_questions = False
+    # Whether a row has several prompts that begin alike, as typed questions and reasonings have.
+    shares_prompts = False
 
     def __new__(cls, *args: Any, **kwargs: Any) -> RegressionAwareTrainer:
-        # Rows of typed questions are trained on by a subclass, as `Path` makes a path of this system.
-        if cls is RegressionAwareTrainer and any(ask_questions(kwargs.get(name)) for name in _DATASETS):
+        # Rows of other kinds are trained on by subclasses, as `Path` makes a path of this system.
+        datasets = [kwargs.get(name) for name in _DATASETS]
+        settings = kwargs.get("args", args[1] if len(args) > 1 else None)
+        if cls is RegressionAwareTrainer and any(map(ask_questions, datasets)):
             from raft_peft.training.questions.trainer import QuestionTrainer
 
             cls = QuestionTrainer
+        elif cls is RegressionAwareTrainer and any(have_reasonings(one, settings) for one in datasets):
+            from raft_peft.training.reasoning.trainer import ReasoningTrainer
+
+            cls = ReasoningTrainer
         return super().__new__(cls)
 
     def __init__(
@@ -325,10 +332,17 @@ class RegressionAwareTrainer(SavingTrainer):
                 predictions = None if head.output is None else self.readout.expectation(head.output)
             self._note_batch(inputs, losses.detach(), distribution, predictions)
         loss = self._mean_over_examples(losses, inputs, num_items_in_batch)
-        if self.aux_loss_enabled:
-            batches = 1 if num_items_in_batch is None else self.current_gradient_accumulation_steps
-            loss = loss + self.router_aux_loss_coef * head.auxiliary_loss / batches
+        loss = loss + self._added_loss(head, inputs, num_items_in_batch)
         return (loss, head.output) if return_outputs else loss
+
+    def _added_loss(
+        self, head: HeadOutput, inputs: dict[str, torch.Tensor], num_items_in_batch: torch.Tensor | int | None
+    ) -> torch.Tensor | float:
+        """What the loss of a batch holds beside the mean over its examples."""
+        if not self.aux_loss_enabled:
+            return 0.0
+        batches = 1 if num_items_in_batch is None else self.current_gradient_accumulation_steps
+        return self.router_aux_loss_coef * head.auxiliary_loss / batches
 
     # Evaluation
 
@@ -379,10 +393,15 @@ class RegressionAwareTrainer(SavingTrainer):
         self.evaluations[metric_key_prefix] = evaluation
         warn_where_flat(evaluation, metric_key_prefix, step=self.state.global_step, args=self.args)
         if self.args.log_predictions and self.args.report_to and self.is_world_process_zero():
-            prompts = [row["input_ids"] for row in first_rows(dataloader.dataset, self.args.log_predictions)]
-            texts = self._tokenizer.batch_decode(prompts, skip_special_tokens=True)
-            rows = prediction_rows(texts, output.label_ids, output.predictions, self.readout.values.tolist())
+            shown = first_rows(dataloader.dataset, self.args.log_predictions)
+            columns = self._columns_shown(shown)
+            rows = prediction_rows(columns, output.label_ids, output.predictions, self.readout.values.tolist())
             self._table = (f"{metric_key_prefix}_predictions", rows)
+
+    def _columns_shown(self, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """What a table shows of encoded rows, beside what was predicted of them."""
+        ids = [row["input_ids"] for row in rows]
+        return [{"prompt": text} for text in self._tokenizer.batch_decode(ids, skip_special_tokens=True)]
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """As `SFTTrainer.evaluate`, and send a table of predictions to those who log."""

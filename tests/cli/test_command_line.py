@@ -269,7 +269,7 @@ def test_every_setting_can_be_given(command, separator, model, rows, monkeypatch
     values |= {"num_samples": 3, "mlp_width": 5, "max_length": 7}
     # The loss changes training alone.
     names = [setting.name for setting in fields(MethodSettings) if setting.name not in LOSS_SETTINGS]
-    names += ["separator", "max_length", "dtype", "autocast", "attn_implementation", "revision"]
+    names += ["separator", "score_prefix", "max_length", "dtype", "autocast", "attn_implementation", "revision"]
     values = {name: values.get(name, "float16" if name in ("dtype", "autocast") else " x") for name in names}
     words = [f"--{name.replace('_', separator)}={value}" for name, value in values.items()]
     words += [f"--prompt{separator}template={TEMPLATE}", "--grid", "-4..4"]

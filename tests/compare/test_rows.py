@@ -2,7 +2,7 @@ import pytest
 from datasets import Dataset, DatasetDict
 
 from raft_peft.compare import CompareSettings
-from raft_peft.compare.rows import kept_rows, labels_of, load_rows
+from raft_peft.compare.rows import check_dataset, kept_rows, labels_of, load_rows
 
 
 def test_prompts_of_tasks_and_of_files_as_chats(tmp_path):
@@ -42,3 +42,12 @@ def test_ratings_are_kept_and_their_means_are_the_labels():
     whole["test"] = Dataset.from_dict({"prompt": ["a", "b"], "label": [[1], []]})
     with pytest.raises(ValueError, match=r"The test split .* in the rows \[1\]: the label is an empty list"):
         kept_rows(whole, settings)
+
+
+def test_reasonings_are_refused():
+    split = Dataset.from_dict({"prompt": ["a", "b"], "label": [1, 2], "reasoning": [None, None]})
+    whole = DatasetDict(dict.fromkeys(("train", "validation", "test"), split))
+    check_dataset(whole)
+    whole["test"] = split.map(lambda row: {"reasoning": "It is so."})
+    with pytest.raises(ValueError, match=r"The test split has a column `reasoning`.* Leave the column out"):
+        check_dataset(whole)

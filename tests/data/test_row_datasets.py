@@ -41,6 +41,16 @@ def test_shares_among_lists_are_refused(tmp_path):
         read_dataset(str(path))
 
 
+def test_reasonings_of_a_file(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    rows = [{"prompt": "a", "label": 1, "reasoning": one} for one in ("b", ["c", "d"], None)]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    assert read_dataset(str(path))["reasoning"][:] == [["b"], ["c", "d"], None]
+    path = tmp_path / "rows.csv"
+    path.write_text("prompt,reasoning,label\na,b,1\na,,2\n")
+    assert read_dataset(str(path))["reasoning"][:] == ["b", None]
+
+
 def test_preferences_stand_beside_labels_in_a_table(tmp_path):
     path = tmp_path / "rows.csv"
     path.write_text("text,label,chosen,rejected,margin\na,2.5,,,\n,,b,c,0.5\n")

@@ -12,7 +12,7 @@ from raft_peft.losses import CRPS, LossSum, SoftCrossEntropy, squared_error
 from raft_peft.methods import METHODS, MethodSettings
 from raft_peft.methods.distribution_losses import resolve_distribution_weight
 from raft_peft.methods.grid_check import check_grid
-from raft_peft.methods.readout import losses_of
+from raft_peft.methods.row_losses import losses_of
 from raft_peft.methods.table import needs_labels_within_grid
 
 

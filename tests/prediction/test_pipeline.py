@@ -93,8 +93,10 @@ def test_errors(folder, tmp_path, tiny_llama, tokenizer):
         pipeline("text-regression", model=str(tmp_path / "base"))
     with pytest.raises(ValueError, match="Pass its numbers, such as `grid="):
         pipeline("text-regression", model=tiny_llama, tokenizer=tokenizer)
-    with pytest.raises(ValueError, match="takes no 'temperature'"):
-        pipeline("text-regression", model=folder)(PROMPTS, temperature=1)
+    with pytest.raises(ValueError, match="takes no 'beams'"):
+        pipeline("text-regression", model=folder)(PROMPTS, beams=1)
+    with pytest.raises(ValueError, match="Set `num_reasonings`, or leave them out"):
+        pipeline("text-regression", model=folder)(PROMPTS, temperature=0.5)
     with pytest.raises(ValueError, match="does not carry a head that was trained"):
         pipeline("text-regression", model=tiny_llama, tokenizer=tokenizer, grid=range(5), method="special_token")
     options = {"method": "special_token", "max_steps": 1}

@@ -43,7 +43,7 @@ def test_an_iterator_is_read_a_window_at_a_time(predictor):
             yield f"item {number} is"
 
     encode, most = predictor._encoder.encode, []
-    predictor._encoder.encode = lambda rows, first_row: most.append((len(rows), len(read))) or encode(rows, first_row)
+    predictor._encoder.encode = lambda rows, **more: most.append((len(rows), len(read))) or encode(rows, **more)
     assert predictor.predict(prompts()).shape == (9000,)
     assert most == [(8192, 8192), (808, 9000)]
 

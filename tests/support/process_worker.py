@@ -47,6 +47,10 @@ def question_row(index: int) -> dict:
     return {name: json.dumps(value) for name, value in row.items()}
 
 
+REASONED_ROWS = [
+    {**row, "reasoning": [None, ["It is so."], ["Far too small.", "Too small"], ["a", "b c", "d"]][index % 4]}
+    for index, row in enumerate(ROWS)
+]
 QUESTION_ROWS = [question_row(index) for index in range(26)]
 
 
@@ -84,7 +88,7 @@ def run(folder: Path, job: dict, processes: int, rank: int) -> None:
             load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_quant_storage=torch.float32
         )
     asks_questions = "question_template" in settings
-    rows = Dataset.from_list(QUESTION_ROWS if asks_questions else ROWS)
+    rows = Dataset.from_list(QUESTION_ROWS if asks_questions else REASONED_ROWS if "reasonings" in settings else ROWS)
     trainer = RegressionAwareTrainer(
         AutoModelForCausalLM.from_pretrained(folder, dtype="float32", **quantization),
         args,

@@ -14,7 +14,7 @@ import torch
 import yaml
 from conftest import make_byte_level, make_tiny_llama
 from safetensors.torch import load_file
-from support.process_worker import QUESTION_ROWS, ROWS
+from support.process_worker import QUESTION_ROWS, REASONED_ROWS, ROWS
 
 from raft_peft import RegressionPredictor
 
@@ -45,6 +45,11 @@ JOBS = [
             "question_weights": {"size": 3},
         },
     },
+    {
+        "name": "reasonings",
+        "per_step": 12,
+        "settings": {"gradient_accumulation_steps": 2, "padding_free": True, "reasonings": "one"},
+    },
     *(
         {"name": method, "settings": {"method": method}}
         for method in ("learnable_raft", "logits_mlp", "pooled", "special_token", "log_loss", "ce")
@@ -67,8 +72,12 @@ def saved_and_resumed(name, step):
     return [saved, {**job, "name": f"{name}_resumed", "as": name, "from": f"{name}_saved/0/checkpoint-{step}"}]
 
 
-# An epoch has five steps, and one of questions three.
-OF_TWO = [*saved_and_resumed("raft", 3), *saved_and_resumed("questions", 4)]
+# An epoch has five steps, and one of questions and of reasonings three.
+OF_TWO = [
+    *saved_and_resumed("raft", 3),
+    *saved_and_resumed("questions", 4),
+    *saved_and_resumed("reasonings", 4),
+]
 
 
 def run_worker(folder, jobs, command, **environment):
@@ -142,7 +151,7 @@ def compare(one_process, folder, job, processes, atol=1e-5):
             for one in answers
         ]
     else:
-        loaded = predictor.predict([row["prompt"] for row in ROWS])
+        loaded = predictor.predict(REASONED_ROWS if job["name"] == "reasonings" else [row["prompt"] for row in ROWS])
         assert len(loaded) == len(ROWS)
     np.testing.assert_allclose(loaded, alone["predictions"], atol=2e-5)
 

@@ -31,6 +31,7 @@ RUN_BELOW = {
     "docs/preferences.md",
     "docs/questions.md",
     "docs/quickstart.md",
+    "docs/reasons.md",
     "docs/troubleshooting.md",
     "docs/uncertainty.md",
 }
@@ -122,6 +123,14 @@ def test_dataset_formats(smollm2, tmp_path, monkeypatch, capsys):
     assert len(ends) == 5
     assert ends[0] == ends[1] == ends[3] == ends[4]  # one prompt: a text, rated, with a completion, and tokenized
     assert ends[2].endswith("<|im_start|>assistant")  # the chat ends where the answer begins
+
+
+def test_reasons(small, tmp_path, monkeypatch):
+    smaller = {"num_train_epochs=3": "max_steps=1", "max_reasoning_tokens=32": "max_reasoning_tokens=2"}
+    names = run_code("docs/reasons.md", small, tmp_path, monkeypatch, **smaller)
+    assert np.allclose(names["scores"], names["found"].predictions, atol=1e-5)
+    assert names["found"].unfinished.tolist() == [5, 5]
+    assert len((tmp_path / "own.jsonl").read_text().splitlines()) == 2
 
 
 def test_questions(small, tmp_path, monkeypatch, capsys):

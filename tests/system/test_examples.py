@@ -6,6 +6,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from trl import ModelConfig, TrlParser
+
+from examples import judge_with_reasons
+from raft_peft import RegressionAwareConfig, RegressionPredictor
+from raft_peft.forward.writing import Written
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -37,3 +42,32 @@ def test_finetune_stsb(model_folder, tmp_path):
     assert "RAFT fine-tuned" in run.stdout
     assert (tmp_path / "out" / "raft_config.json").is_file()
     assert (tmp_path / "out" / "adapter_model.safetensors").is_file()
+
+
+def test_judge_with_reasons(model_folder, tmp_path, monkeypatch, capsys):
+    def write(model, tokenizer, prompts, *, count, **_):
+        return [[Written("Right.", True), Written("It goes on and", False)][:count] for _ in prompts]
+
+    # A model of random weights never ends.
+    monkeypatch.setattr("raft_peft.prediction.reasoning.writer.write_texts", write)
+    parser = TrlParser((judge_with_reasons.ScriptArguments, RegressionAwareConfig, ModelConfig))
+    parser.set_defaults(**judge_with_reasons.DEFAULTS)
+    options = {
+        "model_name_or_path": model_folder,
+        "output_dir": tmp_path / "out",
+        "max_length": 64,
+        "max_steps": 1,
+        "own_reasonings": 2,
+        "test_reasonings": 2,
+        "keep_within": 5,
+        "use_cpu": True,
+        "lora_r": 2,
+    }
+    words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
+    judge_with_reasons.main(*parser.parse_args_and_config(words))
+    said = capsys.readouterr().out
+    assert "18 feedbacks; 6 lost a last sentence that told the score, 0 were dropped." in said
+    assert "6 test rows" in said and "reasons of others, 2" in said and "reasons of its own, 2" in said
+    own = judge_with_reasons.read(tmp_path / "out" / "own_reasonings.jsonl")
+    assert [row["reasoning"] for row in own] == [["Right."]] * 6
+    assert RegressionPredictor.from_pretrained(tmp_path / "out" / "second").reads_reasonings

@@ -25,6 +25,7 @@ PICTURES = {
     "03_llm_judge": 3,
     "04_qlora_on_one_gpu": 1,
     "05_typed_questions": 2,
+    "06_scores_with_reasons": 1,
 }
 
 
@@ -50,7 +51,7 @@ def is_noise(output):
     return output.output_type == "error" or output.get("name") == "stderr"
 
 
-def test_there_are_five():
+def test_there_are_six():
     assert list(PICTURES) == NAMES
 
 

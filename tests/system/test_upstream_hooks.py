@@ -85,6 +85,7 @@ training/example_counting.py
     Trainer._get_eval_sampler | Trainer.get_eval_dataloader | keeps rows in order
     Trainer.get_eval_dataloader | Trainer.evaluate | leaves no row out
     Trainer.get_test_dataloader | Trainer.predict | leaves no row out
+    Trainer._get_train_sampler | Trainer.get_train_dataloader | groups rows by their longest prompts
     Trainer._get_num_items_in_batch | Trainer.get_batch_samples | counts examples in place of tokens
     Trainer.loss_is_scaled_for_ga | Trainer.training_step | the mean over the step is taken already
     Trainer.log | Trainer._maybe_log_save_evaluate | adds what was seen of the batches
@@ -101,6 +102,13 @@ training/fault_tolerance/trainer.py
     Trainer._save_rng_state | Trainer._save_checkpoint | lets all processes finish before the last file is written
 training/questions/trainer.py
     trl:SFTTrainer.prediction_step | Trainer.evaluation_loop | gives the questions of each row
+training/reasoning/trainer.py
+    Trainer.get_train_dataloader | | takes one reasoning of each row
+    Trainer._get_num_items_in_batch | Trainer.get_batch_samples | counts the tokens of the step's reasonings
+    trl:SFTTrainer.prediction_step | Trainer.evaluation_loop | gives a row of its reasonings
+    Trainer.log | Trainer._maybe_log_save_evaluate | adds the loss of the reasonings
+    TrainerCallback.on_train_begin | transformers.trainer_callback:CallbackHandler.on_train_begin | counts epochs
+    TrainerCallback.on_epoch_begin | Trainer._inner_training_loop | takes other reasonings
 training/saving.py
     Trainer._save | Trainer.save_model | saves the head
     Trainer._push_from_checkpoint | Trainer._save_checkpoint | uploads raft_config.json too, and no token
@@ -191,6 +199,8 @@ training/number_tokens.py
 training/questions/trainer.py
     trl:SFTTrainer._tokenizer | | is without the processor around it
     trl:SFTTrainer.aux_loss_enabled | | asks a mixture of experts for its loss
+training/reasoning/trainer.py
+    trl:SFTTrainer._tokenizer | | writes texts for a table
 training/saving.py
     trl:SFTTrainer._tokenizer | | is without the processor around it
     trl.trainer.utils:get_config_model_id | config | names the base
@@ -235,7 +245,7 @@ OF_OTHERS = {
     "torch.utils._pytree",
 }
 # What the package itself gives to objects of the libraries.
-OURS = {"_note_batch", "_own_forward", "_raft_config"}
+OURS = {"_added_loss", "_compute_metrics", "_note_batch", "_own_forward", "_raft_config"}
 
 PACKAGE = Path(raft_peft.__file__).parent
 

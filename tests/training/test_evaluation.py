@@ -103,7 +103,7 @@ def test_train_entropy_is_that_of_the_batch(tiny_llama, tokenizer, tmp_path):
 
 def test_rows():
     read = {"predictions": np.array([1.5, 2.0], np.float32), "log_probs": np.log(np.array([[0.1, 0.6, 0.2]] * 2))}
-    rows = prediction_rows(["a", "b" * 600], np.array([1.0, 2.0, 3.0]), read, [0, 0.5, 10])
+    rows = prediction_rows([{"prompt": "a"}, {"prompt": "b" * 600}], np.array([1.0, 2.0, 3.0]), read, [0, 0.5, 10])
     assert rows[0] == {
         "prompt": "a",
         "label": 1.0,
@@ -112,7 +112,7 @@ def test_rows():
     }
     assert rows[1]["prompt"] == "..." + "b" * 500
     del read["log_probs"]
-    assert "distribution" not in prediction_rows(["a"], np.array([1.0]), read, [0, 1])[0]
+    assert "distribution" not in prediction_rows([{"prompt": "a"}], np.array([1.0]), read, [0, 1])[0]
 
 
 # Two rows, predicted as 1 and 4 with labels 1 and 2; a grid of two numbers with masses of 0.5 and 1.

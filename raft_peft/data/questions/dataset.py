@@ -136,15 +136,8 @@ def encode_question_dataset(
         )
     encoded = encoded.remove_columns([*_REMARKS, *(TARGET_COLUMNS if missing and not require_targets else ())])
     if limits is not None:
-        check_question_limits(encoded, limits)
+        limits.check_dataset(encoded)
     return encoded
-
-
-def check_question_limits(encoded: Dataset, limits: ModelLimits) -> None:
-    """Raise a ValueError that names the first row of an encoded dataset with a question that the model cannot take."""
-    for number, row in enumerate(encoded.select_columns(["input_ids", "grid_token_ids"])):
-        for ids, texts in zip(row["input_ids"], row["grid_token_ids"], strict=True):
-            limits.check_columns([ids], [texts], number)
 
 
 @dataclass(frozen=True)

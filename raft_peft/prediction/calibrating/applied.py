@@ -13,6 +13,7 @@ from raft_peft.prediction.calibrating.groups import grouped
 
 if TYPE_CHECKING:
     from raft_peft.prediction.number_predictor import NumberPredictor
+    from raft_peft.prediction.reasoning.writer import ReasoningWriter
 
 Ends = tuple[np.ndarray, np.ndarray]
 
@@ -66,13 +67,20 @@ class AppliedCalibration:
 
     @classmethod
     def of_predictor(
-        cls, predictor: NumberPredictor, *, interval: float | None, mapped: bool, **options: Any
+        cls,
+        predictor: NumberPredictor,
+        *,
+        interval: float | None,
+        mapped: bool,
+        writer: ReasoningWriter | None = None,
+        **options: Any,
     ) -> AppliedCalibration:
         """That of a predictor, where an interval or mapped predictions are asked for.
 
         Args:
             predictor: makes the predictions.
             interval, mapped, options: of this class.
+            writer: writes the reasonings before the numbers; None where nothing is written.
 
         Raises:
             ValueError: there is no calibration for what is asked for.
@@ -80,7 +88,7 @@ class AppliedCalibration:
         known = predictor.calibration
         if mapped and (known is None or known.label_map is None):
             raise ValueError(f"No map from predictions to labels was learned. Calibrate with one: {WITH_MAP}.")
-        found = predictor.calibrated() if mapped or interval is not None else None
+        found = predictor.calibrated(writer) if mapped or interval is not None else None
         return cls(found, interval=interval, mapped=mapped, **options)
 
     @property

@@ -29,6 +29,7 @@ from raft_peft.prediction.calibrating.temperature import fitted_temperature
 
 if TYPE_CHECKING:
     from raft_peft.prediction.predictor import RegressionPredictor
+    from raft_peft.prediction.reasoning.writer import ReasoningWriter
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +45,7 @@ def calibrate(
     groups: str | Iterable[Any] | None,
     label_map: str | None,
     round_to_grid: bool,
+    writer: ReasoningWriter | None = None,
     **reading: Any,
 ) -> Calibration:
     """The calibration of a predictor, see `RegressionPredictor.calibrate`.
@@ -51,6 +53,7 @@ def calibrate(
     Args:
         predictor: makes the predictions.
         prompts, labels, intervals, groups, label_map, round_to_grid: as there.
+        writer: writes the reasonings before the numbers; None where nothing is written.
         reading: `batch_size`, `batch_tokens` and `show_progress`.
     """
     method = predictor.settings.method
@@ -59,7 +62,7 @@ def calibrate(
     if groups is not None:
         prompts, names = grouped(prompts, groups)
     readings: list[Reading] = []
-    for found in predictor.read(prompts, **reading):
+    for found in predictor.read(prompts, writer=writer, **reading):
         if found.distribution is None and intervals in _OF_DISTRIBUTIONS:
             raise ValueError(
                 f"`intervals={intervals!r}` follow the distribution, and method {method!r} gives one number a prompt. "
@@ -77,7 +80,7 @@ def calibrate(
         np.asarray(numbers, dtype=np.float64),
         whole.distribution,
         predictor.grid.values,
-        predictor._calibrated_settings(),
+        predictor._calibrated_settings(None if writer is None else writer.reading_options()),
         ratings=ratings_among(targets),
         kind=intervals or usual_kind(predictor.settings),
         groups=names,

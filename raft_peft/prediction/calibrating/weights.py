@@ -55,6 +55,7 @@ def calibrated_settings(
         "max_length": encoder.max_length,
         "grid": [list(pair) for pair in encoder.grid],
         "prompt_template": template and template.template,
+        "score_prefix": encoder.score_prefix and encoder.score_prefix.text,
         **calibrated_weights(model, head),
     }
 

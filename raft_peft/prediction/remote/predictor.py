@@ -17,6 +17,7 @@ from raft_peft.data.labels import range_of_grid
 from raft_peft.data.prompt_form import PromptForm
 from raft_peft.data.prompt_template import PromptTemplate
 from raft_peft.data.prompts import EncodedPrompt, PromptEncoder, rows_error
+from raft_peft.data.reasoning.reasonings import ScorePrefix
 from raft_peft.data.remarks import Remarks
 from raft_peft.decisions import decide
 from raft_peft.grid import NumberGrid
@@ -33,6 +34,7 @@ from raft_peft.prediction.remote.completions_api import Connection, RefusedError
 from raft_peft.prediction.remote.dialects import Answer, SpokenDialect
 from raft_peft.prediction.remote.model import REFUSALS_IN_A_ROW, RemoteModel
 from raft_peft.prediction.remote.partial_distribution import PartialGridDistribution
+from raft_peft.prediction.remote.without_reasonings import WithoutReasonings
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +45,7 @@ _READ_FROM_GRID = ("raft", "rail", "mbr", "crps", "soft_ce", "rps", "number_toke
 _NEGLIGIBLE = 1e-3
 
 
-class RemoteRegressionPredictor(RemoteModel):
+class RemoteRegressionPredictor(WithoutReasonings, RemoteModel):
     """Predicts numbers with a model behind an OpenAI-compatible server, as `RegressionPredictor` does with one here.
 
     ```python
@@ -69,6 +71,8 @@ class RemoteRegressionPredictor(RemoteModel):
         max_length: the most tokens of a prompt; a longer one loses its beginning. None for no limit.
         api_key, concurrency, timeout, max_retries: as for [`RemoteModel`].
         prompt_template, prompt_shape: as for [`RegressionPredictor`].
+        score_prefix: the words between a row's `reasoning` and its number. A row has one reasoning here, which is
+            given: to let the model write several, open it with [`RegressionPredictor`].
         settings: of [`MethodSettings`]: `decision`, `renormalize` and so on.
 
     Raises:
@@ -95,6 +99,7 @@ class RemoteRegressionPredictor(RemoteModel):
         concurrency: int = 16,
         timeout: float = 120.0,
         max_retries: int = 5,
+        score_prefix: str | None = None,
         **settings: Any,
     ):
         super().__init__(
@@ -114,6 +119,7 @@ class RemoteRegressionPredictor(RemoteModel):
             separator=separator,
             max_length=max_length,
             number_end=self.settings.end_of_numbers(self.tokenizer),
+            score_prefix=None if score_prefix is None else ScorePrefix(score_prefix),
         )
         self._values = torch.tensor(self.grid.values, dtype=torch.float32)
         self._dialect: SpokenDialect | None = None
@@ -223,7 +229,7 @@ class RemoteRegressionPredictor(RemoteModel):
         """What says, once of each kind, what is odd about prompts and labels that are used."""
         return Remarks("", self._encoder, limited_by_grid=True, renormalize=self._renormalize)
 
-    def calibrated(self) -> Calibration:
+    def calibrated(self, writer: None = None) -> Calibration:
         """There is no calibration of a model behind `/completions`.
 
         Raises:

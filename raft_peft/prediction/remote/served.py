@@ -24,6 +24,7 @@ from raft_peft.prediction.calibrating.calibration import Calibration, read_calib
 from raft_peft.prediction.predictions import Predictions, as_asked, predictions_and_distribution, predictions_of
 from raft_peft.prediction.remote.completions_api import Connection, NotFoundError, RefusedError, ServerError
 from raft_peft.prediction.remote.model import REFUSALS_IN_A_ROW, RemoteModel
+from raft_peft.prediction.remote.without_reasonings import WithoutReasonings
 
 _OTHERS = (
     "Servers other than raft-peft serve give numbers by `api=completions`, and typed questions are asked by "
@@ -33,7 +34,7 @@ _OTHERS = (
 _PROMPTS = 32
 
 
-class ServedRegressionPredictor(RemoteModel):
+class ServedRegressionPredictor(WithoutReasonings, RemoteModel):
     """Predicts numbers by `/v1/predict` of `raft-peft serve`, as `RegressionPredictor` does with the folder itself.
 
     ```python
@@ -99,7 +100,7 @@ class ServedRegressionPredictor(RemoteModel):
         limited = METHODS[self.settings.method].limited_by_grid
         return Remarks("", self, limited_by_grid=limited, renormalize=self._renormalize)
 
-    def calibrated(self) -> Calibration:
+    def calibrated(self, writer: None = None) -> Calibration:
         """The calibration of the served model.
 
         Raises:

@@ -30,6 +30,7 @@ _COMPARED = (
     "attn_implementation",
     "train_rows",
     "question_template",
+    "score_prefix",
 )
 # Those of an adapter's settings which say what its weights are, and those by which the same weights act otherwise.
 _OF_SHAPES = ("peft_type", "r", "target_modules")

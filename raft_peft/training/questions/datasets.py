@@ -17,6 +17,7 @@ from raft_peft.data.questions.dataset import encode_question_dataset
 from raft_peft.data.questions.encoder import QuestionEncoder
 from raft_peft.data.questions.row import QUESTIONS, STATE, QuestionRow
 from raft_peft.data.questions.template import QuestionTemplate
+from raft_peft.data.reasoning.reasonings import REASONING
 from raft_peft.grid import NumberGrid
 from raft_peft.training.config import RegressionAwareConfig
 from raft_peft.training.datasets import AnyDataset, RunDatasets
@@ -84,6 +85,11 @@ class QuestionDatasets(RunDatasets):
             raise ValueError(
                 f"The {name} dataset is a stream (IterableDataset), of which it is not known what it asks. Read it "
                 f"into a dataset first: Dataset.from_list(list({name}_stream))."
+            )
+        if REASONING in dataset.column_names and any(one is not None for one in dataset[REASONING]):
+            raise ValueError(
+                f"The {name} dataset has a column `{REASONING}` beside its typed questions, and reasonings stand "
+                "before one number. Leave the column out, or make rows of `prompt`, `reasoning` and `label`."
             )
         if self.template is not None and STATE not in dataset.column_names:
             dataset = _with_states(dataset, self.template, name)

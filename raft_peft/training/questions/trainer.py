@@ -38,7 +38,7 @@ class QuestionTrainer(RegressionAwareTrainer):
         ValueError: a grid, a head, a loss or a setting that is for rows with one number.
     """
 
-    asks_questions = True
+    shares_prompts = True
     _datasets: QuestionDatasets
     _reader: QuestionReader
 

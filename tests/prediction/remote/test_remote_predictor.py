@@ -44,6 +44,14 @@ class TestServers:
             assert returned.all()
             np.testing.assert_allclose(remote.predict(PROMPTS), local.predict(PROMPTS), atol=1e-5)
 
+    def test_given_reasonings(self, serve, tiny_llama, tokenizer):
+        _, remote = serve(score_prefix="\n[RESULT] ")
+        here = RegressionPredictor(tiny_llama, tokenizer, GRID, score_prefix="\n[RESULT] ")
+        rows = [{"prompt": prompt, "reasoning": "It is hot."} for prompt in PROMPTS]
+        np.testing.assert_allclose(remote.predict(rows), here.predict(rows), atol=1e-5)
+        with pytest.raises(ValueError, match="row 0: The row has 2 reasonings"):
+            remote.predict([{"prompt": "Rate tea:", "reasoning": ["a", "b"]}])
+
     @pytest.mark.parametrize(
         "options", [{"renormalize": True}, {"decision": "median"}, {"decision": "mode"}, {"decision": "quantile:0.9"}]
     )

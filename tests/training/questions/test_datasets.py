@@ -28,3 +28,12 @@ def test_a_template_writes_the_states_of_rows_that_have_none(smollm2_tokenizer, 
         ValueError, match=r"The train dataset cannot be used. Row 0: The prompt template names .* 'txt'"
     ):
         encoded(Dataset.from_dict({"questions": columns["questions"]}), prompt_template="{txt}")
+
+
+def test_reasonings_beside_questions_are_refused(smollm2_tokenizer, tmp_path):
+    rows = as_question_dataset(question_rows(2), "train")
+    datasets = QuestionDatasets(config(tmp_path))
+    datasets.open(smollm2_tokenizer, smollm2_tokenizer)
+    with pytest.raises(ValueError, match="train dataset has a column `reasoning` beside its typed questions"):
+        datasets.encode(rows.add_column("reasoning", ["It is so.", None]), "train")
+    assert len(datasets.encode(rows.add_column("reasoning", [None, None]), "train")) == 2

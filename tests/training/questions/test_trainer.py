@@ -230,6 +230,12 @@ def test_what_is_for_rows_of_one_number_is_refused(tiny_llama, tokenizer, tmp_pa
         make(tiny_llama, tokenizer, tmp_path, options=options, **arguments)
 
 
+def test_rows_are_grouped_by_their_longest_prompts(tiny_llama, tokenizer, tmp_path):
+    trainer = make(tiny_llama, tokenizer, tmp_path, options={"train_sampling_strategy": "group_by_length"})
+    sampler = trainer.get_train_dataloader().batch_sampler.sampler
+    assert sampler.lengths == [max(map(len, ids)) for ids in trainer.train_dataset["input_ids"]]
+
+
 def test_a_stream_of_questions_is_refused(tiny_llama, tokenizer, tmp_path):
     stream = as_table(question_rows()).to_iterable_dataset()
     with pytest.raises(ValueError, match="The train dataset is a stream"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -41,7 +42,10 @@ def bytes_of_step(trainer: Any) -> float:
         trainer: a `RegressionAwareTrainer` whose model is on its device, with an encoded dataset and a readout.
     """
     args, model, readout = trainer.args, trainer.model, trainer.readout
-    row, length, prompts = _longest(trainer.train_dataset, shares=bool(args.padding_free))
+    shares, reasoned = bool(args.padding_free), "reasoning_tokens" in trainer.train_dataset.column_names
+    one_alone = reasoned and args.reasonings == "one"
+    row, length, prompts = _longest(trainer.train_dataset, shares=shares, one_alone=one_alone)
+    kept_logits = _reasoning_tokens(trainer.train_dataset, all_of_row=shares and not one_alone) if reasoned else 0
     multiple = args.pad_to_multiple_of or 1
     collate = RegressionCollator(pad_token_id=0)
 
@@ -50,6 +54,9 @@ def bytes_of_step(trainer: Any) -> float:
         batch = collate([{**row, "input_ids": repeated[:tokens]}] * rows)
         # As where others are longer: without any padding, attention would do without a mask, which takes less.
         batch["attention_mask"][:, 0] = 0
+        if kept_logits:
+            tail = min(tokens - 1, math.ceil(kept_logits * tokens / length))
+            batch["reasoning_mask"] = torch.ones(rows, tail, dtype=torch.bool)
         batch = {name: tensor.to(args.device) for name, tensor in batch.items()}
         with trainer.accelerator.autocast():
             return kept_bytes(model, lambda: _forward(readout, model, batch))
@@ -98,20 +105,26 @@ def kept_bytes(model: torch.nn.Module, forward: Callable[[], Any]) -> int:
 
 def _forward(readout: Readout, model: Any, batch: Mapping[str, torch.Tensor]) -> Any:
     """The forward pass of a training step on padded rows, which take the most memory."""
-    rows = batch["input_ids"], batch["attention_mask"]
+    rows, tail = (batch["input_ids"], batch["attention_mask"]), batch.get("reasoning_mask")
     if "target_ids" in batch:
-        return read_completion(model, *rows, batch["target_ids"])
+        return read_completion(model, *rows, batch["target_ids"], tail=tail)
     head = readout.head
     trie = Trie.in_batch(batch) if head.reads_grid else None
     layout = readout.layouts.padded(model, trie)
-    return read_final_position(model, *rows, trie, layout=layout, hidden_states=head.reads_hidden_states)
+    return read_final_position(model, *rows, trie, layout=layout, hidden_states=head.reads_hidden_states, tail=tail)
 
 
-def _longest(dataset: Dataset, *, shares: bool) -> tuple[dict[str, Any], int, int]:
+def _reasoning_tokens(dataset: Dataset, *, all_of_row: bool) -> int:
+    """The most tokens of a reasoning, or of all that a row has, filled up to the longest: their logits are kept."""
+    return max(max(counts) * (len(counts) if all_of_row else 1) for counts in dataset["reasoning_tokens"])
+
+
+def _longest(dataset: Dataset, *, shares: bool, one_alone: bool) -> tuple[dict[str, Any], int, int]:
     """The longest of encoded prompts, without its label, its tokens, and how many of them are in a row.
 
-    A preference has two prompts, and a row of typed questions one for each. Where those of questions share their
-    beginning, they are one prompt of all of their distinct tokens.
+    A preference has two prompts, and a row of typed questions or reasonings one for each. Where those of questions or
+    reasonings share their beginning, they are one prompt of all of their distinct tokens; where one of them is taken
+    at a time, it is the longest.
     """
     columns = dataset.select_columns(["input_ids"]).with_format("arrow")
     parts = [part["input_ids"].combine_chunks() for part in columns.iter(_SLICE)]
@@ -137,8 +150,8 @@ def _longest(dataset: Dataset, *, shares: bool) -> tuple[dict[str, Any], int, in
     prompts = [np.array(ids) for ids in row["input_ids"]]
     at = max(range(len(prompts)), key=lambda index: len(prompts[index]))
     found = {name: row[name][at] for name in names}
-    if not shares:
-        return found, len(prompts[at]), len(prompts)
+    if one_alone or not shares:
+        return found, len(prompts[at]), 1 if one_alone else len(prompts)
     shared = group_prompts(prompts, prefix=0, token_cost=_ALWAYS).shared
     return found, sum(map(len, prompts)) - int(shared.sum()), 1
 

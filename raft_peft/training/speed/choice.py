@@ -13,8 +13,8 @@ from peft import PeftModel
 from raft_peft.forward.attention import DENSE, own_implementation
 from raft_peft.forward.memory import free_memory
 from raft_peft.methods import METHODS
-from raft_peft.training.config import set_checkpointing
-from raft_peft.training.step_memory import bytes_of_step
+from raft_peft.training.speed.checkpointing import set_checkpointing
+from raft_peft.training.speed.step_memory import bytes_of_step
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +31,8 @@ def choose_for_speed(trainer: Any) -> None:
     but not to 4 bits by bitsandbytes; with `activation_offloading`; and for a stream of rows.
 
     `padding_free` is on if the run is on a CPU, and the method and the model can use it. On a GPU it is off: there a
-    small model was slower with it. With several questions a row it is on everywhere, since it computes each text once.
+    small model was slower with it. With several questions or reasonings a row it is on everywhere, since it computes
+    each text once.
 
     Of several processes all choose the same.
 
@@ -96,7 +97,7 @@ def _why_unknown(trainer: Any) -> str | None:
 def _pays_without_padding(trainer: Any) -> bool:
     """Whether to lay rows end to end where the model can read them so."""
     return (
-        (trainer.args.device.type == "cpu" or trainer.asks_questions)
+        (trainer.args.device.type == "cpu" or trainer.shares_prompts)
         and trainer.train_dataset is not None
         and not METHODS[trainer.args.method].trains_text
         and not trainer.runs_in_step_with_others

@@ -13,9 +13,9 @@ from transformers import BloomConfig, BloomForCausalLM, LlamaForCausalLM
 from raft_peft import RegressionAwareTrainer
 from raft_peft.planning.settings import StepSettings
 from raft_peft.planning.simulation import Skeleton
-from raft_peft.training import speed, step_memory
-from raft_peft.training.config import checkpointing_names
-from raft_peft.training.step_memory import bytes_of_step, extrapolated
+from raft_peft.training.speed import choice, step_memory
+from raft_peft.training.speed.checkpointing import checkpointing_names
+from raft_peft.training.speed.step_memory import bytes_of_step, extrapolated
 
 LEFT_OPEN = {"gradient_checkpointing": None, "padding_free": None}
 
@@ -36,7 +36,7 @@ def chosen(trainer):
 
 
 def free(size, monkeypatch):
-    monkeypatch.setattr(speed, "free_memory", lambda device: size)
+    monkeypatch.setattr(choice, "free_memory", lambda device: size)
 
 
 def test_a_step_that_fits_is_not_computed_twice_and_has_no_padding(tiny_llama, tokenizer, tmp_path, rows, caplog):
@@ -45,7 +45,7 @@ def test_a_step_that_fits_is_not_computed_twice_and_has_no_padding(tiny_llama, t
     assert chosen(trainer) == (False, True)
     assert {getattr(trainer.args, name) for name in checkpointing_names(trainer.args)} == {False}
     assert trainer.readout.padding_free
-    (said,) = [record.message for record in caplog.records if record.name == speed.logger.name]
+    (said,) = [record.message for record in caplog.records if record.name == choice.logger.name]
     assert "`gradient_checkpointing=False`, since a step takes about 0.0 GB without it and " in said
     assert said.endswith("; `padding_free=True`.")
     # Without checkpointing nothing needs gradients that flow to the embeddings.

@@ -1,0 +1,1 @@
+"""Predictions with reasons: reasonings that the model writes, and the numbers behind them."""

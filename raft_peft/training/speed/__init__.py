@@ -1,0 +1,1 @@
+"""What a run chooses for speed, by the memory that its step takes."""
