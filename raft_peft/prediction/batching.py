@@ -22,6 +22,8 @@ from raft_peft.methods.readout import Reading, Readout, joined
 
 T = TypeVar("T")
 
+# On a CPU more tokens at once are not faster, and batches of fewer rows are of more alike lengths, with less padding.
+_MOST_TOKENS_ON_CPU = 512
 # A shorter beginning in common is not worth a cache.
 _SHORTEST_PREFIX = 8
 
@@ -39,7 +41,8 @@ class BatchRunner:
         parts: runs a batch in parts where the memory is not enough for the whole.
         autocast: the dtype in which products are computed; None for that of the weights.
         batch_size: the most prompts in a forward pass.
-        batch_tokens: the most tokens in a forward pass, with padding and without the beginning in common.
+        batch_tokens: the most tokens in a forward pass, with padding and without the beginning in common; on a CPU 512
+            at most.
     """
 
     model: Any
@@ -81,7 +84,8 @@ class BatchRunner:
         indices = [groups.order[group].tolist() for group in groups]
         sizes = [sum(len(behind[index]) for index in group) for group in indices]
         sizes = [size - int(groups.shared[group].sum()) for size, group in zip(sizes, groups, strict=True)]
-        for batch in batches_by_length(sizes, self.batch_size, self.batch_tokens, list(map(len, indices))):
+        most = min(self.batch_tokens, _MOST_TOKENS_ON_CPU) if self._device.type == "cpu" else self.batch_tokens
+        for batch in batches_by_length(sizes, self.batch_size, most, list(map(len, indices))):
             members = [index for group in batch for index in indices[group]]
             if len(members) <= self.batch_size:
                 yield members, self._prefix

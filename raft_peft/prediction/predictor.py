@@ -223,7 +223,7 @@ class RegressionPredictor(PromptReader):
                 is needed, so its length does not matter. Of a data frame or a dataset, its rows.
             batch_size: the most prompts in a forward pass.
             batch_tokens: the most tokens in a forward pass, with padding and without what the prompts begin with in
-                common; a longer prompt is run alone.
+                common; a longer prompt is run alone. On a CPU 512 at most, where more are not faster.
             interval: the share of labels that intervals around the predictions are to cover, such as 0.9, after
                 `calibrate`; see [`Calibration`].
             groups: after `calibrate(..., groups=...)`, the group of each prompt, or the column of the rows that names
