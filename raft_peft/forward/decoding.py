@@ -72,7 +72,7 @@ def generate_texts(
     config = GenerationConfig(
         max_new_tokens=MAX_NEW_TOKENS,
         eos_token_id=ends or None,
-        pad_token_id=next((one for one in (tokenizer.pad_token_id, *ends) if one is not None), 0),
+        pad_token_id=padding_of(tokenizer, ends),
     )
     if num_samples is not None:
         config.update(do_sample=True, num_return_sequences=num_samples, temperature=1.0, top_k=0, top_p=1.0)
@@ -87,6 +87,11 @@ def ends_of(model: Any, tokenizer: Any) -> list[int]:
     """The tokens by which the model ends a text: the tokenizer's, and those that it ships with."""
     own = model.generation_config.eos_token_id
     return sorted({tokenizer.eos_token_id, *(own if isinstance(own, list) else [own])} - {None})
+
+
+def padding_of(tokenizer: Any, ends: list[int]) -> int:
+    """A token to fill texts up with: the tokenizer's own, or one that ends them."""
+    return next((one for one in (tokenizer.pad_token_id, *ends) if one is not None), 0)
 
 
 @contextmanager

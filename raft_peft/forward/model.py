@@ -240,6 +240,12 @@ def forward_parameters(model: Any) -> Mapping[str, inspect.Parameter]:
     return inspect.signature(type(base).forward).parameters
 
 
+def cache_argument(model: Any) -> str:
+    """The name under which the model's forward takes and gives its keys and values."""
+    # It was renamed in transformers 5: the old name warns, and goes with 5.40.
+    return "cache" if "cache" in forward_parameters(model) else "past_key_values"
+
+
 def keep_4bit_weights_as_they_are(model: Any) -> None:
     """Keep bitsandbytes from packing the 4-bit weights of a model for inference.
 

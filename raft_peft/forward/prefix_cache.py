@@ -10,7 +10,7 @@ from transformers import Cache, DynamicCache, DynamicLayer
 
 from raft_peft.forward.forest import Forest
 from raft_peft.forward.layouts import Sequences, as_the_forward_takes_them, groups_of
-from raft_peft.forward.model import device_of, forward_parameters
+from raft_peft.forward.model import cache_argument, device_of
 from raft_peft.grid.trie import Trie
 
 
@@ -27,8 +27,7 @@ class PrefixCache:
         # Without the model's config, so that layers with a sliding window keep all of it: the masks know the window.
         cache = DynamicCache()
         ids = torch.tensor([self.token_ids], device=device_of(model.get_input_embeddings()))
-        # It was renamed in transformers 5: the old name warns, and goes with 5.40.
-        self._argument = "cache" if "cache" in forward_parameters(model) else "past_key_values"
+        self._argument = cache_argument(model)
         model(input_ids=ids, use_cache=True, logits_to_keep=1, **{self._argument: cache})
         self._cache = Cache(layers=[_SharedLayer(layer) for layer in cache.layers])
 

@@ -10,8 +10,9 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 from transformers import GenerationConfig
 
-from raft_peft.forward.decoding import ends_of, without_habits
-from raft_peft.forward.model import device_of, forward_parameters
+from raft_peft.forward.decoding import ends_of, padding_of, without_habits
+from raft_peft.forward.layouts import positions_of
+from raft_peft.forward.model import cache_argument, device_of, forward_parameters
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ def write_texts(
         stop: words at which a text stops; they are left out.
     """
     ends = ends_of(model, tokenizer)
-    padding = next((one for one in (tokenizer.pad_token_id, *ends) if one is not None), 0)
+    padding = padding_of(tokenizer, ends)
     config = GenerationConfig(
         max_new_tokens=max_new_tokens, eos_token_id=ends or None, pad_token_id=padding, stop_strings=[stop]
     )
@@ -80,12 +81,11 @@ def _computed_once(model: Any, inputs: dict[str, torch.Tensor], count: int) -> d
     mask = inputs["attention_mask"][:, :-1]
     positions = {}
     if "position_ids" in forward_parameters(model):
-        positions["position_ids"] = (mask.cumsum(1) - 1).clamp(min=0)
+        positions["position_ids"] = positions_of(mask)
     outputs = model(
         input_ids=inputs["input_ids"][:, :-1], attention_mask=mask, use_cache=True, logits_to_keep=1, **positions
     )
-    # It was renamed in transformers 5.
-    name = "cache" if "cache" in forward_parameters(model) else "past_key_values"
+    name = cache_argument(model)
     cache = outputs.get(name)
     if cache is None or not hasattr(cache, "batch_repeat_interleave"):
         return {}

@@ -11,7 +11,7 @@ import torch
 from raft_peft.distribution import GridDistribution
 from raft_peft.losses import SoftCrossEntropy
 from raft_peft.methods.answers import replace_settings
-from raft_peft.methods.distribution_losses import UNITS, resolve_distribution_weight
+from raft_peft.methods.distribution_losses import UNITS, resolve_distribution_weight, scale_of
 from raft_peft.methods.readout import Readout
 from raft_peft.methods.row_losses import losses_of
 from raft_peft.methods.table import METHODS, MethodSettings
@@ -71,5 +71,4 @@ class AnswerLosses:
         settings = replace_settings(self._settings)
         resolve_distribution_weight(settings, values)
         loss: Any = METHODS[settings.method].loss
-        scale = (max(values) - min(values)) / 4
-        return loss(settings), scale ** UNITS.get(settings.method, 0)
+        return loss(settings), scale_of(values) ** UNITS.get(settings.method, 0)

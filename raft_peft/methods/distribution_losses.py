@@ -86,6 +86,13 @@ def resolve_distribution_weight(settings: MethodSettings, values: Sequence[float
     """
     if settings.distribution_loss is None or settings.distribution_weight is not None or len(values) < 2:
         return
-    scale = (max(values) - min(values)) / 4
     power = UNITS.get(settings.method, 0) - UNITS.get(settings.distribution_loss, 0)
-    settings.distribution_weight = scale**power
+    settings.distribution_weight = scale_of(values) ** power
+
+
+def scale_of(values: Sequence[float]) -> float:
+    """A quarter of the distance between the ends of a grid, 1 for the grid 1 to 5, in the unit of the labels.
+
+    Errors divided by it are balanced alike on any scale. It is 1 for a grid of one number.
+    """
+    return (max(values) - min(values)) / 4 if len(values) > 1 else 1.0

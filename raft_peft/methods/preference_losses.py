@@ -15,7 +15,7 @@ from raft_peft.grid import NumberGrid
 from raft_peft.heads import Head
 from raft_peft.losses import BradleyTerry
 from raft_peft.messages import warn
-from raft_peft.methods.distribution_losses import UNITS
+from raft_peft.methods.distribution_losses import UNITS, scale_of
 from raft_peft.methods.readout import Readout
 from raft_peft.methods.row_losses import losses_of
 from raft_peft.methods.table import METHODS, MethodSettings
@@ -29,7 +29,7 @@ _TARGETS = ("labels", "rating_values", "rating_shares")
 
 def beta_on(grid: NumberGrid) -> float:
     """1 on a grid whose ends are 4 apart, as 1 to 5, and as much on any other scale, in 1 / the unit of the labels."""
-    return 1 / _scale(grid)
+    return 1 / scale_of(grid.values)
 
 
 def weight_on(grid: NumberGrid, settings: MethodSettings) -> float:
@@ -37,11 +37,7 @@ def weight_on(grid: NumberGrid, settings: MethodSettings) -> float:
 
     A squared error is in the squared unit of the labels, CRPS in their unit, and the loss of a preference without one.
     """
-    return _scale(grid) ** UNITS.get(settings.method, 0)
-
-
-def _scale(grid: NumberGrid) -> float:
-    return (max(grid.values) - min(grid.values)) / 4 if len(grid) > 1 else 1.0
+    return scale_of(grid.values) ** UNITS.get(settings.method, 0)
 
 
 def renormalize_for_preferences(settings: MethodSettings, head: Head | None = None) -> None:

@@ -315,8 +315,8 @@ class Readout:
             logits = completion.first_logits
             ids = batch["grid_token_ids"].to(logits.device)
             distribution = GridDistribution.from_logits(logits, ids, self.grid.values)
-        more = {"tail_log_probs": completion.tail_log_probs}
-        return completion, HeadOutput(distribution, completion.auxiliary_loss, **more)
+        tail = completion.tail_log_probs
+        return completion, HeadOutput(distribution, completion.auxiliary_loss, tail_log_probs=tail)
 
     def expectation(self, output: GridDistribution | torch.Tensor) -> torch.Tensor:
         """The prediction that a loss is taken of: the head's number, or the mean of its distribution."""
